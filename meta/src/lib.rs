@@ -1,0 +1,2 @@
+//! The replicated state: the namespace as a deterministic state machine.
+pub mod op;

@@ -1,0 +1,624 @@
+//! What can be asked of the namespace, and what it answers.
+//!
+//! A request signed by a client carries a [`Batch`]: one signature over many [`Call`]s, applied in
+//! order, each answered by itself. Names, symbolic link targets and extended attributes arrive
+//! sealed (AES-SIV-like, deterministic within a directory or file): replicas keep them unique
+//! without being able to read them.
+
+use base::{BlockId, Decode, DecodeError, Encode, PublicKey, Reader, Time, canonical_enum, canonical_struct};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// Longest name before sealing, bytes (`NAME_MAX` of Linux).
+pub const NAME_MAX: usize = 255;
+/// What sealing adds to a name, a target or a value, bytes: the AEAD's tag.
+pub const SEAL_LEN: usize = 16;
+/// Longest symbolic link target before sealing, bytes (`PATH_MAX` less its NUL).
+pub const TARGET_MAX: usize = 4095;
+/// Longest extended attribute value before sealing, bytes (Linux's `XATTR_SIZE_MAX`).
+pub const XATTR_VALUE_MAX: usize = 65536;
+/// Most calls in a batch.
+pub const BATCH_MAX: usize = 256;
+/// Most supplementary groups a caller may name.
+pub const GROUPS_MAX: usize = 256;
+/// Longest sealed recipe an inode holds itself, bytes; longer recipes live in blocks.
+pub const RECIPE_MAX: usize = 512;
+/// Most directory entries in one [`Reply::Entries`].
+pub const ENTRIES_MAX: u32 = 512;
+/// Most hard links to one file (ext4's figure).
+pub const LINKS_MAX: u32 = 65_000;
+
+macro_rules! canonical_newtype {
+    ($name:ident($inner:ty)) => {
+        impl Encode for $name {
+            fn encode(&self, out: &mut Vec<u8>) {
+                self.0.encode(out);
+            }
+        }
+        impl Decode for $name {
+            fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+                Ok($name(<$inner>::decode(input)?))
+            }
+        }
+    };
+}
+
+/// An inode number, unique in the cluster and never used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ino(pub u64);
+canonical_newtype!(Ino(u64));
+
+/// A volume's number, unique in the cluster and never used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VolumeId(pub u32);
+canonical_newtype!(VolumeId(u32));
+
+/// A sealed name: 1 to [`NAME_MAX`] bytes and the seal's [`SEAL_LEN`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SealedName(Bytes);
+
+impl SealedName {
+    /// The sealed bytes as a name; `None` if their length is not a name's.
+    #[must_use]
+    pub fn new(sealed: impl Into<Bytes>) -> Option<SealedName> {
+        let sealed = sealed.into();
+        (sealed.len() > SEAL_LEN && sealed.len() <= NAME_MAX + SEAL_LEN).then_some(SealedName(sealed))
+    }
+
+    /// The sealed bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Encode for SealedName {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+}
+
+impl Decode for SealedName {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        SealedName::new(Bytes::decode(input)?).ok_or(DecodeError::Invalid { what: "sealed name" })
+    }
+}
+
+/// A file's timestamp: seconds since the epoch (may be negative) and nanoseconds beyond them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    /// Whole seconds, rounded down.
+    pub seconds: i64,
+    /// Nanoseconds, below 1,000,000,000.
+    pub nanos: u32,
+}
+
+impl From<Time> for Timestamp {
+    fn from(time: Time) -> Timestamp {
+        let (seconds, nanos) = time.parts();
+        Timestamp { seconds: seconds as i64, nanos }
+    }
+}
+
+impl Encode for Timestamp {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.seconds.encode(out);
+        self.nanos.encode(out);
+    }
+}
+
+impl Decode for Timestamp {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (seconds, nanos) = Decode::decode(input)?;
+        if nanos >= 1_000_000_000 {
+            return Err(DecodeError::Invalid { what: "timestamp" });
+        }
+        Ok(Timestamp { seconds, nanos })
+    }
+}
+
+/// For whom a client acts. The signing key's grant must cover `uid`; `gid` and `groups` are taken
+/// at its word, as NFS takes them, because a grant over a uid is a grant over what it may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// Supplementary groups, at most [`GROUPS_MAX`].
+    pub groups: Vec<u32>,
+}
+canonical_struct!(Caller { uid, gid, groups });
+
+/// Many calls under one signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch(pub Vec<Call>);
+
+impl Encode for Batch {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+}
+
+impl Decode for Batch {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Batch(input.seq_max("batch", BATCH_MAX)?))
+    }
+}
+
+/// One operation on somebody's behalf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// For whom.
+    pub caller: Caller,
+    /// What.
+    pub op: Op,
+}
+canonical_struct!(Call { caller, op });
+
+/// The answers to a [`Batch`], one a call, in order. A batch that can't be decoded, or whose signer
+/// is unknown, is answered by a single refusal.
+pub type Answers = Vec<Answer>;
+
+/// The answer to one call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Done.
+    Done(Reply),
+    /// Refused, with no effect at all.
+    Denied(Denied),
+}
+canonical_enum!(Answer { 0 => Done(reply), 1 => Denied(why) });
+
+impl Answer {
+    /// The answer as a `Result`.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn into_result(self) -> Result<Reply, Denied> {
+        match self {
+            Answer::Done(reply) => Ok(reply),
+            Answer::Denied(why) => Err(why),
+        }
+    }
+}
+
+/// An operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Makes a volume with an empty root directory owned by the caller. -> [`Reply::Volume`]
+    VolumeCreate(VolumeSpec),
+    /// Finds a volume by name. -> [`Reply::Volume`]
+    VolumeGet { name: String },
+    /// Lists all volumes. -> [`Reply::Volumes`]
+    VolumeList,
+    /// Space and inodes of a volume. -> [`Reply::Space`]
+    StatFs { volume: VolumeId },
+    /// Finds a name in a directory. -> [`Reply::Attr`]
+    Lookup { parent: Ino, name: SealedName },
+    /// An inode's attributes. -> [`Reply::Attr`]
+    GetAttr { ino: Ino },
+    /// Checks `mask` (4 read, 2 write, 1 execute) for the caller. -> [`Reply::Unit`]
+    Access { ino: Ino, mask: u8 },
+    /// Attributes and content of a regular file the caller may read (`mask` 4), write (2) or both.
+    /// -> [`Reply::Opened`]
+    Open { ino: Ino, mask: u8 },
+    /// Changes attributes. -> [`Reply::Attr`]
+    SetAttr { ino: Ino, change: AttrChange },
+    /// Binds new content to a file: the last step of a write. -> [`Reply::Attr`]
+    Commit(Commit),
+    /// Makes an inode and its first name. -> [`Reply::Created`]
+    Create { parent: Ino, name: SealedName, new: NewInode, exclusive: bool },
+    /// Gives a non-directory another name. -> [`Reply::Attr`]
+    Link { ino: Ino, parent: Ino, name: SealedName },
+    /// Removes a non-directory's name. `keep`: if that was its last name, keep the inode as an
+    /// orphan, because the caller has it open. -> [`Reply::Unlinked`]
+    Unlink { parent: Ino, name: SealedName, keep: bool },
+    /// Removes an empty directory. -> [`Reply::Unit`]
+    Rmdir { parent: Ino, name: SealedName },
+    /// Renames; `keep` as for `Unlink`, for the inode that is replaced. -> [`Reply::Renamed`]
+    Rename { from: Ino, from_name: SealedName, to: Ino, to_name: SealedName, how: RenameHow, keep: bool },
+    /// A symbolic link's sealed target. -> [`Reply::Target`]
+    ReadLink { ino: Ino },
+    /// Entries after `cookie` (0: from the start), at most `max`, in cookie order. -> [`Reply::Entries`]
+    ReadDir { ino: Ino, cookie: u64, max: u32 },
+    /// Sets an extended attribute. -> [`Reply::Unit`]
+    SetXattr { ino: Ino, class: XattrClass, name: SealedName, value: Bytes, how: XattrHow },
+    /// Reads an extended attribute. -> [`Reply::Value`]
+    GetXattr { ino: Ino, class: XattrClass, name: SealedName },
+    /// Lists extended attributes. -> [`Reply::Names`]
+    ListXattr { ino: Ino },
+    /// Removes an extended attribute. -> [`Reply::Unit`]
+    RemoveXattr { ino: Ino, class: XattrClass, name: SealedName },
+    /// Keeps an orphan for another hour of agreed time. -> [`Reply::Unit`]
+    KeepOrphan { ino: Ino },
+    /// Lets go of an orphan: its last opener closed it. -> [`Reply::Unit`]
+    ReleaseOrphan { ino: Ino },
+}
+canonical_enum!(Op {
+    0 => VolumeCreate(spec),
+    1 => VolumeGet { name },
+    2 => VolumeList,
+    3 => StatFs { volume },
+    4 => Lookup { parent, name },
+    5 => GetAttr { ino },
+    6 => Access { ino, mask },
+    7 => Open { ino, mask },
+    8 => SetAttr { ino, change },
+    9 => Commit(commit),
+    10 => Create { parent, name, new, exclusive },
+    11 => Link { ino, parent, name },
+    12 => Unlink { parent, name, keep },
+    13 => Rmdir { parent, name },
+    14 => Rename { from, from_name, to, to_name, how, keep },
+    15 => ReadLink { ino },
+    16 => ReadDir { ino, cookie, max },
+    17 => SetXattr { ino, class, name, value, how },
+    18 => GetXattr { ino, class, name },
+    19 => ListXattr { ino },
+    20 => RemoveXattr { ino, class, name },
+    21 => KeepOrphan { ino },
+    22 => ReleaseOrphan { ino },
+});
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Done; nothing to say.
+    Unit,
+    /// A volume.
+    Volume(Volume),
+    /// All volumes.
+    Volumes(Vec<Volume>),
+    /// Space of a volume.
+    Space(Space),
+    /// An inode's attributes after the operation.
+    Attr(Attr),
+    /// A file's attributes and content.
+    Opened { attr: Attr, content: Content },
+    /// The inode, new unless `fresh` is false (not exclusive, and it was there).
+    Created { attr: Attr, fresh: bool },
+    /// The inode that lost a name and how many it has left.
+    Unlinked { ino: Ino, nlink: u32 },
+    /// The inode that was moved (as it is now), and the one that was replaced, with its links left.
+    Renamed { moved: Attr, replaced: Option<(Ino, u32)> },
+    /// A sealed symbolic link target.
+    Target(Bytes),
+    /// Directory entries; `end` if there are no more after these.
+    Entries { entries: Vec<DirEntry>, end: bool },
+    /// A sealed extended attribute value.
+    Value(Bytes),
+    /// Sealed extended attribute names with their classes.
+    Names(Vec<(XattrClass, SealedName)>),
+}
+canonical_enum!(Reply {
+    0 => Unit,
+    1 => Volume(volume),
+    2 => Volumes(volumes),
+    3 => Space(space),
+    4 => Attr(attr),
+    5 => Opened { attr, content },
+    6 => Created { attr, fresh },
+    7 => Unlinked { ino, nlink },
+    8 => Renamed { moved, replaced },
+    9 => Target(target),
+    10 => Entries { entries, end },
+    11 => Value(value),
+    12 => Names(names),
+});
+
+/// Why an operation was refused. Each maps to one `errno` at a door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// The signing key is not a user of the cluster, or may not act for this uid, or not here.
+    NotGranted,
+    /// The request is not one that this version understands.
+    Malformed,
+    /// EACCES: mode bits forbid it.
+    Access,
+    /// EPERM: only the owner, or root, may.
+    NotPermitted,
+    /// ENOENT.
+    NotFound,
+    /// ESTALE: no such inode, or content that changed since it was read (see [`Commit::base`]).
+    Stale,
+    /// EEXIST.
+    Exists,
+    /// ENOTDIR.
+    NotDirectory,
+    /// EISDIR.
+    IsDirectory,
+    /// ENOTEMPTY.
+    NotEmpty,
+    /// EMLINK.
+    TooManyLinks,
+    /// EXDEV: between volumes.
+    CrossVolume,
+    /// EINVAL: a directory into itself, a flag or a value that makes no sense.
+    Invalid,
+    /// ENODATA: no such extended attribute.
+    NoAttribute,
+    /// ENOSPC / E2BIG: the extended attributes of one inode take too much.
+    AttributesFull,
+    /// EDQUOT: the volume's quota of bytes or inodes.
+    Quota,
+    /// EFBIG.
+    TooBig,
+}
+canonical_enum!(Denied {
+    0 => NotGranted,
+    1 => Malformed,
+    2 => Access,
+    3 => NotPermitted,
+    4 => NotFound,
+    5 => Stale,
+    6 => Exists,
+    7 => NotDirectory,
+    8 => IsDirectory,
+    9 => NotEmpty,
+    10 => TooManyLinks,
+    11 => CrossVolume,
+    12 => Invalid,
+    13 => NoAttribute,
+    14 => AttributesFull,
+    15 => Quota,
+    16 => TooBig,
+});
+
+/// What a volume is made with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeSpec {
+    /// Its name: 1 to 64 of `[A-Za-z0-9._-]`.
+    pub name: String,
+    /// Most bytes its files may hold together; 0: no limit.
+    pub quota_bytes: u64,
+    /// Most inodes it may hold; 0: no limit.
+    pub quota_inodes: u64,
+    /// How its blocks are kept.
+    pub redundancy: Redundancy,
+    /// How its files are cut: smallest, average, largest chunk, bytes.
+    pub chunking: Chunking,
+    /// The volume's secret, sealed to each user who may read it.
+    pub secrets: BTreeMap<PublicKey, Bytes>,
+    /// Mode bits of the root directory.
+    pub root_mode: u16,
+}
+canonical_struct!(VolumeSpec { name, quota_bytes, quota_inodes, redundancy, chunking, secrets, root_mode });
+
+/// How a volume's blocks are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redundancy {
+    /// This many whole copies, 1 to 16.
+    Replicate(u8),
+}
+canonical_enum!(Redundancy { 0 => Replicate(copies) });
+
+/// How a volume's files are cut, bytes: `min <= average <= max`, all powers of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunking {
+    /// No chunk but a file's last is shorter.
+    pub min: u32,
+    /// What chunks measure on average.
+    pub average: u32,
+    /// No chunk is longer.
+    pub max: u32,
+}
+canonical_struct!(Chunking { min, average, max });
+
+/// A volume as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its number.
+    pub id: VolumeId,
+    /// Its root directory.
+    pub root: Ino,
+    /// What it was made with.
+    pub spec: VolumeSpec,
+}
+canonical_struct!(Volume { id, root, spec });
+
+/// Space of a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes its files hold (their sizes added up).
+    pub used_bytes: u64,
+    /// The quota of them; 0: no limit.
+    pub quota_bytes: u64,
+    /// Inodes it holds.
+    pub used_inodes: u64,
+    /// The quota of them; 0: no limit.
+    pub quota_inodes: u64,
+}
+canonical_struct!(Space { used_bytes, quota_bytes, used_inodes, quota_inodes });
+
+/// What kind of thing an inode is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+}
+canonical_enum!(Kind {
+    0 => File,
+    1 => Directory,
+    2 => Symlink,
+    3 => Fifo,
+    4 => Socket,
+    5 => CharDevice,
+    6 => BlockDevice,
+});
+
+/// What `stat` says of an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attr {
+    /// Its number.
+    pub ino: Ino,
+    /// Its volume.
+    pub volume: VolumeId,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, set-id and sticky bits: the low twelve.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Names it has; for a directory, 2 and one for each subdirectory.
+    pub nlink: u32,
+    /// Bytes: of content, or of a symbolic link's target before sealing; for a directory, entries.
+    pub size: u64,
+    /// Bytes of content that are not holes.
+    pub allocated: u64,
+    /// Device number of a device.
+    pub rdev: u32,
+    /// When last read (kept as set; reads do not change it).
+    pub atime: Timestamp,
+    /// When the content last changed.
+    pub mtime: Timestamp,
+    /// When anything about it last changed.
+    pub ctime: Timestamp,
+    /// When it was made.
+    pub btime: Timestamp,
+    /// Counts every change of the inode.
+    pub version: u64,
+    /// Counts every change of content (of a directory: of its entries).
+    pub content_version: u64,
+}
+canonical_struct!(Attr {
+    ino, volume, kind, mode, uid, gid, nlink, size, allocated, rdev, atime, mtime, ctime, btime, version, content_version,
+});
+
+/// A change of attributes; `None` leaves one alone. Size is changed by [`Commit`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttrChange {
+    /// New mode bits.
+    pub mode: Option<u16>,
+    /// New owner.
+    pub uid: Option<u32>,
+    /// New group.
+    pub gid: Option<u32>,
+    /// New access time.
+    pub atime: Option<SetTime>,
+    /// New modification time.
+    pub mtime: Option<SetTime>,
+}
+canonical_struct!(AttrChange { mode, uid, gid, atime, mtime });
+
+/// A time to set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// The agreed time (write permission is enough).
+    Now,
+    /// This time (owner or root only).
+    At(Timestamp),
+}
+canonical_enum!(SetTime { 0 => Now, 1 => At(time) });
+
+/// A file's content, as far as replicas know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Bytes in the file.
+    pub size: u64,
+    /// Of these, bytes that are stored (not holes).
+    pub allocated: u64,
+    /// The root of the recipe's tree of blocks, if the recipe does not fit in `sealed`.
+    pub root: Option<BlockId>,
+    /// The recipe, or the key that opens its root; sealed, at most [`RECIPE_MAX`] bytes.
+    pub sealed: Bytes,
+}
+canonical_struct!(Content { size, allocated, root, sealed });
+
+/// Binds new content to a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Which file.
+    pub ino: Ino,
+    /// The `content_version` this content was made from; [`Denied::Stale`] if it moved on, and the
+    /// client merges its changes with the new content. `None`: whatever is there (truncate to 0).
+    pub base: Option<u64>,
+    /// The content.
+    pub content: Content,
+    /// Modification time; the agreed time if `None`.
+    pub mtime: Option<Timestamp>,
+    /// Access time; unchanged if `None`.
+    pub atime: Option<Timestamp>,
+    /// The writer opened the file while it was allowed to write (POSIX: later changes of mode do
+    /// not take that away); otherwise write permission is checked now, as `truncate(2)` is.
+    pub opened: bool,
+}
+canonical_struct!(Commit { ino, base, content, mtime, atime, opened });
+
+/// What to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewInode {
+    /// What kind.
+    pub kind: Kind,
+    /// Mode bits, the umask already taken off.
+    pub mode: u16,
+    /// Device number, for devices.
+    pub rdev: u32,
+    /// Sealed target, for symbolic links.
+    pub target: Bytes,
+}
+canonical_struct!(NewInode { kind, mode, rdev, target });
+
+/// Flags of `renameat2(2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameHow {
+    /// Replace what is there.
+    Replace,
+    /// Refuse if something is there.
+    NoReplace,
+    /// Swap the two.
+    Exchange,
+}
+canonical_enum!(RenameHow { 0 => Replace, 1 => NoReplace, 2 => Exchange });
+
+/// An entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Its place: stable while the entry exists, above 2.
+    pub cookie: u64,
+    /// Its sealed name.
+    pub name: SealedName,
+    /// What it names.
+    pub attr: Attr,
+}
+canonical_struct!(DirEntry { cookie, name, attr });
+
+/// The namespace of an extended attribute: what decides who may use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum XattrClass {
+    /// `user.`: with the file's read or write permission; files and directories only.
+    User,
+    /// `trusted.`: root only, for reading too.
+    Trusted,
+    /// `security.`: root may change it, everybody read it.
+    Security,
+    /// `system.`: the owner may change it, everybody read it.
+    System,
+}
+canonical_enum!(XattrClass { 0 => User, 1 => Trusted, 2 => Security, 3 => System });
+
+/// Flags of `setxattr(2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XattrHow {
+    /// Create or replace.
+    Set,
+    /// Refuse if there ([`Denied::Exists`]).
+    Create,
+    /// Refuse if not there ([`Denied::NoAttribute`]).
+    Replace,
+}
+canonical_enum!(XattrHow { 0 => Set, 1 => Create, 2 => Replace });
