@@ -390,7 +390,11 @@ mod tests {
         prop_oneof![
             Just(Shape::Unit),
             (any::<u8>(), any::<Vec<u8>>()).prop_map(|(a, b)| Shape::Pair(a, b.into())),
-            (any::<Option<u64>>(), any::<Vec<(u16, bool)>>(), proptest::collection::btree_map(any::<u32>(), ".*", 0..4))
+            (
+                any::<Option<u64>>(),
+                any::<Vec<(u16, bool)>>(),
+                proptest::collection::btree_map(any::<u32>(), ".*", 0..4)
+            )
                 .prop_map(|(at, items, map)| Shape::Named { at, items, map }),
         ]
     }

@@ -270,7 +270,12 @@ impl<M: Check> Verified<M> {
     ///
     /// # Errors
     /// [`Forged`], if any part is not by whom it claims.
-    pub fn check(message: M, from: &M::From, context: &M::Context, verifier: &dyn Verifier) -> Result<Verified<M>, Forged> {
+    pub fn check(
+        message: M,
+        from: &M::From,
+        context: &M::Context,
+        verifier: &dyn Verifier,
+    ) -> Result<Verified<M>, Forged> {
         message.check(from, context, verifier)?;
         Ok(Verified(message))
     }

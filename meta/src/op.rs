@@ -496,7 +496,22 @@ pub struct Attr {
     pub content_version: u64,
 }
 canonical_struct!(Attr {
-    ino, volume, kind, mode, uid, gid, nlink, size, allocated, rdev, atime, mtime, ctime, btime, version, content_version,
+    ino,
+    volume,
+    kind,
+    mode,
+    uid,
+    gid,
+    nlink,
+    size,
+    allocated,
+    rdev,
+    atime,
+    mtime,
+    ctime,
+    btime,
+    version,
+    content_version,
 });
 
 /// A change of attributes; `None` leaves one alone. Size is changed by [`Commit`].
