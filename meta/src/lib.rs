@@ -1,2 +1,40 @@
 //! The replicated state: the namespace as a deterministic state machine.
+//!
+//! FARSITE keeps names, attributes and access rules in a Byzantine-tolerant *directory group* and
+//! file bytes elsewhere. This room is what that group replicates: volumes, inodes, directories,
+//! extended attributes and who may do what, as one [`State`] that `bft` drives through
+//! [`base::StateMachine`]. A file's bytes are known here only as a sealed recipe ([`Content`]).
+//!
+//! Where to look: [`op`] is what can be asked and answered; `state` takes a batch apart; `access`
+//! holds the POSIX permission rules; `directory` and `rename` change names; `inode`, `content`,
+//! `xattr`, `orphan` and `volume` change what names lead to; `table` keeps rows and digests them;
+//! `snapshot` writes them down; `audit` is the namespace's fsck.
+//!
+//! **Invariants:** no clock, no randomness, no disk: the same batches give the same digest on every
+//! machine. [`State::apply_batch`] is total. A refused call changes nothing: every rule is checked
+//! before the first change.
+
+mod access;
+mod audit;
+mod content;
+mod directory;
+mod inode;
+#[expect(missing_docs, reason = "an operation's doc comment speaks of its fields by name")]
+#[expect(clippy::large_enum_variant, reason = "answers are read once, in order; a box each would cost more")]
 pub mod op;
+mod orphan;
+mod rename;
+mod snapshot;
+mod state;
+mod table;
+mod volume;
+mod xattr;
+
+pub use access::{EXECUTE, Grant, READ, Uids, WRITE};
+pub use audit::Unsound;
+pub use op::*;
+pub use orphan::ORPHAN_TERM;
+pub use rename::DEPTH_MAX;
+pub use state::{ANSWERS_LEN_MAX, Counts, Genesis, State};
+pub use volume::VOLUMES_MAX;
+pub use xattr::XATTRS_LEN_MAX;

@@ -234,6 +234,8 @@ pub enum Op {
     KeepOrphan { ino: Ino },
     /// Lets go of an orphan: its last opener closed it. -> [`Reply::Unit`]
     ReleaseOrphan { ino: Ino },
+    /// The directory that a directory is in (`..`); of a root, itself. -> [`Reply::Attr`]
+    Parent { ino: Ino },
 }
 canonical_enum!(Op {
     0 => VolumeCreate(spec),
@@ -259,6 +261,7 @@ canonical_enum!(Op {
     20 => RemoveXattr { ino, class, name },
     21 => KeepOrphan { ino },
     22 => ReleaseOrphan { ino },
+    23 => Parent { ino },
 });
 
 /// What was asked for.

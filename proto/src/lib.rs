@@ -2,9 +2,11 @@
 //!
 //! - [`wire`]: the generated protobuf types and gRPC stubs;
 //! - [`view`]: the cluster's members, read from `cluster.toml`;
+//! - [`frame`]: many messages a frame;
 //! - [`keyfile`]: secret keys on disk;
 //! - [`link`]: mutually authenticated TLS with keys pinned from the view, under tonic.
 
+pub mod frame;
 pub mod keyfile;
 pub mod link;
 pub mod view;

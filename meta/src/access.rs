@@ -1,0 +1,187 @@
+//! Who may do what: grants, and the permission rules of POSIX as Linux applies them.
+
+use base::{PublicKey, Time, canonical_enum, canonical_struct};
+
+use crate::op::{Attr, AttrChange, Caller, Denied, Kind, SetTime, Timestamp};
+
+/// Permission to read, as in `access(2)`.
+pub const READ: u8 = 4;
+/// Permission to write.
+pub const WRITE: u8 = 2;
+/// Permission to execute a file or to search a directory.
+pub const EXECUTE: u8 = 1;
+
+/// The low twelve bits: all that a mode can hold.
+pub(crate) const MODE_BITS: u16 = 0o7777;
+pub(crate) const SET_UID: u16 = 0o4000;
+pub(crate) const SET_GID: u16 = 0o2000;
+pub(crate) const STICKY: u16 = 0o1000;
+const GROUP_EXECUTE: u16 = 0o010;
+const ANY_EXECUTE: u16 = 0o111;
+/// The id that means "none" to `chown(2)`; nobody can own a file as it.
+const NO_ID: u32 = u32::MAX;
+
+/// What a principal (a key) may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// For whom it may act.
+    pub uids: Uids,
+    /// Whether it may make volumes.
+    pub admin: bool,
+}
+canonical_struct!(Grant { uids, admin });
+
+/// A set of user ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uids {
+    /// All of them, root's too.
+    Any,
+    /// One.
+    One(u32),
+    /// From `first` to `last`, both included.
+    Range {
+        /// The lowest.
+        first: u32,
+        /// The highest.
+        last: u32,
+    },
+}
+canonical_enum!(Uids { 0 => Any, 1 => One(uid), 2 => Range { first, last } });
+
+impl Uids {
+    /// Whether `uid` is one of them.
+    #[must_use]
+    pub fn contains(self, uid: u32) -> bool {
+        match self {
+            Uids::Any => true,
+            Uids::One(only) => uid == only,
+            Uids::Range { first, last } => (first..=last).contains(&uid),
+        }
+    }
+}
+
+/// Everything a rule may ask about the call it judges.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    /// The agreed time.
+    pub(crate) now: Time,
+    /// The key that signed the batch.
+    pub(crate) key: &'a PublicKey,
+    /// What that key was granted.
+    pub(crate) grant: Grant,
+    /// For whom it acts.
+    pub(crate) caller: &'a Caller,
+}
+
+impl Context<'_> {
+    pub(crate) fn stamp(&self) -> Timestamp {
+        Timestamp::from(self.now)
+    }
+
+    pub(crate) fn is_root(&self) -> bool {
+        self.caller.uid == 0
+    }
+
+    pub(crate) fn owns(&self, attr: &Attr) -> bool {
+        self.is_root() || self.caller.uid == attr.uid
+    }
+
+    pub(crate) fn in_group(&self, gid: u32) -> bool {
+        self.caller.gid == gid || self.caller.groups.contains(&gid)
+    }
+
+    /// Whether `who` (an inode's mode and owners) lets the caller do all of `mask`.
+    pub(crate) fn may(&self, attr: &Attr, mask: u8) -> bool {
+        if self.is_root() {
+            return mask & EXECUTE == 0 || attr.kind == Kind::Directory || attr.mode & ANY_EXECUTE != 0;
+        }
+        let mask = u16::from(mask);
+        self.bits(attr.mode, attr.uid, attr.gid) & mask == mask
+    }
+
+    /// The three permission bits that count for the caller, who is not root: the first class it
+    /// belongs to decides, even if a later one would allow more.
+    pub(crate) fn bits(&self, mode: u16, uid: u32, gid: u32) -> u16 {
+        let shift = match () {
+            () if self.caller.uid == uid => 6,
+            () if self.in_group(gid) => 3,
+            () => 0,
+        };
+        mode >> shift & 7
+    }
+
+    /// Refuses with [`Denied::Access`] unless the caller [`may`](Self::may).
+    pub(crate) fn need(&self, attr: &Attr, mask: u8) -> Result<(), Denied> {
+        if self.may(attr, mask) { Ok(()) } else { Err(Denied::Access) }
+    }
+
+    /// Whether the caller may take `victim`'s name out of `directory`: write and search, and in a
+    /// sticky directory the ownership of either.
+    pub(crate) fn need_removal(&self, directory: &Attr, victim: &Attr) -> Result<(), Denied> {
+        self.need(directory, WRITE | EXECUTE)?;
+        if directory.mode & STICKY != 0 && !self.owns(directory) && !self.owns(victim) {
+            return Err(Denied::NotPermitted);
+        }
+        Ok(())
+    }
+
+    /// `mode` without the set-id bits that a write or a change of owner takes away: set-uid always;
+    /// set-gid if it gives a group's rights to who executes it, or the caller is not of the group.
+    pub(crate) fn without_set_ids(&self, mode: u16, gid: u32) -> u16 {
+        let mode = mode & !SET_UID;
+        if mode & GROUP_EXECUTE != 0 || !(self.is_root() || self.in_group(gid)) { mode & !SET_GID } else { mode }
+    }
+
+    /// Whether the caller may make this change of attributes.
+    pub(crate) fn need_change(&self, attr: &Attr, change: &AttrChange) -> Result<(), Denied> {
+        if let Some(mode) = change.mode {
+            check_mode(mode)?;
+            if attr.kind == Kind::Symlink {
+                return Err(Denied::Invalid);
+            }
+            if !self.owns(attr) {
+                return Err(Denied::NotPermitted);
+            }
+        }
+        if change.uid == Some(NO_ID) || change.gid == Some(NO_ID) {
+            return Err(Denied::Invalid);
+        }
+        let owner = self.caller.uid == attr.uid;
+        let other_uid = change.uid.is_some_and(|uid| !owner || uid != attr.uid);
+        let other_gid = change.gid.is_some_and(|gid| !owner || (gid != attr.gid && !self.in_group(gid)));
+        if (other_uid || other_gid) && !self.is_root() {
+            return Err(Denied::NotPermitted);
+        }
+        self.need_time(attr, change.atime)?;
+        self.need_time(attr, change.mtime)
+    }
+
+    fn need_time(&self, attr: &Attr, time: Option<SetTime>) -> Result<(), Denied> {
+        match time {
+            None => Ok(()),
+            Some(_) if self.owns(attr) => Ok(()),
+            Some(SetTime::Now) => self.need(attr, WRITE),
+            Some(SetTime::At(_)) => Err(Denied::NotPermitted),
+        }
+    }
+
+    /// The mode and group of what the caller makes in `directory`: a set-gid directory gives its
+    /// group to everything in it, and the bit to its subdirectories.
+    pub(crate) fn inherited(&self, directory: &Attr, kind: Kind, mode: u16) -> (u16, u32) {
+        if directory.mode & SET_GID == 0 {
+            return (mode, self.caller.gid);
+        }
+        let stranger = !self.is_root() && !self.in_group(directory.gid);
+        let mode = match kind {
+            Kind::Directory => mode | SET_GID,
+            _ if stranger && mode & GROUP_EXECUTE != 0 => mode & !SET_GID,
+            _ => mode,
+        };
+        (mode, directory.gid)
+    }
+}
+
+/// Refuses a mode with bits that no mode has.
+pub(crate) fn check_mode(mode: u16) -> Result<(), Denied> {
+    if mode & !MODE_BITS == 0 { Ok(()) } else { Err(Denied::Invalid) }
+}

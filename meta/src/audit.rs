@@ -1,0 +1,137 @@
+//! The namespace's fsck: everything that must be true of a state, whatever was applied to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::directory::FIRST_COOKIE;
+use crate::inode::{Body, Inode};
+use crate::op::{Ino, Kind};
+use crate::state::State;
+use crate::volume::Usage;
+use crate::xattr::xattr_len;
+
+/// Something that must be true of a state and is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsound(pub String);
+
+/// Names seen of every inode, and the directories they are in.
+type Names = BTreeMap<Ino, Vec<Ino>>;
+
+fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Unsound> {
+    if holds { Ok(()) } else { Err(Unsound(what())) }
+}
+
+impl State {
+    /// Checks the whole state: names, places, links, sizes, parents, orphans, usage. Takes time in
+    /// proportion to the state; made for tests, simulators and doubts.
+    ///
+    /// # Errors
+    /// The first thing found that cannot be.
+    pub fn audit(&self) -> Result<(), Unsound> {
+        let names = self.audit_entries()?;
+        for (ino, inode) in self.inodes.iter() {
+            let parents = names.get(ino).map_or(&[][..], Vec::as_slice);
+            ensure(inode.attr.ino == *ino && *ino < self.clock.next_ino, || format!("{ino:?} has a wrong number"))?;
+            match &inode.body {
+                Body::Directory { parent, next_cookie } => {
+                    self.audit_directory(*ino, inode, *parent, *next_cookie, parents)?;
+                }
+                _ => self.audit_file(*ino, inode, parents)?,
+            }
+        }
+        self.audit_loops()?;
+        self.audit_xattrs()?;
+        self.audit_orphans()?;
+        self.audit_usage()
+    }
+
+    fn audit_entries(&self) -> Result<Names, Unsound> {
+        ensure(self.entries.len() == self.cookies.len(), || "as many names as places".into())?;
+        let mut names = Names::new();
+        for ((parent, name), entry) in self.entries.iter() {
+            let place = self.cookies.get(&(*parent, entry.cookie));
+            ensure(place == Some(name), || format!("a name in {parent:?} is not in its place"))?;
+            let volume = |ino: &Ino| self.inodes.get(ino).map(|inode| inode.attr.volume);
+            ensure(volume(&entry.ino).is_some() && volume(&entry.ino) == volume(parent), || {
+                format!("a name in {parent:?} leads nowhere or to another volume")
+            })?;
+            names.entry(entry.ino).or_default().push(*parent);
+        }
+        Ok(names)
+    }
+
+    fn audit_directory(
+        &self,
+        ino: Ino,
+        inode: &Inode,
+        parent: Ino,
+        next_cookie: u64,
+        parents: &[Ino],
+    ) -> Result<(), Unsound> {
+        let places: Vec<_> = self.cookies.range((ino, 0)..=(ino, u64::MAX)).collect();
+        let children = places.iter().filter_map(|(_, name)| self.entry(ino, name));
+        let is_directory = |child: Ino| self.inodes.get(&child).is_some_and(|c| c.attr.kind == Kind::Directory);
+        let subdirectories = children.filter(|entry| is_directory(entry.ino)).count();
+        let root = self.volumes.get(&inode.attr.volume).map(|volume| volume.root);
+        let expected = if root == Some(ino) { vec![] } else { vec![parent] };
+        ensure(parents == expected, || format!("{ino:?} is in {parents:?}, not in {parent:?}"))?;
+        ensure(root != Some(ino) || parent == ino, || format!("root {ino:?} is in {parent:?}"))?;
+        ensure(inode.attr.size == places.len() as u64, || format!("{ino:?} counts its entries wrong"))?;
+        ensure(inode.attr.nlink as usize == 2 + subdirectories, || format!("{ino:?} counts its links wrong"))?;
+        ensure(places.iter().all(|((_, cookie), _)| (FIRST_COOKIE..next_cookie).contains(cookie)), || {
+            format!("{ino:?} has a place out of range")
+        })
+    }
+
+    fn audit_file(&self, ino: Ino, inode: &Inode, parents: &[Ino]) -> Result<(), Unsound> {
+        ensure(inode.attr.nlink as usize == parents.len(), || format!("{ino:?} counts its names wrong"))?;
+        ensure(parents.is_empty() == self.orphans.get(&ino).is_some(), || format!("{ino:?} is lost"))?;
+        let Body::File { content, .. } = &inode.body else { return Ok(()) };
+        let held = (inode.attr.size, inode.attr.allocated);
+        ensure(held == (content.size, content.allocated), || format!("{ino:?} is not as long as its content"))
+    }
+
+    /// Every directory's parents lead to its volume's root.
+    fn audit_loops(&self) -> Result<(), Unsound> {
+        let mut rooted: BTreeSet<Ino> = self.volumes.iter().map(|(_, volume)| volume.root).collect();
+        for (ino, _) in self.inodes.iter().filter(|(_, inode)| inode.attr.kind == Kind::Directory) {
+            let (mut walk, mut at) = (BTreeSet::new(), *ino);
+            while !rooted.contains(&at) {
+                ensure(walk.insert(at), || format!("{ino:?} is in a loop"))?;
+                at = self.parent_of(at);
+            }
+            rooted.append(&mut walk);
+        }
+        Ok(())
+    }
+
+    fn audit_xattrs(&self) -> Result<(), Unsound> {
+        let mut lens: BTreeMap<Ino, u64> = BTreeMap::new();
+        for ((ino, _, name), value) in self.xattrs.iter() {
+            *lens.entry(*ino).or_default() += xattr_len(name, value);
+        }
+        for (ino, inode) in self.inodes.iter() {
+            let len = lens.remove(ino).unwrap_or(0);
+            ensure(inode.xattrs_len == len, || format!("{ino:?} counts its extended attributes wrong"))?;
+        }
+        ensure(lens.is_empty(), || "extended attributes of no inode".into())
+    }
+
+    fn audit_orphans(&self) -> Result<(), Unsound> {
+        let by_expiry = self.orphans.iter().map(|(ino, orphan)| (orphan.until, *ino)).collect();
+        ensure(self.expiry == by_expiry, || "orphans and their expiry differ".into())?;
+        let nameless = |ino: &Ino| self.inodes.get(ino).is_some_and(|inode| inode.attr.nlink == 0);
+        ensure(self.orphans.iter().all(|(ino, _)| nameless(ino)), || "an orphan has a name".into())
+    }
+
+    fn audit_usage(&self) -> Result<(), Unsound> {
+        let mut usage: BTreeMap<_, Usage> = self.volumes.iter().map(|(id, _)| (*id, Usage::default())).collect();
+        for (ino, inode) in self.inodes.iter() {
+            let Some(usage) = usage.get_mut(&inode.attr.volume) else {
+                return Err(Unsound(format!("{ino:?} is in no volume")));
+            };
+            usage.inodes += 1;
+            usage.bytes += inode.attr.allocated;
+        }
+        ensure(usage.iter().eq(self.usage.iter()), || format!("usage is {usage:?}, counted otherwise"))
+    }
+}

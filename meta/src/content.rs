@@ -1,0 +1,70 @@
+//! Content: binding a new recipe to a file, and what that costs of the volume's quota.
+
+use base::BlockId;
+
+use crate::access::{Context, WRITE};
+use crate::inode::{Body, Inode, check_timestamp};
+use crate::op::{Commit, Content, Denied, RECIPE_MAX, Reply};
+use crate::state::State;
+
+/// The longest file Linux knows (`MAX_LFS_FILESIZE`), bytes.
+const SIZE_MAX: u64 = i64::MAX as u64;
+
+impl State {
+    pub(crate) fn commit(&mut self, cx: &Context<'_>, commit: &Commit) -> Result<Reply, Denied> {
+        let inode = self.inode(commit.ino)?;
+        need_write(cx, inode, commit.opened)?;
+        check_content(&commit.content)?;
+        for time in [commit.mtime, commit.atime].into_iter().flatten() {
+            check_timestamp(time)?;
+        }
+        if commit.base.is_some_and(|base| base != inode.attr.content_version) {
+            return Err(Denied::Stale);
+        }
+        let (volume, before, after) = (inode.attr.volume, inode.attr.allocated, commit.content.allocated);
+        self.need_bytes(volume, before, after)?;
+
+        self.charge_bytes(volume, before, after);
+        let inode = self.change(commit.ino);
+        inode.touch_content(cx.stamp());
+        inode.attr.size = commit.content.size;
+        inode.attr.allocated = commit.content.allocated;
+        inode.attr.mtime = commit.mtime.unwrap_or(cx.stamp());
+        inode.attr.atime = commit.atime.unwrap_or(inode.attr.atime);
+        if !cx.is_root() {
+            inode.attr.mode = cx.without_set_ids(inode.attr.mode, inode.attr.gid);
+        }
+        if let Body::File { content, formers } = &mut inode.body {
+            *content = commit.content.clone();
+            formers.retain(|former| former.is_remembered(cx.now));
+        }
+        Ok(Reply::Attr(inode.attr))
+    }
+}
+
+/// Whether the caller may write to this file. One that says it `opened` the file before may also
+/// if it owns the file (it could give itself the right) or if the file's mode or owner, as they
+/// were not long ago, allowed it.
+fn need_write(cx: &Context<'_>, inode: &Inode, opened: bool) -> Result<(), Denied> {
+    let formers = match &inode.body {
+        Body::File { formers, .. } => formers,
+        Body::Directory { .. } => return Err(Denied::IsDirectory),
+        Body::Symlink { .. } | Body::Special => return Err(Denied::Invalid),
+    };
+    if cx.may(&inode.attr, WRITE) {
+        return Ok(());
+    }
+    let before = || cx.owns(&inode.attr) || formers.iter().any(|former| former.let_write(cx));
+    if opened && before() { Ok(()) } else { Err(Denied::Access) }
+}
+
+fn check_content(content: &Content) -> Result<(), Denied> {
+    if content.size > SIZE_MAX {
+        return Err(Denied::TooBig);
+    }
+    let root_known = content.root.is_none_or(|root| root.kind == BlockId::BLAKE3);
+    if content.sealed.len() > RECIPE_MAX || content.allocated > content.size || !root_known {
+        return Err(Denied::Invalid);
+    }
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! Directories: finding, making, linking, removing and listing names.
+
+use core::ops::Bound;
+
+use base::canonical_struct;
+
+use crate::access::{Context, EXECUTE, READ, WRITE, check_mode};
+use crate::inode::{Body, Inode};
+use crate::op::{
+    Attr, Denied, DirEntry, ENTRIES_MAX, Ino, Kind, LINKS_MAX, NewInode, Reply, SEAL_LEN, SealedName, TARGET_MAX,
+    Timestamp, VolumeId,
+};
+use crate::state::State;
+use crate::table::Shared;
+
+/// The place of a directory's first entry: 1 and 2 are for `.` and `..`, which doors add.
+pub(crate) const FIRST_COOKIE: u64 = 3;
+/// Once the encoded entries of a listing are this long, bytes, it ends.
+const LISTING_LEN_MAX: usize = 96 * 1024;
+const SYMLINK_MODE: u16 = 0o777;
+
+/// What a name in a directory leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) ino: Ino,
+    /// Its place in the directory.
+    pub(crate) cookie: u64,
+}
+canonical_struct!(Entry { ino, cookie });
+
+impl State {
+    pub(crate) fn lookup(&self, cx: &Context<'_>, parent: Ino, name: &SealedName) -> Result<Reply, Denied> {
+        let (_, entry) = self.find(cx, parent, name)?;
+        self.get_attr(entry.ino)
+    }
+
+    /// The directory that `ino` is in; a root is in itself.
+    pub(crate) fn parent(&self, cx: &Context<'_>, ino: Ino) -> Result<Reply, Denied> {
+        self.searchable(cx, ino)?;
+        self.get_attr(self.parent_of(ino))
+    }
+
+    pub(crate) fn create(
+        &mut self,
+        cx: &Context<'_>,
+        parent: Ino,
+        name: &SealedName,
+        new: &NewInode,
+        exclusive: bool,
+    ) -> Result<Reply, Denied> {
+        let directory = *self.searchable(cx, parent)?;
+        if let Some(entry) = self.entry(parent, name) {
+            return self.create_over(entry, new, exclusive);
+        }
+        cx.need(&directory, WRITE)?;
+        check_new(cx, new)?;
+        if new.kind == Kind::Directory {
+            need_subdirectory(&directory)?;
+        }
+        self.need_inode(directory.volume)?;
+
+        let ino = self.draw_ino();
+        let mode_and_gid = cx.inherited(&directory, new.kind, new.mode);
+        let attr = self.new_attr(cx, ino, directory.volume, new, mode_and_gid);
+        self.add_inode(Inode { attr, xattrs_len: 0, body: Body::new(new, parent) });
+        self.bind(parent, name, ino, None);
+        self.touch_directory(cx.stamp(), parent, 1, i32::from(new.kind == Kind::Directory));
+        Ok(Reply::Created { attr, fresh: true })
+    }
+
+    pub(crate) fn link(&mut self, cx: &Context<'_>, ino: Ino, parent: Ino, name: &SealedName) -> Result<Reply, Denied> {
+        let attr = self.attr(ino)?;
+        let directory = self.searchable(cx, parent)?;
+        if self.entry(parent, name).is_some() {
+            return Err(Denied::Exists);
+        }
+        cx.need(directory, WRITE)?;
+        match attr {
+            _ if attr.volume != directory.volume => return Err(Denied::CrossVolume),
+            _ if attr.kind == Kind::Directory => return Err(Denied::NotPermitted),
+            _ if attr.nlink == 0 => return Err(Denied::NotFound),
+            _ if attr.nlink >= LINKS_MAX => return Err(Denied::TooManyLinks),
+            _ => {}
+        }
+        self.bind(parent, name, ino, None);
+        self.touch_directory(cx.stamp(), parent, 1, 0);
+        let inode = self.change(ino);
+        inode.attr.nlink += 1;
+        inode.touch(cx.stamp());
+        Ok(Reply::Attr(inode.attr))
+    }
+
+    pub(crate) fn unlink(
+        &mut self,
+        cx: &Context<'_>,
+        parent: Ino,
+        name: &SealedName,
+        keep: bool,
+    ) -> Result<Reply, Denied> {
+        let (directory, entry) = self.find(cx, parent, name)?;
+        let victim = self.attr(entry.ino)?;
+        cx.need_removal(directory, victim)?;
+        if victim.kind == Kind::Directory {
+            return Err(Denied::IsDirectory);
+        }
+        self.unbind(parent, name, entry);
+        self.touch_directory(cx.stamp(), parent, -1, 0);
+        let nlink = self.drop_link(cx, entry.ino, keep);
+        Ok(Reply::Unlinked { ino: entry.ino, nlink })
+    }
+
+    pub(crate) fn rmdir(&mut self, cx: &Context<'_>, parent: Ino, name: &SealedName) -> Result<Reply, Denied> {
+        let (directory, entry) = self.find(cx, parent, name)?;
+        let victim = self.attr(entry.ino)?;
+        cx.need_removal(directory, victim)?;
+        if victim.kind != Kind::Directory {
+            return Err(Denied::NotDirectory);
+        }
+        if victim.size != 0 {
+            return Err(Denied::NotEmpty);
+        }
+        self.unbind(parent, name, entry);
+        self.touch_directory(cx.stamp(), parent, -1, -1);
+        self.destroy(entry.ino);
+        Ok(Reply::Unit)
+    }
+
+    pub(crate) fn read_dir(&self, cx: &Context<'_>, ino: Ino, cookie: u64, max: u32) -> Result<Reply, Denied> {
+        cx.need(self.directory(ino)?, READ)?;
+        if max == 0 {
+            return Err(Denied::Invalid);
+        }
+        let after = (Bound::Excluded((ino, cookie)), Bound::Included((ino, u64::MAX)));
+        let mut rows = self.cookies.range(after).peekable();
+        let (mut entries, mut len) = (Vec::new(), 0);
+        while entries.len() < max.min(ENTRIES_MAX) as usize && len < LISTING_LEN_MAX {
+            let Some((&(_, cookie), name)) = rows.next() else { break };
+            let entry = self.entry(ino, name).expect("a place has its name");
+            let attr = *self.attr(entry.ino)?;
+            let entry = DirEntry { cookie, name: name.clone(), attr };
+            len += listed_len(&entry);
+            entries.push(entry);
+        }
+        Ok(Reply::Entries { entries, end: rows.peek().is_none() })
+    }
+}
+
+/// What an entry of a listing takes, bytes: at least the length of its encoding.
+pub(crate) fn listed_len(entry: &DirEntry) -> usize {
+    128 + entry.name.as_bytes().len()
+}
+
+/// The rules and steps that the operations on names, [`crate::rename`] too, are made of.
+impl State {
+    /// The attributes of a directory.
+    pub(crate) fn directory(&self, ino: Ino) -> Result<&Attr, Denied> {
+        let attr = self.attr(ino)?;
+        if attr.kind == Kind::Directory { Ok(attr) } else { Err(Denied::NotDirectory) }
+    }
+
+    /// The attributes of a directory in which the caller may look names up.
+    pub(crate) fn searchable(&self, cx: &Context<'_>, ino: Ino) -> Result<&Attr, Denied> {
+        let attr = self.directory(ino)?;
+        cx.need(attr, EXECUTE)?;
+        Ok(attr)
+    }
+
+    pub(crate) fn entry(&self, parent: Ino, name: &SealedName) -> Option<Entry> {
+        self.entries.get(&(parent, name.clone())).copied()
+    }
+
+    fn find(&self, cx: &Context<'_>, parent: Ino, name: &SealedName) -> Result<(&Attr, Entry), Denied> {
+        let directory = self.searchable(cx, parent)?;
+        Ok((directory, self.entry(parent, name).ok_or(Denied::NotFound)?))
+    }
+
+    /// The directory that a directory is in.
+    pub(crate) fn parent_of(&self, directory: Ino) -> Ino {
+        match self.inodes.get(&directory).map(|inode| &inode.body) {
+            Some(Body::Directory { parent, .. }) => *parent,
+            _ => unreachable!("asked only of directories"),
+        }
+    }
+
+    /// Gives `ino` a name, in the given place or a new one.
+    pub(crate) fn bind(&mut self, parent: Ino, name: &SealedName, ino: Ino, cookie: Option<u64>) {
+        let cookie = cookie.unwrap_or_else(|| self.draw_cookie(parent));
+        let before = self.entries.insert((parent, name.clone()), Entry { ino, cookie });
+        assert!(before.is_none(), "a name is bound once");
+        self.cookies.insert((parent, cookie), name.clone());
+    }
+
+    /// Takes a name away; the caller sees to what it named.
+    pub(crate) fn unbind(&mut self, parent: Ino, name: &SealedName, entry: Entry) {
+        self.entries.remove(&(parent, name.clone()));
+        self.cookies.remove(&(parent, entry.cookie));
+    }
+
+    /// Notes that a directory has so many more entries, and so many more of them directories.
+    pub(crate) fn touch_directory(&mut self, at: Timestamp, ino: Ino, entries: i64, subdirectories: i32) {
+        let inode = self.change(ino);
+        inode.touch_content(at);
+        let attr = &mut inode.attr;
+        attr.size = attr.size.checked_add_signed(entries).expect("every entry was counted");
+        attr.nlink = attr.nlink.checked_add_signed(subdirectories).expect("every subdirectory was counted");
+    }
+
+    /// The attributes of an inode about to be made.
+    pub(crate) fn new_attr(
+        &self,
+        cx: &Context<'_>,
+        ino: Ino,
+        volume: VolumeId,
+        new: &NewInode,
+        (mode, gid): (u16, u32),
+    ) -> Attr {
+        let at = cx.stamp();
+        let is = |kind| new.kind == kind;
+        Attr {
+            ino,
+            volume,
+            kind: new.kind,
+            mode: if is(Kind::Symlink) { SYMLINK_MODE } else { mode },
+            uid: cx.caller.uid,
+            gid,
+            nlink: if is(Kind::Directory) { 2 } else { 1 },
+            size: new.target.len().saturating_sub(SEAL_LEN) as u64,
+            allocated: 0,
+            rdev: if is(Kind::CharDevice) || is(Kind::BlockDevice) { new.rdev } else { 0 },
+            atime: at,
+            mtime: at,
+            ctime: at,
+            btime: at,
+            version: 1,
+            content_version: 1,
+        }
+    }
+
+    pub(crate) fn add_inode(&mut self, inode: Inode) {
+        self.charge_inode(inode.attr.volume, 1);
+        self.inodes.insert(inode.attr.ino, Shared::new(inode));
+    }
+
+    /// `Create` of a name that is taken.
+    fn create_over(&self, entry: Entry, new: &NewInode, exclusive: bool) -> Result<Reply, Denied> {
+        let attr = *self.attr(entry.ino)?;
+        match (exclusive, new.kind, attr.kind) {
+            (false, Kind::File, Kind::File) => Ok(Reply::Created { attr, fresh: false }),
+            (false, Kind::File, Kind::Directory) => Err(Denied::IsDirectory),
+            _ => Err(Denied::Exists),
+        }
+    }
+
+    fn draw_cookie(&mut self, directory: Ino) -> u64 {
+        match &mut self.change(directory).body {
+            Body::Directory { next_cookie, .. } => {
+                *next_cookie += 1;
+                *next_cookie - 1
+            }
+            _ => unreachable!("names are bound in directories"),
+        }
+    }
+}
+
+/// Refuses one more subdirectory if its links could not be counted.
+pub(crate) fn need_subdirectory(directory: &Attr) -> Result<(), Denied> {
+    if directory.nlink < u32::MAX { Ok(()) } else { Err(Denied::TooManyLinks) }
+}
+
+fn check_new(cx: &Context<'_>, new: &NewInode) -> Result<(), Denied> {
+    check_mode(new.mode)?;
+    let target_fits = match new.kind {
+        Kind::Symlink => (SEAL_LEN + 1..=SEAL_LEN + TARGET_MAX).contains(&new.target.len()),
+        _ => new.target.is_empty(),
+    };
+    match new.kind {
+        _ if !target_fits => Err(Denied::Invalid),
+        Kind::CharDevice | Kind::BlockDevice if !cx.is_root() => Err(Denied::NotPermitted),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base::Encode as _;
+
+    use super::*;
+
+    #[test]
+    fn a_listed_entry_is_no_longer_than_is_counted_for_it() {
+        let attr = Attr {
+            ino: Ino(1),
+            volume: VolumeId(1),
+            kind: Kind::File,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            nlink: 0,
+            size: 0,
+            allocated: 0,
+            rdev: 0,
+            atime: Timestamp::default(),
+            mtime: Timestamp::default(),
+            ctime: Timestamp::default(),
+            btime: Timestamp::default(),
+            version: 0,
+            content_version: 0,
+        };
+        let name = SealedName::new(vec![1; 40]).unwrap();
+        let entry = DirEntry { cookie: 3, name, attr };
+        assert!(entry.to_bytes().len() <= listed_len(&entry), "{}", entry.to_bytes().len());
+    }
+}

@@ -1,0 +1,226 @@
+//! Inodes: attributes, opening, changing attributes.
+
+use base::{Decode, DecodeError, Encode, Reader, Time, canonical_enum, canonical_struct};
+use bytes::Bytes;
+
+use crate::access::{Context, EXECUTE, READ, SET_GID, WRITE};
+use crate::directory::FIRST_COOKIE;
+use crate::op::{Attr, AttrChange, Content, Denied, Ino, Kind, NewInode, Reply, SetTime, Timestamp};
+use crate::orphan::ORPHAN_TERM;
+use crate::state::State;
+
+/// How many former permissions an inode remembers.
+const FORMERS_MAX: usize = 4;
+
+/// A file of any kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Inode {
+    pub(crate) attr: Attr,
+    /// What its extended attributes take of `XATTRS_LEN_MAX`, bytes.
+    pub(crate) xattrs_len: u64,
+    pub(crate) body: Body,
+}
+canonical_struct!(Inode { attr, xattrs_len, body });
+
+/// What an inode holds beside attributes, by kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    File {
+        content: Content,
+        /// Permissions it had, for those who opened it under them; the latest last.
+        formers: Vec<Former>,
+    },
+    Directory {
+        /// The directory it is in; of a root, itself.
+        parent: Ino,
+        /// Where the next entry goes. Never goes back.
+        next_cookie: u64,
+    },
+    Symlink {
+        target: Bytes,
+    },
+    /// A pipe, a socket or a device.
+    Special,
+}
+canonical_enum!(Body {
+    0 => File { content, formers },
+    1 => Directory { parent, next_cookie },
+    2 => Symlink { target },
+    3 => Special,
+});
+
+/// Permissions that a file once had. POSIX lets a handle that was opened for writing write on
+/// after the mode was changed. Replicas do not see handles, and taking a client's word for it
+/// would let it write to any file; so they let in whoever *could* have opened the file before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Former {
+    mode: u16,
+    uid: u32,
+    gid: u32,
+    /// When it is forgotten.
+    until: Time,
+}
+
+impl Encode for Former {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.mode, (self.uid, self.gid), self.until).encode(out);
+    }
+}
+
+impl Decode for Former {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (mode, (uid, gid), until) = Decode::decode(input)?;
+        Ok(Former { mode, uid, gid, until })
+    }
+}
+
+impl Former {
+    pub(crate) fn is_remembered(&self, now: Time) -> bool {
+        self.until > now
+    }
+
+    /// Whether the caller could open the file for writing then. (An owner always could, in effect.)
+    pub(crate) fn let_write(&self, cx: &Context<'_>) -> bool {
+        let write = u16::from(WRITE);
+        self.is_remembered(cx.now) && (cx.caller.uid == self.uid || cx.bits(self.mode, self.uid, self.gid) & write != 0)
+    }
+}
+
+impl Body {
+    /// The body of a new inode in `parent`.
+    pub(crate) fn new(new: &NewInode, parent: Ino) -> Body {
+        match new.kind {
+            Kind::File => Body::File { content: Content::default(), formers: Vec::new() },
+            Kind::Directory => Body::Directory { parent, next_cookie: FIRST_COOKIE },
+            Kind::Symlink => Body::Symlink { target: new.target.clone() },
+            Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => Body::Special,
+        }
+    }
+}
+
+impl Inode {
+    /// Notes that something about it changed.
+    pub(crate) fn touch(&mut self, at: Timestamp) {
+        self.attr.ctime = at;
+        self.attr.version += 1;
+    }
+
+    /// Notes that its content, or its entries, changed.
+    pub(crate) fn touch_content(&mut self, at: Timestamp) {
+        self.touch(at);
+        self.attr.mtime = at;
+        self.attr.content_version += 1;
+    }
+
+    /// Remembers the permissions `new` replaces, if somebody could lose a right to write by it.
+    fn remember_permissions(&mut self, new: &Attr, now: Time) {
+        let (old, Body::File { formers, .. }) = (&self.attr, &mut self.body) else { return };
+        let owned = (old.uid, old.gid) != (new.uid, new.gid);
+        let owner_lost = old.uid != new.uid && old.uid != 0;
+        let others_lost = old.mode & 0o022 != 0 && (owned || old.mode & !new.mode & 0o022 != 0);
+        formers.retain(|former| former.is_remembered(now));
+        if owner_lost || others_lost {
+            if formers.len() == FORMERS_MAX {
+                formers.remove(0);
+            }
+            formers.push(Former { mode: old.mode, uid: old.uid, gid: old.gid, until: now.after(ORPHAN_TERM) });
+        }
+    }
+}
+
+impl State {
+    /// The inode, or [`Denied::Stale`].
+    pub(crate) fn inode(&self, ino: Ino) -> Result<&Inode, Denied> {
+        self.inodes.get(&ino).map(|inode| &**inode).ok_or(Denied::Stale)
+    }
+
+    /// The inode's attributes, or [`Denied::Stale`].
+    pub(crate) fn attr(&self, ino: Ino) -> Result<&Attr, Denied> {
+        Ok(&self.inode(ino)?.attr)
+    }
+
+    /// The inode, to be changed.
+    pub(crate) fn change(&mut self, ino: Ino) -> &mut Inode {
+        self.inodes.change(&ino).expect("rules are checked, this one's existence too, before a change")
+    }
+
+    pub(crate) fn get_attr(&self, ino: Ino) -> Result<Reply, Denied> {
+        Ok(Reply::Attr(*self.attr(ino)?))
+    }
+
+    /// `mask` of 0 asks only whether the inode exists.
+    pub(crate) fn access(&self, cx: &Context<'_>, ino: Ino, mask: u8) -> Result<Reply, Denied> {
+        if mask & !(READ | WRITE | EXECUTE) != 0 {
+            return Err(Denied::Invalid);
+        }
+        cx.need(self.attr(ino)?, mask)?;
+        Ok(Reply::Unit)
+    }
+
+    /// `mask` may also ask for execute: whoever may run a file may have its content.
+    pub(crate) fn open(&self, cx: &Context<'_>, ino: Ino, mask: u8) -> Result<Reply, Denied> {
+        let inode = self.inode(ino)?;
+        if mask == 0 || mask & !(READ | WRITE | EXECUTE) != 0 {
+            return Err(Denied::Invalid);
+        }
+        match &inode.body {
+            Body::File { content, .. } => {
+                cx.need(&inode.attr, mask)?;
+                Ok(Reply::Opened { attr: inode.attr, content: content.clone() })
+            }
+            Body::Directory { .. } if mask & WRITE != 0 => Err(Denied::IsDirectory),
+            Body::Directory { .. } | Body::Symlink { .. } | Body::Special => Err(Denied::Invalid),
+        }
+    }
+
+    pub(crate) fn read_link(&self, ino: Ino) -> Result<Reply, Denied> {
+        match &self.inode(ino)?.body {
+            Body::Symlink { target } => Ok(Reply::Target(target.clone())),
+            _ => Err(Denied::Invalid),
+        }
+    }
+
+    pub(crate) fn set_attr(&mut self, cx: &Context<'_>, ino: Ino, change: &AttrChange) -> Result<Reply, Denied> {
+        let mut attr = *self.attr(ino)?;
+        cx.need_change(&attr, change)?;
+        for time in [change.atime, change.mtime].into_iter().flatten() {
+            check_set_time(time)?;
+        }
+        if *change == AttrChange::default() {
+            return Ok(Reply::Attr(attr));
+        }
+        let old_gid = attr.gid;
+        attr.uid = change.uid.unwrap_or(attr.uid);
+        attr.gid = change.gid.unwrap_or(attr.gid);
+        if let Some(mode) = change.mode {
+            let keeps_set_gid = cx.is_root() || cx.in_group(attr.gid);
+            attr.mode = if keeps_set_gid { mode } else { mode & !SET_GID };
+        } else if (change.uid.is_some() || change.gid.is_some()) && attr.kind != Kind::Directory {
+            attr.mode = cx.without_set_ids(attr.mode, old_gid);
+        }
+        let resolve = |time| match time {
+            SetTime::Now => cx.stamp(),
+            SetTime::At(time) => time,
+        };
+        attr.atime = change.atime.map_or(attr.atime, resolve);
+        attr.mtime = change.mtime.map_or(attr.mtime, resolve);
+
+        let inode = self.change(ino);
+        inode.remember_permissions(&attr, cx.now);
+        inode.attr = attr;
+        inode.touch(cx.stamp());
+        Ok(Reply::Attr(inode.attr))
+    }
+}
+
+fn check_set_time(time: SetTime) -> Result<(), Denied> {
+    match time {
+        SetTime::Now => Ok(()),
+        SetTime::At(time) => check_timestamp(time),
+    }
+}
+
+/// Refuses a time that no decoder would have let through.
+pub(crate) fn check_timestamp(time: Timestamp) -> Result<(), Denied> {
+    if time.nanos < 1_000_000_000 { Ok(()) } else { Err(Denied::Invalid) }
+}

@@ -1,0 +1,282 @@
+//! The state: its tables, and how a batch is applied to them.
+
+use core::fmt;
+
+use base::merkle::Trie;
+use base::{ClusterId, Decode as _, DecodeError, Digest, Encode as _, PublicKey, StateMachine, Time, canonical_struct};
+use bytes::Bytes;
+use imbl::OrdSet;
+
+use crate::access::{Context, Grant};
+use crate::directory::{Entry, listed_len};
+use crate::inode::Inode;
+use crate::op::{
+    Answer, Answers, BATCH_MAX, Batch, Call, Denied, GROUPS_MAX, Ino, Op, Reply, SealedName, Volume, VolumeId,
+};
+use crate::orphan::Orphan;
+use crate::rename::Rename;
+use crate::table::{Rows, Shared, Table, row_digest};
+use crate::volume::Usage;
+use crate::xattr::XattrKey;
+
+/// Once the answers to a batch take this many bytes, the calls that are left are refused with
+/// [`Denied::TooBig`]. Replies to changes are short: only many listings or values come this far.
+pub const ANSWERS_LEN_MAX: usize = 1 << 20;
+/// How many expired orphans a batch destroys, and one more for each call: a call makes at most one,
+/// so they do not pile up.
+const REAPED_MAX: usize = 16;
+/// The tag of the clock's row; tables have theirs from 1.
+pub(crate) const CLOCK_TAG: u8 = 0;
+/// What an answer without a list or a value in it takes at most, bytes.
+const SHORT_ANSWER_LEN: usize = 256;
+
+/// What a cluster starts with, as its configuration says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Genesis {
+    /// The cluster's name.
+    pub cluster: ClusterId,
+    /// Who may use it, and as whom. If a key is there twice, the last grant holds.
+    pub principals: Vec<(PublicKey, Grant)>,
+}
+
+/// How much a state holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Keys with a grant.
+    pub principals: usize,
+    /// Volumes.
+    pub volumes: usize,
+    /// Inodes of all volumes, orphans too.
+    pub inodes: usize,
+    /// Names in all directories.
+    pub entries: usize,
+    /// Extended attributes.
+    pub xattrs: usize,
+    /// Inodes without a name that somebody keeps open.
+    pub orphans: usize,
+}
+
+/// What is true of the whole state and changes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Clock {
+    pub(crate) cluster: ClusterId,
+    /// The latest agreed time seen.
+    pub(crate) last: Time,
+    pub(crate) next_ino: Ino,
+    pub(crate) next_volume: VolumeId,
+}
+canonical_struct!(Clock { cluster, last, next_ino, next_volume });
+
+/// The namespace. Cloning it costs next to nothing; see [`crate::table`].
+#[derive(Clone)]
+pub struct State {
+    pub(crate) clock: Clock,
+    pub(crate) principals: Table<PublicKey, Grant>,
+    pub(crate) volumes: Table<VolumeId, Volume>,
+    pub(crate) usage: Table<VolumeId, Usage>,
+    pub(crate) inodes: Table<Ino, Shared<Inode>>,
+    /// What names lead to, by directory and name.
+    pub(crate) entries: Table<(Ino, SealedName), Entry>,
+    /// The same names by directory and place, for listing.
+    pub(crate) cookies: Table<(Ino, u64), SealedName>,
+    pub(crate) xattrs: Table<XattrKey, Bytes>,
+    pub(crate) orphans: Table<Ino, Orphan>,
+    /// The orphans by expiry. Follows from `orphans`, so it is neither digested nor written down.
+    pub(crate) expiry: OrdSet<(Time, Ino)>,
+    trie: Trie,
+}
+
+impl State {
+    /// The state of a cluster in which nothing happened yet.
+    #[must_use]
+    pub fn genesis(genesis: Genesis) -> State {
+        let mut state = State::empty(genesis.cluster);
+        for (key, grant) in genesis.principals {
+            state.principals.insert(key, grant);
+        }
+        state
+    }
+
+    pub(crate) fn empty(cluster: ClusterId) -> State {
+        State {
+            clock: Clock { cluster, last: Time::ZERO, next_ino: Ino(1), next_volume: VolumeId(1) },
+            principals: Table::new(1),
+            volumes: Table::new(2),
+            usage: Table::new(3),
+            inodes: Table::new(4),
+            entries: Table::new(5),
+            cookies: Table::new(6),
+            xattrs: Table::new(7),
+            orphans: Table::new(8),
+            expiry: OrdSet::new(),
+            trie: Trie::new(),
+        }
+    }
+
+    /// Applies the calls of a batch that `who` signed, in order, at agreed time `at`. Each is
+    /// judged by itself: a refused one changes nothing and the next is applied all the same. A
+    /// batch by somebody unknown, or with more than [`BATCH_MAX`] calls, gets one refusal.
+    ///
+    /// State time never goes back: an `at` before an earlier batch's counts as that one's.
+    pub fn apply_batch(&mut self, at: Time, who: &PublicKey, batch: &Batch) -> Answers {
+        let Some(&grant) = self.principals.get(who) else {
+            return vec![Answer::Denied(Denied::NotGranted)];
+        };
+        if batch.0.len() > BATCH_MAX {
+            return vec![Answer::Denied(Denied::Malformed)];
+        }
+        self.clock.last = self.clock.last.max(at);
+        self.reap(REAPED_MAX + batch.0.len());
+        let mut len = 0;
+        let mut answer = |call: &Call| {
+            let cx = Context { now: self.clock.last, key: who, grant, caller: &call.caller };
+            let result = if len < ANSWERS_LEN_MAX { self.apply_call(&cx, &call.op) } else { Err(Denied::TooBig) };
+            let answer = result.map_or_else(Answer::Denied, Answer::Done);
+            len += answer_len(&answer);
+            answer
+        };
+        batch.0.iter().map(&mut answer).collect()
+    }
+
+    fn apply_call(&mut self, cx: &Context<'_>, op: &Op) -> Result<Reply, Denied> {
+        if !cx.grant.uids.contains(cx.caller.uid) {
+            return Err(Denied::NotGranted);
+        }
+        if cx.caller.groups.len() > GROUPS_MAX {
+            return Err(Denied::Malformed);
+        }
+        match op {
+            Op::VolumeCreate(spec) => self.volume_create(cx, spec),
+            Op::VolumeGet { name } => self.volume_get(name),
+            Op::VolumeList => Ok(self.volume_list()),
+            Op::StatFs { volume } => self.stat_fs(*volume),
+            Op::Lookup { parent, name } => self.lookup(cx, *parent, name),
+            Op::Parent { ino } => self.parent(cx, *ino),
+            Op::GetAttr { ino } => self.get_attr(*ino),
+            Op::Access { ino, mask } => self.access(cx, *ino, *mask),
+            Op::Open { ino, mask } => self.open(cx, *ino, *mask),
+            Op::SetAttr { ino, change } => self.set_attr(cx, *ino, change),
+            Op::Commit(commit) => self.commit(cx, commit),
+            Op::Create { parent, name, new, exclusive } => self.create(cx, *parent, name, new, *exclusive),
+            Op::Link { ino, parent, name } => self.link(cx, *ino, *parent, name),
+            Op::Unlink { parent, name, keep } => self.unlink(cx, *parent, name, *keep),
+            Op::Rmdir { parent, name } => self.rmdir(cx, *parent, name),
+            Op::Rename { from, from_name, to, to_name, how, keep } => {
+                self.rename(cx, Rename { from: *from, from_name, to: *to, to_name, how: *how, keep: *keep })
+            }
+            Op::ReadLink { ino } => self.read_link(*ino),
+            Op::ReadDir { ino, cookie, max } => self.read_dir(cx, *ino, *cookie, *max),
+            Op::SetXattr { ino, class, name, value, how } => {
+                self.set_xattr(cx, (*ino, *class, name.clone()), value, *how)
+            }
+            Op::GetXattr { ino, class, name } => self.get_xattr(cx, &(*ino, *class, name.clone())),
+            Op::ListXattr { ino } => self.list_xattr(cx, *ino),
+            Op::RemoveXattr { ino, class, name } => self.remove_xattr(cx, &(*ino, *class, name.clone())),
+            Op::KeepOrphan { ino } => self.keep_orphan(cx, *ino),
+            Op::ReleaseOrphan { ino } => self.release_orphan(cx, *ino),
+        }
+    }
+
+    /// Every table, in the order of their tags, which count from 1.
+    pub(crate) fn tables(&self) -> [&dyn Rows; 8] {
+        let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, .. } = self;
+        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans]
+    }
+
+    /// As [`State::tables`], to be changed.
+    pub(crate) fn tables_mut(&mut self) -> [&mut dyn Rows; 8] {
+        let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, .. } = self;
+        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans]
+    }
+
+    /// The cluster this is the state of.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.clock.cluster
+    }
+
+    /// The latest agreed time it has seen.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.clock.last
+    }
+
+    /// What `who` was granted, if anything.
+    #[must_use]
+    pub fn grant(&self, who: &PublicKey) -> Option<Grant> {
+        self.principals.get(who).copied()
+    }
+
+    /// The volumes, by number.
+    pub fn volumes(&self) -> impl Iterator<Item = &Volume> {
+        self.volumes.iter().map(|(_, volume)| volume)
+    }
+
+    /// How much it holds.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            principals: self.principals.len(),
+            volumes: self.volumes.len(),
+            inodes: self.inodes.len(),
+            entries: self.entries.len(),
+            xattrs: self.xattrs.len(),
+            orphans: self.orphans.len(),
+        }
+    }
+}
+
+/// What an answer takes of [`ANSWERS_LEN_MAX`], bytes: never less than its encoding.
+fn answer_len(answer: &Answer) -> usize {
+    SHORT_ANSWER_LEN
+        + match answer {
+            Answer::Done(Reply::Entries { entries, .. }) => entries.iter().map(listed_len).sum(),
+            Answer::Done(Reply::Names(names)) => names.iter().map(|(_, name)| name.as_bytes().len() + 8).sum(),
+            Answer::Done(Reply::Value(bytes) | Reply::Target(bytes)) => bytes.len(),
+            Answer::Done(Reply::Opened { content, .. }) => content.sealed.len(),
+            Answer::Done(Reply::Volume(volume)) => volume.to_bytes().len(),
+            Answer::Done(Reply::Volumes(volumes)) => volumes.to_bytes().len(),
+            _ => 0,
+        }
+}
+
+impl StateMachine for State {
+    /// `op` is an encoded [`Batch`], the answer encoded [`Answers`].
+    fn apply(&mut self, at: Time, who: &PublicKey, op: &[u8]) -> Vec<u8> {
+        let answers = match Batch::from_bytes(op) {
+            Ok(batch) => self.apply_batch(at, who, &batch),
+            Err(_) => vec![Answer::Denied(Denied::Malformed)],
+        };
+        answers.to_bytes()
+    }
+
+    fn admits(&self, who: &PublicKey) -> bool {
+        self.principals.get(who).is_some()
+    }
+
+    fn digest(&mut self) -> Digest {
+        let mut trie = core::mem::take(&mut self.trie);
+        trie.insert(row_digest(CLOCK_TAG, &CLOCK_TAG), Digest::of_encoded(&self.clock));
+        for table in self.tables_mut() {
+            table.settle(&mut trie);
+        }
+        self.trie = trie;
+        self.trie.root()
+    }
+
+    fn snapshot(&self) -> Box<dyn Iterator<Item = Vec<u8>> + '_> {
+        self.partitions()
+    }
+
+    /// Checks the form of the bytes, not that they are a state any cluster was in: whoever restores
+    /// compares the digest with a certified one before it applies anything.
+    fn restore(&self, partitions: &[Vec<u8>]) -> Result<State, DecodeError> {
+        State::from_partitions(partitions)
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("clock", &self.clock).field("counts", &self.counts()).finish()
+    }
+}

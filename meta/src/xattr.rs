@@ -1,0 +1,106 @@
+//! Extended attributes, by the rules of their four classes (`xattr(7)`).
+
+use core::ops::{Bound, RangeBounds};
+
+use bytes::Bytes;
+
+use crate::access::{Context, READ, STICKY, WRITE};
+use crate::op::{Attr, Denied, Ino, Kind, Reply, SEAL_LEN, SealedName, XATTR_VALUE_MAX, XattrClass, XattrHow};
+use crate::state::State;
+
+/// Most that the extended attributes of one inode may take, bytes: of each its sealed name, its
+/// sealed value and [`XATTR_OVERHEAD`].
+pub const XATTRS_LEN_MAX: u64 = 128 * 1024;
+/// What an extended attribute takes beside name and value, bytes.
+const XATTR_OVERHEAD: u64 = 32;
+
+/// Where an extended attribute is kept.
+pub(crate) type XattrKey = (Ino, XattrClass, SealedName);
+
+/// The keys of all extended attributes of `ino`.
+pub(crate) fn xattrs_of(ino: Ino) -> impl RangeBounds<XattrKey> {
+    let least = SealedName::new(Bytes::from_static(&[0; SEAL_LEN + 1])).expect("the least sealed name");
+    let end = Ino(ino.0.saturating_add(1));
+    (Bound::Included((ino, XattrClass::User, least.clone())), Bound::Excluded((end, XattrClass::User, least)))
+}
+
+/// What an attribute counts for against [`XATTRS_LEN_MAX`].
+pub(crate) fn xattr_len(name: &SealedName, value: &Bytes) -> u64 {
+    (name.as_bytes().len() + value.len()) as u64 + XATTR_OVERHEAD
+}
+
+impl State {
+    pub(crate) fn set_xattr(
+        &mut self,
+        cx: &Context<'_>,
+        (ino, class, name): XattrKey,
+        value: &Bytes,
+        how: XattrHow,
+    ) -> Result<Reply, Denied> {
+        let inode = self.inode(ino)?;
+        need_xattr_write(cx, &inode.attr, class)?;
+        let key = (ino, class, name);
+        let before = self.xattrs.get(&key).map_or(0, |value| xattr_len(&key.2, value));
+        match how {
+            XattrHow::Create if before != 0 => return Err(Denied::Exists),
+            XattrHow::Replace if before == 0 => return Err(Denied::NoAttribute),
+            _ => {}
+        }
+        let total = inode.xattrs_len - before + xattr_len(&key.2, value);
+        if value.len() > XATTR_VALUE_MAX + SEAL_LEN || total > XATTRS_LEN_MAX {
+            return Err(Denied::AttributesFull);
+        }
+        let inode = self.change(ino);
+        inode.xattrs_len = total;
+        inode.touch(cx.stamp());
+        self.xattrs.insert(key, value.clone());
+        Ok(Reply::Unit)
+    }
+
+    pub(crate) fn get_xattr(&self, cx: &Context<'_>, key: &XattrKey) -> Result<Reply, Denied> {
+        need_xattr_read(cx, self.attr(key.0)?, key.1)?;
+        self.xattrs.get(key).cloned().map(Reply::Value).ok_or(Denied::NoAttribute)
+    }
+
+    /// Names of trusted attributes are listed to root alone; the others need no permission.
+    pub(crate) fn list_xattr(&self, cx: &Context<'_>, ino: Ino) -> Result<Reply, Denied> {
+        self.inode(ino)?;
+        let keys = self.xattrs.range(xattrs_of(ino)).map(|((_, class, name), _)| (*class, name.clone()));
+        Ok(Reply::Names(keys.filter(|(class, _)| cx.is_root() || *class != XattrClass::Trusted).collect()))
+    }
+
+    pub(crate) fn remove_xattr(&mut self, cx: &Context<'_>, key: &XattrKey) -> Result<Reply, Denied> {
+        need_xattr_write(cx, self.attr(key.0)?, key.1)?;
+        let value = self.xattrs.remove(key).ok_or(Denied::NoAttribute)?;
+        let inode = self.change(key.0);
+        inode.xattrs_len -= xattr_len(&key.2, &value);
+        inode.touch(cx.stamp());
+        Ok(Reply::Unit)
+    }
+}
+
+fn has_user_xattrs(attr: &Attr) -> bool {
+    matches!(attr.kind, Kind::File | Kind::Directory)
+}
+
+fn need_xattr_read(cx: &Context<'_>, attr: &Attr, class: XattrClass) -> Result<(), Denied> {
+    match class {
+        XattrClass::User if !has_user_xattrs(attr) => Err(Denied::NoAttribute),
+        XattrClass::User => cx.need(attr, READ),
+        XattrClass::Trusted if !cx.is_root() => Err(Denied::NoAttribute),
+        XattrClass::Trusted | XattrClass::Security | XattrClass::System => Ok(()),
+    }
+}
+
+fn need_xattr_write(cx: &Context<'_>, attr: &Attr, class: XattrClass) -> Result<(), Denied> {
+    let sticky = attr.kind == Kind::Directory && attr.mode & STICKY != 0;
+    let allowed = match class {
+        XattrClass::User => has_user_xattrs(attr) && (!sticky || cx.owns(attr)),
+        XattrClass::Trusted | XattrClass::Security => cx.is_root(),
+        XattrClass::System => cx.owns(attr),
+    };
+    if !allowed {
+        return Err(Denied::NotPermitted);
+    }
+    if class == XattrClass::User { cx.need(attr, WRITE) } else { Ok(()) }
+}

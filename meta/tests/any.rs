@@ -1,0 +1,249 @@
+//! Whatever is sent: no panic, an unsound state never, a refusal without a trace, and a digest that
+//! does not depend on how the state came about.
+
+mod common;
+
+use base::{Decode as _, Encode as _, StateMachine as _};
+use bytes::Bytes;
+use common::*;
+use meta::*;
+use proptest::prelude::*;
+
+fn ino() -> impl Strategy<Value = Ino> {
+    prop_oneof![12 => (0u64..12).prop_map(Ino), 1 => any::<u64>().prop_map(Ino)]
+}
+
+fn some_name() -> impl Strategy<Value = SealedName> {
+    (0u8..4).prop_map(|index| name(&format!("name{index}")))
+}
+
+fn caller() -> impl Strategy<Value = Caller> {
+    (0u32..3, 0u32..3, proptest::collection::vec(0u32..3, 0..2)).prop_map(|(uid, gid, groups)| Caller {
+        uid,
+        gid,
+        groups,
+    })
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        4 => Just(Kind::File),
+        4 => Just(Kind::Directory),
+        1 => Just(Kind::Symlink),
+        1 => Just(Kind::Fifo),
+        1 => Just(Kind::CharDevice)
+    ]
+}
+
+/// Modes that now and then allow something.
+fn mode() -> impl Strategy<Value = u16> {
+    prop_oneof![4 => Just(0o777u16), 1 => Just(0o1777), 2 => 0u16..0o7777, 1 => any::<u16>()]
+}
+
+fn set_time() -> impl Strategy<Value = Option<SetTime>> {
+    prop_oneof![
+        Just(None),
+        Just(Some(SetTime::Now)),
+        any::<i64>().prop_map(|seconds| Some(SetTime::At(Timestamp { seconds, nanos: 5 })))
+    ]
+}
+
+fn change() -> impl Strategy<Value = AttrChange> {
+    let id = || proptest::option::of(0u32..3);
+    (proptest::option::of(mode()), id(), id(), set_time(), set_time())
+        .prop_map(|(mode, uid, gid, atime, mtime)| AttrChange { mode, uid, gid, atime, mtime })
+}
+
+fn commit() -> impl Strategy<Value = Commit> {
+    let size = || prop_oneof![4 => 0u64..1000, 1 => any::<u64>()];
+    (ino(), proptest::option::of(0u64..4), size(), size(), any::<bool>()).prop_map(
+        |(ino, base, size, allocated, opened)| Commit {
+            ino,
+            base,
+            content: content(size, allocated),
+            mtime: None,
+            atime: Some(Timestamp::default()),
+            opened,
+        },
+    )
+}
+
+fn class() -> impl Strategy<Value = XattrClass> {
+    prop_oneof![
+        3 => Just(XattrClass::User),
+        1 => Just(XattrClass::Trusted),
+        1 => Just(XattrClass::Security),
+        1 => Just(XattrClass::System)
+    ]
+}
+
+fn name_op() -> impl Strategy<Value = Op> {
+    let create = (ino(), some_name(), kind(), mode(), any::<bool>())
+        .prop_map(|(parent, name, kind, mode, exclusive)| Op::Create { parent, name, new: new(kind, mode), exclusive });
+    let how = prop_oneof![Just(RenameHow::Replace), Just(RenameHow::NoReplace), Just(RenameHow::Exchange)];
+    let rename = (ino(), some_name(), ino(), some_name(), how, any::<bool>())
+        .prop_map(|(from, from_name, to, to_name, how, keep)| Op::Rename { from, from_name, to, to_name, how, keep });
+    prop_oneof![
+        8 => create,
+        4 => rename,
+        1 => (ino(), some_name()).prop_map(|(parent, name)| Op::Lookup { parent, name }),
+        2 => (ino(), ino(), some_name()).prop_map(|(ino, parent, name)| Op::Link { ino, parent, name }),
+        2 => (ino(), some_name(), any::<bool>()).prop_map(|(parent, name, keep)| Op::Unlink { parent, name, keep }),
+        1 => (ino(), some_name()).prop_map(|(parent, name)| Op::Rmdir { parent, name }),
+        1 => (ino(), 0u64..6, any::<u32>()).prop_map(|(ino, cookie, max)| Op::ReadDir { ino, cookie, max }),
+    ]
+}
+
+fn inode_op() -> impl Strategy<Value = Op> {
+    let xattr = (ino(), class(), some_name(), proptest::collection::vec(any::<u8>(), 0..20)).prop_map(
+        |(ino, class, name, value)| Op::SetXattr { ino, class, name, value: value.into(), how: XattrHow::Set },
+    );
+    prop_oneof![
+        2 => (ino(), change()).prop_map(|(ino, change)| Op::SetAttr { ino, change }),
+        2 => commit().prop_map(Op::Commit),
+        2 => xattr,
+        1 => (ino(), any::<u8>()).prop_map(|(ino, mask)| Op::Open { ino, mask }),
+        1 => (ino(), any::<u8>()).prop_map(|(ino, mask)| Op::Access { ino, mask }),
+        1 => ino().prop_map(|ino| Op::Parent { ino }),
+        1 => ino().prop_map(|ino| Op::ReadLink { ino }),
+        1 => ino().prop_map(|ino| Op::ListXattr { ino }),
+        1 => (ino(), class(), some_name()).prop_map(|(ino, class, name)| Op::GetXattr { ino, class, name }),
+        1 => (ino(), class(), some_name()).prop_map(|(ino, class, name)| Op::RemoveXattr { ino, class, name }),
+        1 => ino().prop_map(|ino| Op::KeepOrphan { ino }),
+        1 => ino().prop_map(|ino| Op::ReleaseOrphan { ino }),
+    ]
+}
+
+fn volume_op() -> impl Strategy<Value = Op> {
+    let named = (0u8..3).prop_map(|index| VolumeSpec { quota_inodes: 6, ..spec(&format!("volume{index}")) });
+    prop_oneof![
+        named.prop_map(Op::VolumeCreate),
+        Just(Op::VolumeList),
+        (0u32..4).prop_map(|volume| Op::StatFs { volume: VolumeId(volume) }),
+    ]
+}
+
+fn calls() -> impl Strategy<Value = Vec<(Call, u8, u64)>> {
+    let op = prop_oneof![8 => name_op(), 5 => inode_op(), 1 => volume_op()];
+    let call = (caller(), op).prop_map(|(caller, op)| Call { caller, op });
+    let seconds = prop_oneof![8 => Just(0u64), 2 => 0u64..2000];
+    proptest::collection::vec((call, prop_oneof![8 => Just(1u8), 1 => 2u8..5], seconds), 1..60)
+}
+
+fn restored(state: &State) -> State {
+    let partitions: Vec<_> = state.snapshot().collect();
+    let other = State::genesis(Genesis { cluster: base::ClusterId([0; 16]), principals: vec![] });
+    other.restore(&partitions).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn any_calls_leave_a_sound_state(calls in calls()) {
+        let mut world = World::new();
+        for (call, signer, seconds) in calls {
+            world.later(seconds);
+            world.key = key(signer);
+            if world.state.admits(&world.key) {
+                // Checks soundness, and that a refusal left no trace.
+                let _ = world.run(&call.caller, call.op);
+            }
+        }
+    }
+
+    #[test]
+    fn a_restored_state_is_the_same_state(before in calls(), after in calls()) {
+        let mut world = World::new();
+        let batch = |calls: Vec<(Call, u8, u64)>| Batch(calls.into_iter().map(|(call, ..)| call).collect());
+        world.state.apply_batch(world.now, &key(1), &batch(before));
+        let mut copy = restored(&world.state);
+        prop_assert_eq!(copy.audit(), Ok(()));
+        prop_assert_eq!(copy.digest(), world.state.digest());
+        prop_assert!(copy.snapshot().eq(world.state.snapshot()));
+        // It also goes on alike, over the expiry of orphans.
+        world.later(10_000);
+        let after = batch(after);
+        let answers = world.state.apply_batch(world.now, &key(1), &after);
+        prop_assert_eq!(copy.apply_batch(world.now, &key(1), &after), answers);
+        prop_assert_eq!(copy.digest(), world.state.digest());
+    }
+
+    #[test]
+    fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in any::<usize>()) {
+        let mut world = World::new();
+        let before = world.state.digest();
+        let malformed = vec![Answer::Denied(Denied::Malformed)].to_bytes();
+        if Batch::from_bytes(&bytes).is_err() {
+            prop_assert_eq!(world.state.apply(world.now, &key(1), &bytes), malformed.clone());
+            prop_assert_eq!(world.state.digest(), before);
+        }
+        let mut batch = Batch(vec![Call { caller: user(0), op: Op::VolumeCreate(spec("other")) }]).to_bytes();
+        let at = cut % batch.len();
+        prop_assert_eq!(world.state.apply(world.now, &key(1), &batch[..at]), malformed);
+        batch[at] ^= 1 + (cut >> 32) as u8 % 255;
+        let answers = world.state.apply(world.now, &key(1), &batch);
+        prop_assert!(Answers::from_bytes(&answers).is_ok());
+        prop_assert_eq!(world.state.audit(), Ok(()));
+    }
+
+    #[test]
+    fn a_corrupt_snapshot_is_refused_or_shows_in_the_digest(
+        calls in calls(), part in any::<usize>(), place in any::<usize>(), bit in 0u32..8
+    ) {
+        let mut world = World::new();
+        let batch = Batch(calls.into_iter().map(|(call, ..)| call).collect());
+        world.state.apply_batch(world.now, &key(1), &batch);
+        let mut partitions: Vec<Vec<u8>> = world.state.snapshot().collect();
+        let part = part % partitions.len();
+        let place = place % partitions[part].len();
+        partitions[part][place] ^= 1 << bit;
+        if let Ok(mut other) = world.state.restore(&partitions) {
+            prop_assert_ne!(other.digest(), world.state.digest());
+        }
+        partitions[part].truncate(place);
+        if let Ok(mut other) = world.state.restore(&partitions) {
+            prop_assert_ne!(other.digest(), world.state.digest());
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_has_one_clock_and_its_tables_in_order() {
+    let mut world = World::new();
+    let root = world.root;
+    world.file(0, root, "f", 0o600);
+    let good: Vec<Vec<u8>> = world.state.snapshot().collect();
+    assert!(good.len() > 4);
+    let refused = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        assert!(world.state.restore(&bad).is_err());
+    };
+    refused(&|parts| parts.clear());
+    refused(&|parts| drop(parts.remove(0)));
+    refused(&|parts| parts.insert(1, parts[0].clone()));
+    refused(&|parts| parts[0].push(0));
+    refused(&|parts| parts.swap(1, 2));
+    refused(&|parts| parts.push(parts[parts.len() - 1].clone()));
+    refused(&|parts| parts.push(vec![9, 0]));
+    refused(&|parts| parts.push(vec![8]));
+    refused(&|parts| parts.push(vec![]));
+    assert!(world.state.restore(&good).is_ok());
+}
+
+#[test]
+fn partitions_are_bounded() {
+    let mut world = World::new();
+    let root = world.root;
+    for index in 0..12 {
+        let ino = world.file(0, root, &format!("f{index}"), 0o600);
+        let value = Bytes::from(vec![index; XATTR_VALUE_MAX]);
+        let op = Op::SetXattr { ino, class: XattrClass::User, name: name("x"), value, how: XattrHow::Set };
+        world.run(&user(0), op).unwrap();
+    }
+    let lens: Vec<usize> = world.state.snapshot().map(|partition| partition.len()).collect();
+    assert!(lens.iter().all(|len| *len <= 256 * 1024), "{lens:?}");
+    assert!(lens.len() > 6, "{lens:?}");
+    assert_eq!(restored(&world.state).digest(), world.state.digest());
+}
