@@ -47,8 +47,8 @@ pub struct Principal {
     pub name: String,
     /// Its key.
     pub key: PublicKey,
-    /// The user ids it may act for; `None` for any.
-    pub uids: Option<Vec<u32>>,
+    /// The user ids it may act for, first and last; `None` for any.
+    pub uids: Option<[u32; 2]>,
     /// Whether it may make volumes.
     pub admin: bool,
 }
@@ -128,7 +128,7 @@ struct FilePrincipal {
     name: String,
     key: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    uids: Option<Vec<u32>>,
+    uids: Option<[u32; 2]>,
     #[serde(default)]
     admin: bool,
 }
@@ -180,7 +180,7 @@ impl ClusterView {
                 .map(|principal| FilePrincipal {
                     name: principal.name.clone(),
                     key: principal.key.to_string(),
-                    uids: principal.uids.clone(),
+                    uids: principal.uids,
                     admin: principal.admin,
                 })
                 .collect(),

@@ -1,1 +1,32 @@
-//! server.
+//! A node: drives the cores over real networks and disks.
+//!
+//! The way in is [`Node::start`]. A node is a replica (consensus and namespace) or a storage node
+//! (blocks). From the outside in:
+//!
+//! - [`node`]: the composition root; starts everything and stops it;
+//! - `consensus`, `blocks`, `admin`: the gRPC services; `door`: every stranger's byte is decoded
+//!   and checked here, once;
+//! - `driver`: one thread runs the core, one makes its records durable and then speaks;
+//! - `peers`, `sessions`: links to other replicas and to clients;
+//! - [`log`], [`store`], [`folder`]: what is on disk.
+//!
+//! **Invariant:** this crate never links `chunk` or `entangle`: the code that could open a block is
+//! not in it.
+
+mod admin;
+mod blocks;
+mod clock;
+pub mod config;
+mod consensus;
+mod counts;
+mod door;
+mod driver;
+pub mod folder;
+pub mod log;
+pub mod node;
+mod peers;
+mod sessions;
+pub mod store;
+
+pub use config::{NodeConfig, NodeConfigError};
+pub use node::{Node, NodeError};

@@ -1,0 +1,178 @@
+//! The command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+/// Storage for people who do not fully trust the machines that store their data.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mangrove",
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "Start here:  mangrove up ~/mangrove\n  \
+                  runs a small cluster on this machine and mounts it; Ctrl-C stops it, and the same\n  \
+                  command brings the files back."
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) access: Access,
+    /// Say more: -v status changes, -vv decisions, -vvv every message (or set MANGROVE_LOG).
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which cluster, and who is asking.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Access {
+    /// The cluster's view. Default: the cluster that `mangrove up` started last.
+    #[arg(long, global = true, value_name = "FILE", env = "MANGROVE_CLUSTER")]
+    pub(crate) cluster: Option<PathBuf>,
+    /// Your secret key. Default: the admin key beside the view.
+    #[arg(long, global = true, value_name = "FILE", env = "MANGROVE_KEY")]
+    pub(crate) key: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole cluster in this process and mount it.
+    Up(Up),
+    /// Make a cluster of separate processes.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Run a node of a cluster.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Make and list volumes.
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Mount a volume; stays in the foreground until Ctrl-C.
+    Mount(Mount),
+    /// Unmount.
+    Umount(Umount),
+    /// Show every node and every mount.
+    Status(Status),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Up {
+    /// Where to mount; made if it is missing.
+    #[arg(required_unless_present = "no_mount")]
+    pub(crate) mountpoint: Option<PathBuf>,
+    /// Where the cluster lives. Default: ~/.local/share/mangrove.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Replicas of the namespace: 3f+1 of them tolerate f liars. Only for a new cluster.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) replicas: usize,
+    /// Storage nodes. Only for a new cluster.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) nodes: usize,
+    /// Run the cluster without mounting it.
+    #[arg(long, conflicts_with = "mountpoint")]
+    pub(crate) no_mount: bool,
+    #[command(flatten)]
+    pub(crate) cache: Cache,
+}
+
+/// The mount's local cache.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Cache {
+    /// Memory for blocks at hand, MiB.
+    #[arg(long, default_value_t = 128, value_name = "MIB")]
+    pub(crate) cache_memory: u64,
+    /// Disk for blocks at hand, MiB; 0 for none.
+    #[arg(long, default_value_t = 1024, value_name = "MIB")]
+    pub(crate) cache_disk: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Write keys and settings for separate processes into a new folder.
+    New(ClusterNew),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ClusterNew {
+    /// The folder to make: cluster.toml, admin.key and node-N/node.toml for each node.
+    pub(crate) dir: PathBuf,
+    /// Replicas of the namespace: 3f+1 of them tolerate f liars.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) replicas: usize,
+    /// Storage nodes.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) nodes: usize,
+    /// The address that all nodes listen on; edit cluster.toml for more hosts.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: IpAddr,
+    /// The first node's port; the others follow. Default: free ports of this machine.
+    #[arg(long)]
+    pub(crate) base_port: Option<u16>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Run one node; stays in the foreground until Ctrl-C.
+    Run(NodeRun),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NodeRun {
+    /// The node's node.toml.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Make a volume.
+    Create(VolumeCreate),
+    /// List volumes.
+    List(VolumeList),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct VolumeCreate {
+    /// Its name: 1 to 64 letters, digits, dots, dashes and underscores.
+    pub(crate) name: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct VolumeList {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(override_usage = "mangrove mount [OPTIONS] [VOLUME] MOUNTPOINT")]
+pub(crate) struct Mount {
+    /// [VOLUME] MOUNTPOINT: what to mount (default: main) and where.
+    #[arg(num_args = 1..=2, required = true, value_names = ["VOLUME", "MOUNTPOINT"])]
+    pub(crate) what: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cache: Cache,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Umount {
+    /// Where it is mounted.
+    pub(crate) mountpoint: PathBuf,
+    /// Unmount even while files are open there.
+    #[arg(long)]
+    pub(crate) lazy: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Status {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show it again every two seconds.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) watch: bool,
+}

@@ -1,0 +1,98 @@
+//! `mangrove mount` and `mangrove umount`.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use client::blocks::Blocks;
+use client::connect::DEFAULT_VOLUME;
+use client::fs::{Filesystem, Options};
+use client::session::Session;
+use client::{Caller, Cluster};
+
+use crate::args::{Access, Cache, Mount, Umount};
+use crate::cluster::Stop;
+use crate::config;
+
+/// A mounted volume.
+pub(crate) struct Mounted {
+    mount: fuse::Mount,
+    fs: Arc<Filesystem<Session, Blocks>>,
+}
+
+pub(crate) async fn run(access: &Access, args: Mount) -> anyhow::Result<ExitCode> {
+    let mut stop = Stop::listen()?;
+    let (volume, mountpoint) = match args.what.as_slice() {
+        [volume, mountpoint] => (volume.to_str().context("a volume's name is plain text")?, mountpoint),
+        [mountpoint] => (DEFAULT_VOLUME, mountpoint),
+        _ => unreachable!("clap takes one or two"),
+    };
+    fuse::check_mountpoint(mountpoint)?;
+    let cluster = config::connect(access, &label(mountpoint))?;
+    let mounted = tokio::select! {
+        mounted = mount(&cluster, volume, mountpoint, &args.cache) => mounted?,
+        () = stop.asked() => return Ok(ExitCode::SUCCESS),
+    };
+    println!("mounted at {}; Ctrl-C unmounts", mountpoint.display());
+    tokio::select! {
+        () = stop.asked() => {}
+        () = mounted.ended() => {}
+    }
+    mounted.close().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What operators see of a mount.
+pub(crate) fn label(mountpoint: &Path) -> String {
+    let host = rustix::system::uname();
+    let absolute = std::path::absolute(mountpoint).unwrap_or_else(|_| mountpoint.into());
+    let mut label = format!("mount {} on {}", absolute.display(), host.nodename().to_string_lossy());
+    label.truncate((0..=200).rev().find(|end| label.is_char_boundary(*end)).unwrap_or(0));
+    label
+}
+
+/// Whoever runs this command, as the owner of what it makes.
+pub(crate) fn owner() -> Caller {
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    Caller { uid: uid.as_raw(), gid: gid.as_raw(), groups: Vec::new() }
+}
+
+/// Opens a volume and mounts it.
+pub(crate) async fn mount(
+    cluster: &Cluster,
+    volume: &str,
+    mountpoint: &Path,
+    cache: &Cache,
+) -> anyhow::Result<Mounted> {
+    let volume = cluster.open_volume(volume).await?;
+    let folder = config::cache_folder()?.join(cluster.view().cluster.to_string());
+    let options = Options {
+        cache_memory_bytes: cache.cache_memory << 20,
+        cache_disk: (cache.cache_disk > 0).then_some((folder, cache.cache_disk << 20)),
+        ..Options::default()
+    };
+    let fs = Filesystem::open(cluster.session().clone(), volume.blocks, volume.info, *volume.secret, options)?;
+    let fs = Arc::new(fs);
+    let mount = fuse::mount(fs.clone(), mountpoint, fuse::MountOptions::default()).await?;
+    Ok(Mounted { mount, fs })
+}
+
+impl Mounted {
+    /// Waits until somebody else has unmounted it.
+    pub(crate) async fn ended(&self) {
+        self.mount.ended().await;
+    }
+
+    /// Unmounts, then writes out what is still unwritten.
+    pub(crate) async fn close(self) -> anyhow::Result<()> {
+        self.mount.unmount().await?;
+        self.fs.sync_all().await.context("what was still unwritten could not be written")
+    }
+}
+
+pub(crate) fn umount(args: &Umount) -> anyhow::Result<ExitCode> {
+    fuse::unmount(&args.mountpoint, args.lazy)?;
+    println!("unmounted {}", args.mountpoint.display());
+    Ok(ExitCode::SUCCESS)
+}

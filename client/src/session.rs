@@ -1,0 +1,283 @@
+//! A session with the replicas: calls in, answers out.
+//!
+//! Calls that wait together travel under one signature. The protocol itself (retransmission, f+1
+//! matching replies) is `bft::client`; this module gives it a clock and links.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base::{Decode as _, Encode as _, ReplicaId, SecretKey, Time, To};
+use bft::client::{Output, Session as Core};
+use bytes::Bytes;
+use meta::{Answer, Batch, Call, Denied, op::BATCH_MAX};
+use proto::link::{self, Identity, LinkError};
+use proto::view::ClusterView;
+use proto::wire::consensus_client::ConsensusClient;
+use proto::wire::{Hello, SessionUp};
+use proto::MESSAGE_MAX;
+use proto::frame::framed;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::backend::{Metadata, Unavailable};
+
+/// Requests under way at once. While they are, further calls gather into the next request: a
+/// signature costs every replica a verification, so few large requests beat many small ones.
+const OUTSTANDING_MAX: usize = 4;
+/// What calls of one request may add up to, bytes.
+const REQUEST_TARGET: usize = 96 << 10;
+/// How long a call may wait for the cluster before it fails.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long to wait for replies before a request is sent to all replicas.
+const RETRANSMIT: Duration = Duration::from_millis(300);
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// A session. Cheap to clone; ends when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Session {
+    asks: mpsc::Sender<Ask>,
+}
+
+#[derive(Debug)]
+struct Ask {
+    calls: Vec<Call>,
+    bytes: usize,
+    answer: oneshot::Sender<Result<Vec<Answer>, Unavailable>>,
+}
+
+impl Session {
+    /// Opens a session of the user who holds `secret`; links connect by themselves. `label` is
+    /// what operators see of it.
+    ///
+    /// # Errors
+    /// [`LinkError`] if TLS can't be set up with the identity.
+    pub fn open(
+        view: &ClusterView,
+        identity: &Identity,
+        secret: &SecretKey,
+        session: u64,
+        label: &str,
+    ) -> Result<Session, LinkError> {
+        let (replies_in, replies) = mpsc::channel(1024);
+        let mut links = Vec::new();
+        for (index, node) in view.replicas().enumerate() {
+            let (requests, waiting) = mpsc::channel(64);
+            let channel = link::dial(identity, node.address, node.key)?;
+            let hello = Hello { session, label: label.to_owned() };
+            tokio::spawn(carry(channel, hello, ReplicaId(index as u16), waiting, replies_in.clone()));
+            links.push(requests);
+        }
+        let params = bft::client::Params {
+            cluster: view.cluster,
+            replicas: view.replica_keys(),
+            secret: secret.clone(),
+            session,
+            retransmit: RETRANSMIT,
+        };
+        let core = Core::new(params, now()).expect("a view has 3f+1 replicas with distinct keys");
+        let (asks, waiting) = mpsc::channel(1024);
+        let driver = Driver {
+            core,
+            links,
+            queue: VecDeque::new(),
+            outstanding: BTreeMap::new(),
+        };
+        tokio::spawn(driver.run(waiting, replies));
+        Ok(Session { asks })
+    }
+
+    /// One call, as `Result`.
+    ///
+    /// # Errors
+    /// The refusal, or that the cluster can't be reached.
+    pub async fn call(&self, call: Call) -> Result<Result<meta::Reply, Denied>, Unavailable> {
+        let mut answers = self.calls(vec![call]).await?;
+        let answer = answers.pop().ok_or_else(|| Unavailable("the replicas answered nothing".into()))?;
+        Ok(answer.into_result())
+    }
+}
+
+impl Metadata for Session {
+    async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
+        let gone = || Unavailable("the session has ended".into());
+        let count = calls.len();
+        assert!(count <= BATCH_MAX, "a request has at most {BATCH_MAX} calls");
+        let bytes = calls.to_bytes().len();
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Ask { calls, bytes, answer }).await.map_err(|_| gone())?;
+        let answers = match tokio::time::timeout(CALL_TIMEOUT, answered).await {
+            Ok(answers) => answers.map_err(|_| gone())??,
+            Err(_) => {
+                return Err(Unavailable(format!(
+                    "no answer of enough replicas within {} s; `mangrove status` shows which are up",
+                    CALL_TIMEOUT.as_secs()
+                )));
+            }
+        };
+        match answers.as_slice() {
+            _ if answers.len() == count => Ok(answers),
+            [Answer::Denied(why)] => Ok(vec![Answer::Denied(*why); count]),
+            _ => Err(Unavailable("the replicas answered other questions than were asked".into())),
+        }
+    }
+}
+
+/// The wall clock; the protocol needs no more of it than that it mostly grows.
+fn now() -> Time {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time(u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The task that owns the session's core.
+struct Driver {
+    core: Core,
+    links: Vec<mpsc::Sender<Bytes>>,
+    queue: VecDeque<Ask>,
+    /// The asks whose calls travel in each request, in order.
+    outstanding: BTreeMap<u64, Vec<Ask>>,
+}
+
+impl Driver {
+    async fn run(mut self, mut asks: mpsc::Receiver<Ask>, mut replies: mpsc::Receiver<(ReplicaId, bft::Reply)>) {
+        let mut outputs = Vec::new();
+        loop {
+            let wait = self.core.deadline().map_or(Duration::from_secs(3600), |at| at.since(now()));
+            tokio::select! {
+                ask = asks.recv(), if self.queue.len() < 1024 => match ask {
+                    Some(ask) => self.queue.push_back(ask),
+                    None => return,
+                },
+                Some((from, reply)) = replies.recv() => self.core.on_reply(now(), from, reply, &mut outputs),
+                () = tokio::time::sleep(wait) => self.core.on_deadline(now(), &mut outputs),
+            }
+            while let Ok(ask) = asks.try_recv() {
+                self.queue.push_back(ask);
+            }
+            self.act(&mut outputs);
+            self.submit(&mut outputs);
+            self.act(&mut outputs);
+        }
+    }
+
+    /// Sends what waits, as few requests as fit.
+    fn submit(&mut self, outputs: &mut Vec<Output>) {
+        self.queue.retain(|ask| !ask.answer.is_closed());
+        while !self.queue.is_empty() && self.outstanding.len() < OUTSTANDING_MAX && self.core.can_submit() {
+            let (mut asks, mut calls, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while let Some(next) = self.queue.front() {
+                let fits = calls.len() + next.calls.len() <= BATCH_MAX && bytes + next.bytes <= REQUEST_TARGET;
+                if !asks.is_empty() && !fits {
+                    break;
+                }
+                let ask = self.queue.pop_front().expect("just seen");
+                bytes += ask.bytes;
+                calls.extend(ask.calls.iter().cloned());
+                asks.push(ask);
+            }
+            let ticket = self.core.submit(now(), Bytes::from(Batch(calls).to_bytes()), outputs);
+            self.outstanding.insert(ticket, asks);
+        }
+    }
+
+    fn act(&mut self, outputs: &mut Vec<Output>) {
+        for output in outputs.drain(..) {
+            match output {
+                Output::Send { to, request } => {
+                    let bytes = Bytes::from(request.to_bytes());
+                    match to {
+                        To::All => self.links.iter().for_each(|link| drop(link.try_send(bytes.clone()))),
+                        To::One(replica) => {
+                            if let Some(link) = self.links.get(usize::from(replica.0)) {
+                                let _ = link.try_send(bytes);
+                            }
+                        }
+                    }
+                }
+                Output::Done { ticket, result, .. } => {
+                    deliver(self.outstanding.remove(&ticket).unwrap_or_default(), &result);
+                }
+                Output::Failed { ticket, why } => {
+                    for ask in self.outstanding.remove(&ticket).unwrap_or_default() {
+                        let _ = ask.answer.send(Err(Unavailable(format!("the replicas refused the request: {why:?}"))));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Deals one request's answers out to the asks that it carried.
+fn deliver(asks: Vec<Ask>, result: &[u8]) {
+    let Ok(answers) = Vec::<Answer>::from_bytes(result) else {
+        for ask in asks {
+            let _ = ask.answer.send(Err(Unavailable("f+1 replicas agree on an answer this version can't read".into())));
+        }
+        return;
+    };
+    if let [only @ Answer::Denied(_)] = answers.as_slice() {
+        for ask in asks {
+            let _ = ask.answer.send(Ok(vec![only.clone(); ask.calls.len()]));
+        }
+        return;
+    }
+    let mut answers = answers.into_iter();
+    for ask in asks {
+        let mine = answers.by_ref().take(ask.calls.len()).collect();
+        let _ = ask.answer.send(Ok(mine));
+    }
+}
+
+/// Keeps a session's stream to one replica open for as long as the session lives.
+async fn carry(
+    channel: Channel,
+    hello: Hello,
+    replica: ReplicaId,
+    mut requests: mpsc::Receiver<Bytes>,
+    replies: mpsc::Sender<(ReplicaId, bft::Reply)>,
+) {
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let (frames, outgoing) = mpsc::channel(4);
+        let first = SessionUp { hello: Some(hello.clone()), requests: Vec::new() };
+        frames.try_send(first).expect("an empty queue has room");
+        let mut client = ConsensusClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX);
+        match client.session(ReceiverStream::new(outgoing)).await {
+            Ok(answer) => {
+                backoff = BACKOFF_MIN;
+                let mut down = answer.into_inner();
+                let mut batch = Vec::new();
+                loop {
+                    tokio::select! {
+                        frame = down.message() => {
+                            let Ok(Some(frame)) = frame else { break };
+                            for bytes in frame.replies {
+                                let Ok(reply) = bft::Reply::from_bytes(&bytes) else { continue };
+                                if replies.send((replica, reply)).await.is_err() {
+                                    return;
+                                }
+                            }
+                        }
+                        count = requests.recv_many(&mut batch, 64) => {
+                            if count == 0 {
+                                return;
+                            }
+                            for requests in framed(&mut batch) {
+                                if frames.send(SessionUp { hello: None, requests }).await.is_err() {
+                                    break;
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            Err(status) => tracing::debug!(?replica, %status, "no session with this replica"),
+        }
+        if replies.is_closed() {
+            return;
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}

@@ -1,0 +1,143 @@
+//! The gRPC service of a replica: streams of its peers and of clients.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use base::{PublicKey, ReplicaId};
+use bytes::Bytes;
+use futures::Stream;
+use proto::frame::framed;
+use proto::link::PeerKey;
+use proto::wire::consensus_server::Consensus;
+use proto::wire::{Hello, PeerFrame, SessionDown, SessionUp};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::door::Door;
+use crate::sessions::Sessions;
+
+/// Bad messages in a row after which a link is cut.
+const BAD_IN_A_ROW_MAX: u32 = 64;
+/// Longest label of a session, bytes.
+const LABEL_MAX: usize = 256;
+
+/// The service.
+pub(crate) struct ConsensusService {
+    pub(crate) door: Arc<Door>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) replicas: BTreeMap<PublicKey, ReplicaId>,
+    pub(crate) principals: Vec<PublicKey>,
+    /// To the core: messages of peers.
+    pub(crate) peer_inputs: mpsc::Sender<bft::Input>,
+    /// To the core: requests of clients. A queue of its own, so that no client delays a replica.
+    pub(crate) client_inputs: mpsc::Sender<bft::Input>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The key that a request's link proved.
+pub(crate) fn peer_key<T>(request: &Request<T>) -> Result<PublicKey, Status> {
+    let key = request.extensions().get::<PeerKey>();
+    key.map(|key| key.0).ok_or_else(|| Status::unauthenticated("no key on this link"))
+}
+
+#[tonic::async_trait]
+impl Consensus for ConsensusService {
+    type PeerStream = Answers<PeerFrame>;
+    type SessionStream = Answers<SessionDown>;
+
+    async fn peer(&self, request: Request<Streaming<PeerFrame>>) -> Result<Response<Self::PeerStream>, Status> {
+        let key = peer_key(&request)?;
+        let Some(from) = self.replicas.get(&key).copied() else {
+            self.door.dropped.add("peer link of a stranger");
+            return Err(Status::permission_denied("not a replica of this cluster"));
+        };
+        let (alive, answers) = mpsc::channel(1);
+        let (door, inputs) = (self.door.clone(), self.peer_inputs.clone());
+        let mut frames = request.into_inner();
+        tokio::spawn(async move {
+            let _alive = alive;
+            let mut bad_in_a_row = 0;
+            while let Ok(Some(frame)) = frames.message().await {
+                for bytes in frame.messages {
+                    let Some(message) = door.peer_message(from, &bytes) else {
+                        bad_in_a_row += 1;
+                        if bad_in_a_row > BAD_IN_A_ROW_MAX {
+                            return;
+                        }
+                        continue;
+                    };
+                    bad_in_a_row = 0;
+                    if inputs.send(bft::Input::Peer { from, message }).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn session(&self, request: Request<Streaming<SessionUp>>) -> Result<Response<Self::SessionStream>, Status> {
+        let client = peer_key(&request)?;
+        if !self.principals.contains(&client) {
+            self.door.dropped.add("session of a stranger");
+            return Err(Status::permission_denied("not a user of this cluster"));
+        }
+        let mut frames = request.into_inner();
+        let first = frames.message().await?.ok_or_else(|| Status::invalid_argument("a session starts with a hello"))?;
+        let Hello { session, label } = first.hello.ok_or_else(|| Status::invalid_argument("no hello"))?;
+        if label.len() > LABEL_MAX {
+            return Err(Status::invalid_argument("label too long"));
+        }
+        let opened = self.sessions.open(client, session, label);
+        let mut opened = opened.ok_or_else(|| Status::resource_exhausted("too many sessions of this user"))?;
+        let (down, answers) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let mut batch = Vec::new();
+            while opened.replies.recv_many(&mut batch, 256).await > 0 {
+                for replies in framed(&mut batch) {
+                    if down.send(Ok(SessionDown { replies })).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        let (door, inputs, sessions) = (self.door.clone(), self.client_inputs.clone(), self.sessions.clone());
+        tokio::spawn(async move {
+            carry_requests(first.requests, frames, &door, &inputs).await;
+            sessions.close(client, session, opened.generation);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+/// Carries a client's requests to the core until the link ends.
+async fn carry_requests(
+    first: Vec<Bytes>,
+    mut frames: Streaming<SessionUp>,
+    door: &Door,
+    inputs: &mpsc::Sender<bft::Input>,
+) {
+    let mut requests = first;
+    let mut bad_in_a_row = 0;
+    loop {
+        for bytes in requests {
+            match door.request(&bytes) {
+                Some(request) => {
+                    bad_in_a_row = 0;
+                    if inputs.send(bft::Input::Client(request)).await.is_err() {
+                        return;
+                    }
+                }
+                None if bad_in_a_row >= BAD_IN_A_ROW_MAX => return,
+                None => bad_in_a_row += 1,
+            }
+        }
+        match frames.message().await {
+            Ok(Some(frame)) => requests = frame.requests,
+            _ => return,
+        }
+    }
+}
