@@ -1,1 +1,45 @@
-//! bft.
+//! PBFT (Castro & Liskov, OSDI'99; TOCS'02): the normal case, checkpoints, catching up, and the
+//! client session, as pure state machines.
+//!
+//! [`Replica`] is a [`base::Protocol`]: messages and time in, [`base::Effects`] out. It touches no
+//! clock, disk or network. A walk through it: [`Replica`] hands a request to `normal`, which
+//! proposes, prepares and commits in the vote log (`log`); `execute` applies what is committed, in
+//! order and at most once (`table`); `checkpoint` proves that others reached the same state, and
+//! forgets; `catchup` resends what was lost; `restore` makes all of it survive a crash. [`client`]
+//! is the other end: it signs requests and believes `f + 1` replies.
+//!
+//! View change and state transfer have their messages here ([`ViewChange`], [`NewView`]) but not
+//! their protocol: the primary is that of view 0, and a replica that needs what nobody retains
+//! says [`Event::Behind`].
+
+mod archive;
+mod catchup;
+mod check;
+mod checkpoint;
+pub mod client;
+mod event;
+mod execute;
+mod log;
+mod message;
+mod normal;
+mod params;
+mod queue;
+mod record;
+mod replica;
+mod request;
+mod restore;
+mod table;
+mod view_change;
+
+pub use event::{Event, Evidence, Ignored, ReplicaStatus, Standing};
+pub use message::{Checkpoint, Commit, Committed, Message, PrePrepare, Prepare, Proposal, SlotState, Status};
+pub use params::{
+    BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, BadParams, Context, MESSAGE_MAX, PRINCIPAL_BYTES_MAX, PRINCIPAL_REQUESTS_MAX,
+    PRINCIPAL_RESULT_BYTES_MAX, Params, QUEUE_BYTES_MAX, QUEUE_REQUESTS_MAX, REPLICAS_MAX, REQUEST_OP_MAX,
+    RESULT_INLINE_MAX, RESULT_MAX, SESSIONS_MAX, TIMESTAMPS_MAX, WINDOW_MAX,
+};
+pub use record::{CachedResult, Certificate, Divergence, Place, Record, SNAPSHOT_PIECE_MAX, Snapshot, StableProof};
+pub use replica::{Input, Replica};
+pub use request::{Batch, ClientRequest, RefusedWhy, Reply, ReplyResult, Request};
+pub use restore::{Condensed, Corrupt};
+pub use view_change::{CHECKPOINTS_MAX, Chosen, HeldCheckpoint, NewView, PRE_PREPARED_MAX, ViewChange, Vote};

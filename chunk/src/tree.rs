@@ -236,7 +236,7 @@ impl RecipeReader {
         } else {
             let branches = decode_branches(&mut input, size)?;
             let [Branch { child, .. }] = branches[..] else { return Err(impossible("several roots")) };
-            reader.ask(child, 0)?;
+            reader.ask(child, 0);
             (depth - 1, Some(child.block), Held::Nothing)
         };
         if found != root {
@@ -316,17 +316,14 @@ impl RecipeReader {
         for branch in branches {
             let node = self.nodes.len();
             self.nodes.push(Node { level: level - 1, span: branch.span, held: Held::Nothing });
-            self.ask(branch.child, node)?;
+            self.ask(branch.child, node);
         }
         Ok(first..self.nodes.len())
     }
 
-    fn ask(&mut self, reference: ChunkRef, node: usize) -> Result<(), Corrupt> {
-        if !self.met.insert(reference.block) {
-            return Err(impossible("a block that is in its tree twice"));
-        }
+    fn ask(&mut self, reference: ChunkRef, node: usize) {
+        assert!(self.met.insert(reference.block), "blocks met before are refused before");
         self.waiting.insert(reference.block, Waiting { reference, node });
-        Ok(())
     }
 }
 
@@ -537,38 +534,53 @@ mod tests {
         let branch = |number, span| Branch { child: reference(number), span };
         let child = seal_under(&keys().recipe_blocks, &leaf(&[hole]), false);
         let repeated = Branch { child: child.reference, span: 10 };
+        let (sum, level) = ("parts that do not add up to the whole", "a block of another level");
         let lies = [
-            ("longer than it is", 21, lie(1, 21, &leaf(&[hole, data]))),
-            ("nothing at all", 0, lie(1, 0, &leaf(&[]))),
-            ("too deep", 10, lie(DEPTH_MAX + 1, 10, &leaf(&[hole]))),
-            ("a leaf for a node", 10, lie(2, 10, &leaf(&[hole]))),
-            ("a node for a leaf", 10, lie(1, 10, &node(1, &[branch(1, 10)]))),
-            ("an overflow", 1, lie(2, 1, &node(1, &[branch(1, u64::MAX), branch(2, 2)]))),
-            ("a branch of nothing", 10, lie(2, 10, &node(1, &[branch(1, 0), branch(2, 10)]))),
-            ("a child twice", 20, lie(2, 20, &node(1, &[repeated, repeated]))),
-            ("two holes", 20, lie(1, 20, &leaf(&[hole, hole]))),
-            ("a file too large", u64::MAX, lie(1, u64::MAX, &leaf(&[Extent::Hole(u64::MAX)]))),
-            ("bytes left over", 10, lie(1, 10, &[leaf(&[hole]), vec![0]].concat())),
+            (21, lie(1, 21, &leaf(&[hole, data])), sum),
+            (19, lie(1, 19, &leaf(&[hole, data])), sum),
+            (10, lie(1, 10, &leaf(&[])), sum),
+            (0, lie(1, 0, &leaf(&[])), "a branch that covers nothing"),
+            (10, lie(DEPTH_MAX + 1, 10, &leaf(&[hole])), "a tree too deep"),
+            (10, lie(2, 10, &leaf(&[hole])), level),
+            (10, lie(1, 10, &node(1, &[branch(1, 10)])), level),
+            (10, lie(2, 10, &node(2, &[branch(1, 10)])), level),
+            (1, lie(2, 1, &node(1, &[branch(1, u64::MAX), branch(2, 2)])), "a file beyond the largest size"),
+            (10, lie(2, 10, &node(1, &[branch(1, 0), branch(2, 10)])), "a branch that covers nothing"),
+            (20, lie(2, 20, &node(1, &[repeated, repeated])), "a block that is in its tree twice"),
+            (20, lie(1, 20, &leaf(&[hole, hole])), "two holes in a row"),
+            (u64::MAX, lie(1, u64::MAX, &leaf(&[Extent::Hole(u64::MAX)])), "a file beyond the largest size"),
         ];
-        for (what, size, lie) in lies {
-            assert!(matches!(read(size, &lie), Err(Corrupt::Recipe { .. } | Corrupt::Encoding(_))), "{what}");
+        for (size, lie, why) in lies {
+            assert_eq!(read(size, &lie), Err(impossible(why)));
         }
+        let sealed = inode_cipher(&keys(), TAG).seal(&[], &[LEAF]).into();
+        let nothing = SealedRecipe { root: None, sealed, blocks: Vec::new() };
+        assert_eq!(read(0, &nothing), Err(impossible(sum)), "an empty file has nothing sealed");
+        let cut = lie(1, 10, &[leaf(&[hole]), vec![0]].concat());
+        assert!(matches!(read(10, &cut), Err(Corrupt::Encoding(_))));
+        let long = seal_under(&keys().recipe_blocks, &vec![0; CONTENT_MAX as usize + 1], false);
+        let branch = Branch { child: long.reference, span: 10 };
+        let sealed = inode_cipher(&keys(), TAG).seal(&[], &[vec![1], branch.to_bytes()].concat()).into();
+        let blocks = vec![(long.reference.block, long.block)];
+        let lie = SealedRecipe { root: Some(long.reference.block), sealed, blocks };
+        assert!(matches!(read(10, &lie), Err(Corrupt::Length { what: "recipe block", .. })));
     }
 
     #[test]
-    fn a_block_above_and_below_itself_is_refused() {
-        // A block cannot contain its own hash; two branches of different nodes to one child can be.
+    fn nodes_that_share_a_child_are_refused() {
         let shared = seal_under(&keys().recipe_blocks, &leaf(&[Extent::Hole(10)]), false);
-        let branch = Branch { child: shared.reference, span: 10 };
-        let one = seal_under(&keys().recipe_blocks, &node(1, &[branch]), false);
-        let two =
-            seal_under(&keys().recipe_blocks, &node(1, &[branch, Branch { child: reference(3), span: 1 }]), false);
-        let top = node(2, &[Branch { child: one.reference, span: 10 }, Branch { child: two.reference, span: 11 }]);
-        let mut sealed = lie(3, 21, &top);
-        for block in [&shared, &one, &two] {
-            sealed.blocks.push((block.reference.block, block.block.clone()));
-        }
-        assert_eq!(read(21, &sealed).unwrap_err(), impossible("a block that is in its tree twice"));
+        let branch = |child, span| Branch { child, span };
+        let one = seal_under(&keys().recipe_blocks, &node(1, &[branch(shared.reference, 10)]), false);
+        let others = [branch(reference(3), 1), branch(shared.reference, 10)];
+        let two = seal_under(&keys().recipe_blocks, &node(1, &others), false);
+        let sealed = lie(3, 21, &node(2, &[branch(one.reference, 10), branch(two.reference, 11)]));
+        let mut reader = RecipeReader::new(&keys(), TAG, 21, sealed.root, &sealed.sealed).unwrap();
+        assert_eq!(reader.supply(sealed.blocks[0].0, &sealed.blocks[0].1), Ok(()));
+        assert_eq!(reader.supply(one.reference.block, &one.block), Ok(()));
+        let before = reader.needs();
+        let refused = reader.supply(two.reference.block, &two.block);
+        assert_eq!(refused, Err(impossible("a block that is in its tree twice")));
+        assert_eq!(reader.needs(), before, "a refused block leaves nothing behind");
     }
 
     proptest! {
@@ -583,7 +595,7 @@ mod tests {
         }
 
         #[test]
-        fn groups_keep_all_entries_in_bounds(entries in proptest::collection::vec(any::<u8>(), 0..3000), every in 1u8..) {
+        fn groups_keep_all_entries(entries in proptest::collection::vec(any::<u8>(), 0..3000), every in 1u8..) {
             let all: Vec<&[u8]> = groups(&entries, |entry| entry % every == 0).collect();
             prop_assert_eq!(&all.concat(), &entries);
             for (index, group) in all.iter().enumerate() {

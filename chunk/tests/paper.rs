@@ -123,8 +123,8 @@ fn equal_chunks_are_equal_blocks_within_a_secret() {
 }
 
 /// Confirmation of a file, and learning its remaining information: the attacks on convergent
-/// encryption that Tahoe-LAFS's convergence secret stops. Who guesses the content but lacks the secret makes neither the block, nor its
-/// name, nor its key.
+/// encryption that Tahoe-LAFS's convergence secret stops. Who guesses the content but lacks the
+/// secret makes neither the block, nor its name, nor its key.
 #[test]
 fn a_guess_cannot_be_confirmed_without_the_secret() {
     let guess = noise("guessed right", 40_000);

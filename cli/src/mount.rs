@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use client::blocks::Blocks;
+use client::cache::{CacheOptions, DiskOptions};
 use client::connect::DEFAULT_VOLUME;
 use client::fs::{Filesystem, Options};
 use client::session::Session;
@@ -66,13 +67,19 @@ pub(crate) async fn mount(
     cache: &Cache,
 ) -> anyhow::Result<Mounted> {
     let volume = cluster.open_volume(volume).await?;
-    let folder = config::cache_folder()?.join(cluster.view().cluster.to_string());
+    // One folder a mount: two must not share one.
+    let absolute = std::path::absolute(mountpoint)?;
+    let name: String = absolute.to_string_lossy().replace('/', "-").chars().take(200).collect();
+    let folder = config::cache_folder()?.join(cluster.view().cluster.to_string()).join(name);
     let options = Options {
-        cache_memory_bytes: cache.cache_memory << 20,
-        cache_disk: (cache.cache_disk > 0).then_some((folder, cache.cache_disk << 20)),
+        cache: CacheOptions {
+            memory_bytes: cache.cache_memory << 20,
+            disk: (cache.cache_disk > 0).then_some(DiskOptions { dir: folder, bytes: cache.cache_disk << 20 }),
+            ..CacheOptions::default()
+        },
         ..Options::default()
     };
-    let fs = Filesystem::open(cluster.session().clone(), volume.blocks, volume.info, *volume.secret, options)?;
+    let fs = Filesystem::open_volume(cluster.session().clone(), volume.blocks, volume.info, &volume.secret, options)?;
     let fs = Arc::new(fs);
     let mount = fuse::mount(fs.clone(), mountpoint, fuse::MountOptions::default()).await?;
     Ok(Mounted { mount, fs })

@@ -1,1 +1,20 @@
-//! fuse.
+//! The mount: Mangrove as a network filesystem.
+//!
+//! - [`wire`] speaks the kernel's FUSE protocol over `/dev/fuse` and knows nothing of Mangrove;
+//! - `door` answers it with the client library; `translate` and `errno` have the words for both;
+//! - `groups` finds out who asks, `listing` remembers half-read directories;
+//! - `mount` ties them together: [`mount()`], [`Mount`], [`unmount`].
+//!
+//! **Invariant:** nothing is decided here. Permissions are the replicas' business (the kernel checks
+//! them too, to spare the way), durability the library's.
+
+mod door;
+mod errno;
+mod groups;
+mod listing;
+mod mount;
+mod translate;
+pub mod wire;
+
+pub use mount::{Mount, MountError, MountOptions, mount, unmount};
+pub use wire::{UnmountError, check_mountpoint, clear_stale};

@@ -233,6 +233,19 @@ fn a_snapshot_has_one_clock_and_its_tables_in_order() {
 }
 
 #[test]
+fn a_restored_state_still_knows_which_orphans_are_due() {
+    let mut world = World::new();
+    let root = world.root;
+    world.file(0, root, "f", 0o600);
+    world.unlink(&user(0), root, "f", true).unwrap();
+    world.state = restored(&world.state);
+    assert_eq!(world.state.audit(), Ok(()));
+    world.later(ORPHAN_TERM.as_secs());
+    world.state.apply_batch(world.now, &key(1), &Batch(vec![]));
+    assert_eq!((world.state.counts().orphans, world.state.counts().inodes), (0, 1));
+}
+
+#[test]
 fn partitions_are_bounded() {
     let mut world = World::new();
     let root = world.root;

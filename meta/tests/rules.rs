@@ -486,6 +486,41 @@ fn an_open_file_stays_writable_to_those_who_could_open_it() {
 }
 
 #[test]
+fn a_creator_writes_to_what_it_made_unwritable() {
+    let mut world = World::new();
+    let root = world.root;
+    let file = world.file(ALICE, root, "object", 0o444);
+    assert!(world.write(&user(ALICE), file, content(1, 1), true).is_ok());
+    assert_eq!(world.write(&user(ALICE), file, content(2, 2), false), Err(Denied::Access));
+    assert_eq!(world.write(&user(BOB), file, content(2, 2), true), Err(Denied::Access));
+}
+
+#[test]
+fn the_last_four_permissions_are_remembered() {
+    let mut world = World::new();
+    let root = world.root;
+    let file = world.file(ALICE, root, "f", 0o600);
+    let owners = [2000, 2001, 2002, 2003, 2004];
+    for uid in owners.into_iter().chain([BOB]) {
+        world.chown(&user(ROOT), file, Some(uid), None).unwrap();
+    }
+    let may = |world: &mut World, uid| world.write(&user(uid), file, content(1, 1), true).is_ok();
+    assert_eq!([ALICE, 2000].map(|uid| may(&mut world, uid)), [false; 2]);
+    assert_eq!([2001, 2002, 2003, 2004, BOB].map(|uid| may(&mut world, uid)), [true; 5]);
+}
+
+#[test]
+fn a_change_of_group_is_remembered_too() {
+    let mut world = World::new();
+    let root = world.root;
+    let file = world.file(ALICE, root, "f", 0o660);
+    let bob = member(BOB, &[ALICE]);
+    world.chown(&user(ROOT), file, None, Some(50)).unwrap();
+    assert_eq!(world.write(&bob, file, content(1, 1), false), Err(Denied::Access));
+    assert!(world.write(&bob, file, content(1, 1), true).is_ok());
+}
+
+#[test]
 fn saying_it_is_open_opens_nothing() {
     let mut world = World::new();
     let root = world.root;

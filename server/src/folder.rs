@@ -168,8 +168,9 @@ impl Folder {
         // Another process may have claimed the folder before the lock was ours.
         match read_node_file(path)? {
             Some(found) => contents.expect(&found, path)?,
-            None => durable::create(path, NODE_FILE, contents.to_text().as_bytes())
-                .map_err(|error| refuse(path, error))?,
+            None => {
+                durable::create(path, NODE_FILE, contents.to_text().as_bytes()).map_err(|error| refuse(path, error))?
+            }
         }
         Ok(Folder { path: path.into(), identity, _lock: lock })
     }

@@ -311,10 +311,16 @@ enum Step {
     Append(usize),
     Sync,
     /// Snapshot; whether it is finished, and retired.
-    Snapshot { finish: bool, retire: bool },
+    Snapshot {
+        finish: bool,
+        retire: bool,
+    },
     Reopen,
     /// Sync, and crash with this share of the group written (and this much of it damaged).
-    TornSync { keep: u16, flip: Option<u16> },
+    TornSync {
+        keep: u16,
+        flip: Option<u16>,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {

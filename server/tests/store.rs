@@ -78,8 +78,7 @@ fn killed(folder: &Path) -> tempfile::TempDir {
 }
 
 fn segments(folder: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<_> =
-        fs::read_dir(folder.join("segments")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut found: Vec<_> = fs::read_dir(folder.join("segments")).unwrap().map(|entry| entry.unwrap().path()).collect();
     found.sort();
     found
 }
@@ -154,7 +153,10 @@ fn a_closed_store_is_read_again_without_a_scan() {
         assert_all_there(&store, &first);
         let stats = store.stats();
         assert_eq!(stats.blocks, 40);
-        assert_eq!((stats.replayed, stats.index_in_memory), if kind == IndexKind::Sled { (0, false) } else { (40, true) });
+        assert_eq!(
+            (stats.replayed, stats.index_in_memory),
+            if kind == IndexKind::Sled { (0, false) } else { (40, true) }
+        );
         put(&store, &second);
         drop(store);
         let store = open(temp.path(), kind);
@@ -199,7 +201,8 @@ fn a_torn_tail_is_cut_at_any_byte_and_costs_nothing_before_it() {
             fs::write(again.path().join("segments/00000001.seg"), &whole[..cut]).unwrap();
             let store = open(again.path(), kind);
             assert_all_there(&store, &synced);
-            let kept = torn.iter().filter(|(id, body)| store.get(id).unwrap().inspect(|got| assert_eq!(got, body)).is_some());
+            let kept =
+                torn.iter().filter(|(id, body)| store.get(id).unwrap().inspect(|got| assert_eq!(got, body)).is_some());
             let stats = store.stats();
             assert_eq!(stats.blocks as usize, synced.len() + kept.count(), "cut at {cut}");
             assert_eq!(store.space().used, cut as u64 - stats.torn_bytes);
@@ -245,8 +248,11 @@ fn a_damaged_block_is_never_read_and_the_next_put_mends_it() {
         edit(&file, |bytes| bytes[place + 17] ^= 0x20);
         assert_eq!(store.has(&[victim.0]), [true], "nobody has looked yet");
         let error = store.get(&victim.0).unwrap_err();
-        assert!(matches!(&error, StoreError::Corrupt { id, file: found, offset } if *id == victim.0
-            && *found == file && *offset == place as u64 - 64), "{error}");
+        assert!(
+            matches!(&error, StoreError::Corrupt { id, file: found, offset } if *id == victim.0
+            && *found == file && *offset == place as u64 - 64),
+            "{error}"
+        );
         assert!(error.to_string().contains("is damaged") && error.to_string().contains("the next put"), "{error}");
         assert_eq!((store.has(&[victim.0]), store.get(&victim.0).unwrap()), (vec![false], None));
         assert_eq!((store.stats().corrupt, store.stats().damaged, store.stats().blocks), (1, 1, 28));
@@ -273,7 +279,14 @@ fn an_index_that_is_gone_or_nonsense_is_rebuilt() {
     type Ruin = fn(&Path);
     let ruins: [(&str, Ruin, bool); 5] = [
         ("removed", |index| fs::remove_dir_all(index).unwrap(), false),
-        ("a file", |index| { fs::remove_dir_all(index).unwrap(); fs::write(index, "not a folder").unwrap(); }, true),
+        (
+            "a file",
+            |index| {
+                fs::remove_dir_all(index).unwrap();
+                fs::write(index, "not a folder").unwrap();
+            },
+            true,
+        ),
         ("emptied", |index| edit(&index.join("db"), |bytes| bytes.fill(0)), true),
         ("noise", |index| edit(&index.join("db"), |bytes| bytes.fill(0xa5)), true),
         ("cut", |index| edit(&index.join("db"), |bytes| bytes.truncate(bytes.len() / 2)), true),
@@ -473,7 +486,9 @@ fn a_full_disk_refuses_puts_only_until_there_is_room() {
         // Without a reserve the writes themselves fail, somewhere inside a record.
         for some in all.chunks(7) {
             let outcomes = put(&store, some);
-            stored.extend(some.iter().zip(outcomes).filter(|(_, outcome)| *outcome == PutOutcome::Stored).map(|(b, _)| b.clone()));
+            stored.extend(
+                some.iter().zip(outcomes).filter(|(_, outcome)| *outcome == PutOutcome::Stored).map(|(b, _)| b.clone()),
+            );
         }
         assert!(!stored.is_empty() && stored.len() < 200 && store.stats().full, "{} stored", stored.len());
         assert_eq!(store.fatal(), None);
@@ -564,8 +579,7 @@ fn a_block_that_holds_records_is_no_records() {
 #[test]
 fn every_index_is_the_same_ordered_map() {
     let temp = tempfile::tempdir().unwrap();
-    let indices: [Box<dyn Index>; 2] =
-        [Box::new(SledIndex::open(temp.path()).unwrap()), Box::new(MemIndex::default())];
+    let indices: [Box<dyn Index>; 2] = [Box::new(SledIndex::open(temp.path()).unwrap()), Box::new(MemIndex::default())];
     let key = |number: u8| vec![number / 8, number];
     let mut model = BTreeMap::new();
     for round in 0..100u8 {

@@ -86,8 +86,12 @@ impl FileHeader {
         let mut cluster = [0; 16];
         cluster.copy_from_slice(&bytes[12..28]);
         let found = Identity { cluster: ClusterId(cluster), node: NodeId(u32_at(bytes, 28)) };
-        let header =
-            FileHeader { identity: found, number: u64_at(bytes, 32), first: u64_at(bytes, 40), salt: u64_at(bytes, 48) };
+        let header = FileHeader {
+            identity: found,
+            number: u64_at(bytes, 32),
+            first: u64_at(bytes, 40),
+            salt: u64_at(bytes, 48),
+        };
         match header {
             _ if found != identity => Err(BadHeader::Foreign { found }),
             _ if header.number != number => Err(BadHeader::Damaged),

@@ -40,8 +40,7 @@ impl SnapshotWriter {
         let unfinished = folder.join(durable::temporary(&name(number)));
         let file = File::create(&unfinished).map_err(LogError::io("create", &unfinished))?;
         let out = BufWriter::with_capacity(1 << 20, file);
-        let mut writer =
-            SnapshotWriter { folder: folder.into(), header, unfinished, out, count: 0, frame: Vec::new() };
+        let mut writer = SnapshotWriter { folder: folder.into(), header, unfinished, out, count: 0, frame: Vec::new() };
         writer.frame.extend_from_slice(&header.encode(SNAPSHOT_MAGIC, FORMAT));
         writer.write_frame()?;
         Ok(writer)

@@ -159,7 +159,10 @@ impl Catalog {
             self.damaged.lock().remove(id);
         }
         if new && self.blocks.fetch_add(1, Ordering::Relaxed) + 1 == ENTRIES_MAX + 1 {
-            tracing::warn!(blocks = ENTRIES_MAX, "more blocks than the index was measured with; it may need more memory");
+            tracing::warn!(
+                blocks = ENTRIES_MAX,
+                "more blocks than the index was measured with; it may need more memory"
+            );
         }
         Ok(())
     }

@@ -146,7 +146,7 @@ fn open_one(path: PathBuf, number: u32, identity: Identity) -> Result<Segment, S
         Err(BadHeader::Newer { format }) => Err(StoreError::Newer { file: path, format }),
         Err(BadHeader::Foreign { found }) => Err(StoreError::Foreign { file: path, found, wanted: identity }),
         Err(BadHeader::Damaged) => {
-            tracing::warn!(file = %path.display(), "the segment's header is damaged; only its indexed blocks are found");
+            tracing::warn!(file = %path.display(), "a segment's header is damaged: what is not indexed is not found");
             Ok(Segment { number, path, salt: None })
         }
     }

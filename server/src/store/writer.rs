@@ -241,8 +241,7 @@ impl Active {
     fn append(&self, group: &Group) -> io::Result<()> {
         const ZEROS: [u8; RECORD_ALIGNMENT] = [0; RECORD_ALIGNMENT];
         let blocks = group.placed.iter().zip(&group.bodies);
-        let headers: Vec<_> =
-            blocks.map(|((id, at), body)| segment::record_header(id, body, at, self.salt)).collect();
+        let headers: Vec<_> = blocks.map(|((id, at), body)| segment::record_header(id, body, at, self.salt)).collect();
         let mut slices = Vec::with_capacity(3 * headers.len());
         for (header, body) in headers.iter().zip(&group.bodies) {
             let padding = body.len().next_multiple_of(RECORD_ALIGNMENT) - body.len();

@@ -1,0 +1,282 @@
+//! Catching up: STATUS says where a replica stands, and others send what it lacks (TOCS'02 §5.2).
+//!
+//! For places still in the vote log that is the proposal and their own votes; for executed ones,
+//! vouchers: `f + 1` alike are as good as a commit quorum, as one of them is by a correct replica.
+//! Every message of the normal case may be lost, and every replica may restart; what is here makes
+//! the group go on. A replica that lacks what nobody retains is *behind*: it says so and listens.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use base::{Effects, ReplicaId, Seq, StateMachine, Time};
+
+use crate::archive::VOUCHED_AHEAD_MAX;
+use crate::event::{Event, Ignored};
+use crate::message::{Committed, Message, SlotState, Status};
+use crate::replica::Replica;
+
+/// Bytes of batches in one answer, beside the first.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Answers to a peer that keeps executing all it is sent, before it has to wait for the next interval.
+const ANSWERS_BURST_MAX: u32 = 16;
+/// How much slower STATUS is sent when there is nothing to say.
+const IDLE_FACTOR: u32 = 10;
+/// How long a request is remembered that is not proposed; its client repeats it if it still wants it.
+const REQUEST_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// When STATUS is due.
+#[derive(Clone, Debug)]
+pub(crate) struct Pacing {
+    /// When it is due next; at once after a restart.
+    pub(crate) wake: Time,
+    round: u64,
+}
+
+impl Default for Pacing {
+    fn default() -> Self {
+        Pacing { wake: Time::ZERO, round: 0 }
+    }
+}
+
+/// What the others said of themselves.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Peers {
+    known: BTreeMap<ReplicaId, Peer>,
+    /// See [`crate::ReplicaStatus::behind`].
+    pub(crate) behind: Option<Seq>,
+}
+
+#[derive(Clone, Debug)]
+struct Peer {
+    status: Status,
+    answered: Option<Time>,
+    vouched_through: Option<Seq>,
+    burst: u32,
+}
+
+impl Peers {
+    /// Notes a STATUS; gives back the one before it, unless the peer restarted since.
+    fn note(&mut self, from: ReplicaId, status: &Status) -> Option<Status> {
+        let Some(peer) = self.known.get_mut(&from) else {
+            let new = Peer { status: status.clone(), answered: None, vouched_through: None, burst: 0 };
+            self.known.insert(from, new);
+            return None;
+        };
+        let earlier = core::mem::replace(&mut peer.status, status.clone());
+        (status.round > 0).then_some(earlier)
+    }
+}
+
+impl Peer {
+    /// Whether an answer is due: some time after the last one, or when the peer executed all it was
+    /// sent with that, so that a transfer runs at the pace of its receiver.
+    fn admits_answer(&mut self, now: Time, pause: Duration) -> bool {
+        let paused = self.answered.is_none_or(|answered| now < answered || now.since(answered) >= pause);
+        let caught_up = self.vouched_through.is_some_and(|sent| self.status.last_executed >= sent);
+        if paused {
+            self.burst = 0;
+        } else if caught_up && self.burst < ANSWERS_BURST_MAX {
+            self.burst += 1;
+        } else {
+            return false;
+        }
+        self.answered = Some(now);
+        self.vouched_through = None;
+        true
+    }
+}
+
+impl<S: StateMachine> Replica<S> {
+    /// STATUS is due.
+    pub(crate) fn on_status_due(&mut self, now: Time, fx: &mut Effects<Self>) {
+        self.queue.expire(Time(now.0.saturating_sub(REQUEST_AGE_MAX.as_nanos() as u64)));
+        if self.pacing.round == 0 {
+            self.resume(fx);
+        }
+        self.broadcast_status(now, fx);
+    }
+
+    fn broadcast_status(&mut self, now: Time, fx: &mut Effects<Self>) {
+        fx.broadcast(Message::Status(self.report()));
+        self.pacing.round += 1;
+        self.pacing.wake = now.after(self.pause());
+    }
+
+    /// Says again, after a restart, what was said of places not executed, and of checkpoints not stable.
+    fn resume(&self, fx: &mut Effects<Self>) {
+        for (seq, slot) in self.log.slots_after(self.last_executed) {
+            if let Some(accepted) = slot.accepted().filter(|_| self.is_primary()) {
+                fx.broadcast(Message::Proposal(accepted.proposal.clone()));
+            }
+            if let Some(prepare) = self.own_prepare(seq) {
+                fx.broadcast(Message::Prepare(prepare));
+            }
+            if let Some(commit) = self.own_commit(seq) {
+                fx.broadcast(Message::Commit(commit));
+            }
+        }
+        for checkpoint in self.checkpoints.after(self.log.low(), self.params.me) {
+            fx.broadcast(Message::Checkpoint(checkpoint.clone()));
+        }
+    }
+
+    fn report(&self) -> Status {
+        let slots = (self.last_executed.0 + 1..=self.log.last_known().0)
+            .map(|seq| self.log.slot(Seq(seq)).map_or(SlotState::Empty, |slot| slot.state()));
+        Status {
+            round: self.pacing.round,
+            view: self.view,
+            last_executed: self.last_executed,
+            low_water_mark: self.log.low(),
+            oldest_retained: self.oldest_retained(),
+            slots: slots.collect(),
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        if self.is_busy() { self.params.status_interval } else { self.params.status_interval * IDLE_FACTOR }
+    }
+
+    /// Sees to it that STATUS is due soon enough, also if the clock was set back.
+    pub(crate) fn hasten(&mut self, now: Time) {
+        self.pacing.wake = self.pacing.wake.min(now.after(self.pause()));
+    }
+
+    /// Whether something is outstanding here, or unknown, or elsewhere and not here.
+    fn is_busy(&self) -> bool {
+        let known = self.last_executed.max(self.log.last_known());
+        !self.queue.is_empty()
+            || known > self.last_executed
+            || self.checkpoints.after(self.log.low(), self.params.me).next().is_some()
+            || self.peers.known.len() < self.quorums.prepares()
+            || self
+                .peers
+                .known
+                .values()
+                .any(|peer| peer.status.last_known() > known || peer.status.low_water_mark > self.log.low())
+    }
+
+    /// STATUS of a peer.
+    pub(crate) fn on_status(&mut self, now: Time, from: ReplicaId, status: Status, fx: &mut Effects<Self>) {
+        let earlier = self.peers.note(from, &status);
+        self.note_behind(fx);
+        if !self.deserves_answer(&status, earlier.as_ref()) {
+            return;
+        }
+        let pause = self.params.status_interval / 2;
+        let peer = self.peers.known.get_mut(&from).expect("just noted");
+        if peer.admits_answer(now, pause) {
+            self.answer(from, &status, earlier.as_ref(), fx);
+        }
+    }
+
+    /// Whether a peer lacks something that is here, and not only because it is on its way.
+    fn deserves_answer(&self, status: &Status, earlier: Option<&Status>) -> bool {
+        let Some(earlier) = earlier else { return true };
+        let stuck = earlier.last_executed >= status.last_executed && earlier.low_water_mark >= status.low_water_mark;
+        let in_flight = self.params.in_flight_max;
+        let far_behind = status.last_executed.0.saturating_add(in_flight) < self.last_executed.0;
+        (stuck || far_behind) && self.has_for(status)
+    }
+
+    fn has_for(&self, status: &Status) -> bool {
+        status.last_executed < self.last_executed
+            || self.checkpoints.after(status.low_water_mark, self.params.me).next().is_some()
+            || self.log.slots_after(status.last_executed).any(|(seq, slot)| {
+                let theirs = status.slot(seq);
+                (theirs == SlotState::Empty && slot.accepted().is_some())
+                    || (theirs < SlotState::Prepared && self.own_prepare(seq).is_some())
+                    || (theirs < SlotState::Committed && self.own_commit(seq).is_some())
+            })
+    }
+
+    fn answer(&mut self, to: ReplicaId, status: &Status, earlier: Option<&Status>, fx: &mut Effects<Self>) {
+        fx.send_to(to, Message::Status(self.report()));
+        let mut room = ANSWER_BYTES_MAX;
+        self.send_vouchers(to, status, &mut room, fx);
+        for (seq, slot) in self.log.slots_after(status.last_executed) {
+            let theirs = status.slot(seq);
+            if let Some(accepted) = slot.accepted().filter(|_| theirs == SlotState::Empty) {
+                // The primary's business, while it minds it; with what is executed, vouchers are tried first.
+                let insists = earlier.is_some_and(|earlier| earlier.slot(seq) == SlotState::Empty);
+                let bytes = accepted.proposal.batch.bytes();
+                if bytes <= room && (insists || (self.is_primary() && seq > self.last_executed)) {
+                    room -= bytes;
+                    fx.send_to(to, Message::Proposal(accepted.proposal.clone()));
+                }
+            }
+            if let Some(prepare) = self.own_prepare(seq).filter(|_| theirs < SlotState::Prepared) {
+                fx.send_to(to, Message::Prepare(prepare));
+            }
+            if let Some(commit) = self.own_commit(seq).filter(|_| theirs < SlotState::Committed) {
+                fx.send_to(to, Message::Commit(commit));
+            }
+        }
+        for checkpoint in self.checkpoints.after(status.low_water_mark, self.params.me) {
+            fx.send_to(to, Message::Checkpoint(checkpoint.clone()));
+        }
+    }
+
+    /// Vouches for the batches that a peer needs next: at least one, if it is retained.
+    fn send_vouchers(&mut self, to: ReplicaId, status: &Status, room: &mut usize, fx: &mut Effects<Self>) {
+        let last = self.last_executed.0.min(status.last_executed.0.saturating_add(VOUCHED_AHEAD_MAX));
+        let mut vouched = None;
+        for seq in status.last_executed.0.saturating_add(1)..=last {
+            let Some(committed) = self.retained.get(Seq(seq)) else { break };
+            if vouched.is_some() && committed.batch.bytes() > *room {
+                break;
+            }
+            *room = room.saturating_sub(committed.batch.bytes());
+            vouched = Some(Seq(seq));
+            fx.send_to(to, Message::Committed(committed.clone()));
+        }
+        if let Some(peer) = self.peers.known.get_mut(&to) {
+            peer.vouched_through = vouched;
+        }
+    }
+
+    /// A peer vouches for a committed batch.
+    pub(crate) fn on_committed(&mut self, now: Time, from: ReplicaId, committed: Committed, fx: &mut Effects<Self>) {
+        let seq = committed.seq;
+        if seq <= self.last_executed {
+            return self.ignore(Ignored::Stale, fx);
+        }
+        if seq.0 - self.last_executed.0 > VOUCHED_AHEAD_MAX {
+            return self.ignore(Ignored::OutOfWindow, fx);
+        }
+        if let Some(earlier) = self.vouchers.of(seq, from) {
+            let same = earlier.digest() == committed.digest();
+            return self.ignore(if same { Ignored::Duplicate } else { Ignored::Contradiction }, fx);
+        }
+        let needed_next = seq == self.last_executed.next();
+        if !needed_next && !self.vouchers.has_room(from, committed.batch.bytes()) {
+            return self.ignore(Ignored::Overloaded, fx);
+        }
+        self.vouchers.add(from, committed);
+        let before = self.last_executed;
+        self.execute_ready(now, fx);
+        let more = self.peers.known.values().any(|peer| peer.status.last_executed > self.last_executed);
+        if self.last_executed > before && self.vouchers.is_empty() && more {
+            self.broadcast_status(now, fx);
+        }
+    }
+
+    /// Behind: `f + 1` peers are ahead and no longer retain what comes next here.
+    fn note_behind(&mut self, fx: &mut Effects<Self>) {
+        let next = self.last_executed.next();
+        let ahead = self
+            .peers
+            .known
+            .values()
+            .map(|peer| &peer.status)
+            .filter(|status| status.last_executed > self.last_executed && status.oldest_retained > next);
+        let mut oldest: Vec<Seq> = ahead.map(|status| status.oldest_retained).collect();
+        oldest.sort_unstable();
+        // The lowest of f + 1 may be a lie; the highest is not below what a correct one says.
+        let behind = oldest.get(self.quorums.weak() - 1).copied();
+        if let (None, Some(oldest_retained)) = (self.peers.behind, behind) {
+            fx.events.push(Event::Behind { last_executed: self.last_executed, oldest_retained });
+        }
+        self.peers.behind = behind;
+    }
+}

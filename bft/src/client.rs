@@ -1,0 +1,320 @@
+//! The client session: signs requests, sends them to whoever is primary, and believes a result
+//! when `f + 1` replicas say it (TOCS'02 §4.1). Pure, like the replica: time and replies in,
+//! [`Output`]s out.
+//!
+//! **Timestamps** name requests. A session's rise strictly, from the clock's nanoseconds, so that
+//! they also lie above those of sessions that the replicas have forgotten. Replicas remember the
+//! highest 64 of a session; [`Session::can_submit`] keeps the distance at half of that, so that a
+//! request can't be overtaken by so many others that it looks forgotten.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use base::{ClusterId, Digest, PublicKey, Quorums, ReplicaId, SecretKey, Seq, Signed, Time, To, View};
+use bytes::Bytes;
+
+use crate::params::{BadParams, REQUEST_OP_MAX, TIMESTAMPS_MAX, check_group};
+use crate::request::{RefusedWhy, Reply, ReplyResult, Request};
+
+/// Requests that may be outstanding at a time.
+pub const OUTSTANDING_MAX: usize = 16;
+/// Longest pause before a request is sent again.
+pub const RETRANSMIT_MAX: Duration = Duration::from_secs(5);
+/// How long after a request was submitted "stale" still means that it was never executed.
+pub const STALE_TRUSTED: Duration = Duration::from_secs(10);
+/// Submissions from the oldest outstanding one on.
+const DISTANCE_MAX: u64 = TIMESTAMPS_MAX as u64 / 2;
+
+/// A session's parameters.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// The cluster that signatures are bound to.
+    pub cluster: ClusterId,
+    /// The replicas' keys, in order.
+    pub replicas: Vec<PublicKey>,
+    /// The principal's key.
+    pub secret: SecretKey,
+    /// The session's number, drawn at random: two sessions of a principal must not share one.
+    pub session: u64,
+    /// How long to wait for replies before sending a request again, to all; 300 ms is good. Doubles
+    /// with every time, up to [`RETRANSMIT_MAX`].
+    pub retransmit: Duration,
+}
+
+/// What a session wants done or has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "most outputs are requests to send, and few are held at a time")]
+pub enum Output {
+    /// Send this request ([`To::All`]: to every replica).
+    Send {
+        /// To whom.
+        to: To<ReplicaId>,
+        /// The request.
+        request: Signed<Request>,
+    },
+    /// A request was executed: `f + 1` replicas say so, with this result.
+    Done {
+        /// What [`Session::submit`] gave.
+        ticket: u64,
+        /// Where in the order it was executed.
+        seq: Seq,
+        /// The result.
+        result: Bytes,
+    },
+    /// A request has no result: `f + 1` replicas say so.
+    Failed {
+        /// What [`Session::submit`] gave.
+        ticket: u64,
+        /// Why. `UnknownPrincipal`: it was not executed. `ResultLost`: it was. `Stale`: nobody
+        /// remembers. `Overloaded` never comes here: the session tries again.
+        why: RefusedWhy,
+    },
+}
+
+/// A client's session.
+#[derive(Clone, Debug)]
+pub struct Session {
+    params: Params,
+    quorums: Quorums,
+    view: View,
+    last_timestamp: u64,
+    submissions: u64,
+    /// By timestamp.
+    outstanding: BTreeMap<u64, Outstanding>,
+}
+
+#[derive(Clone, Debug)]
+struct Outstanding {
+    ticket: u64,
+    submission: u64,
+    submitted: Time,
+    request: Signed<Request>,
+    replies: BTreeMap<ReplicaId, (View, Answer)>,
+    pause: Duration,
+    send_again: Time,
+    /// How often it was given a higher timestamp.
+    raised: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Answer {
+    Executed { seq: Seq, digest: Digest, result: Option<Bytes> },
+    Refused(RefusedWhy),
+}
+
+impl Session {
+    /// A new session.
+    ///
+    /// # Errors
+    /// If the keys are not those of a group of replicas.
+    pub fn new(params: Params, now: Time) -> Result<Session, BadParams> {
+        let quorums = check_group(&params.replicas)?;
+        Ok(Session {
+            params,
+            quorums,
+            view: View(0),
+            last_timestamp: now.0,
+            submissions: 0,
+            outstanding: BTreeMap::new(),
+        })
+    }
+
+    /// Whether another request may be submitted now.
+    #[must_use]
+    pub fn can_submit(&self) -> bool {
+        let oldest = self.outstanding.values().map(|outstanding| outstanding.submission).min();
+        self.outstanding.len() < OUTSTANDING_MAX
+            && oldest.is_none_or(|oldest| self.submissions - oldest < DISTANCE_MAX)
+            && self.last_timestamp < u64::MAX
+    }
+
+    /// How many requests are outstanding.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.len()
+    }
+
+    /// The view whose primary requests are sent to first.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.view
+    }
+
+    /// Submits an operation; gives a ticket, by which its outcome will be named.
+    ///
+    /// # Panics
+    /// If [`Session::can_submit`] said no, or the operation is longer than [`REQUEST_OP_MAX`].
+    pub fn submit(&mut self, now: Time, op: Bytes, fx: &mut Vec<Output>) -> u64 {
+        assert!(self.can_submit(), "asked before submitting");
+        assert!(op.len() <= REQUEST_OP_MAX, "an operation of {} bytes", op.len());
+        let ticket = self.next_timestamp(now.0);
+        self.send_first(now, ticket, ticket, 0, now, op, fx);
+        ticket
+    }
+
+    fn next_timestamp(&mut self, at_least: u64) -> u64 {
+        self.last_timestamp = self.last_timestamp.saturating_add(1).max(at_least);
+        self.last_timestamp
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call each for a new and a renamed request")]
+    fn send_first(
+        &mut self,
+        now: Time,
+        ticket: u64,
+        timestamp: u64,
+        raised: u32,
+        submitted: Time,
+        op: Bytes,
+        fx: &mut Vec<Output>,
+    ) {
+        let body = Request { client: self.params.secret.public(), session: self.params.session, timestamp, op };
+        let request = Signed::new(body, &self.params.secret, &self.params.cluster);
+        fx.push(Output::Send { to: To::One(self.view.primary(self.quorums.n())), request: request.clone() });
+        let (submission, pause) = (self.submissions, self.params.retransmit);
+        self.submissions += 1;
+        let (replies, send_again) = (BTreeMap::new(), now.after(pause));
+        let new = Outstanding { ticket, submission, submitted, request, replies, pause, send_again, raised };
+        self.outstanding.insert(timestamp, new);
+    }
+
+    /// When to call [`Session::on_deadline`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        self.outstanding.values().map(|outstanding| outstanding.send_again).min()
+    }
+
+    /// Sends again, to all, what has waited long enough.
+    pub fn on_deadline(&mut self, now: Time, fx: &mut Vec<Output>) {
+        for outstanding in self.outstanding.values_mut().filter(|outstanding| outstanding.send_again <= now) {
+            outstanding.back_off(now);
+            fx.push(Output::Send { to: To::All, request: outstanding.request.clone() });
+        }
+    }
+
+    /// Takes a reply that came over an authenticated link from a replica. One that answers nothing
+    /// outstanding is passed over in silence: most come after the f + 1 that were needed.
+    pub fn on_reply(&mut self, now: Time, from: ReplicaId, reply: Reply, fx: &mut Vec<Output>) {
+        if reply.session != self.params.session || usize::from(from.0) >= self.quorums.n() {
+            return;
+        }
+        let timestamp = reply.timestamp;
+        let Some(outstanding) = self.outstanding.get_mut(&timestamp) else { return };
+        let answer = match reply.result {
+            ReplyResult::Full(bytes) => {
+                Answer::Executed { seq: reply.seq, digest: Digest::of(&bytes), result: Some(bytes) }
+            }
+            ReplyResult::DigestOnly(digest) => Answer::Executed { seq: reply.seq, digest, result: None },
+            ReplyResult::Refused(RefusedWhy::Stale { floor }) if floor < timestamp => return,
+            ReplyResult::Refused(why) => Answer::Refused(why),
+        };
+        outstanding.note(from, reply.view, answer);
+        if let Some((seq, result)) = outstanding.done(self.quorums) {
+            let view = outstanding.confirmed_view(self.quorums);
+            let ticket = outstanding.ticket;
+            self.view = self.view.max(view);
+            self.outstanding.remove(&timestamp);
+            fx.push(Output::Done { ticket, seq, result });
+        } else if let Some(why) = outstanding.refused(self.quorums) {
+            self.on_refused(now, timestamp, why, fx);
+        }
+    }
+
+    /// `f + 1` replicas refused, at least one of them correct.
+    fn on_refused(&mut self, now: Time, timestamp: u64, why: RefusedWhy, fx: &mut Vec<Output>) {
+        let outstanding = self.outstanding.get_mut(&timestamp).expect("the caller found it");
+        match why {
+            RefusedWhy::Overloaded => {
+                outstanding.replies.clear();
+                outstanding.back_off(now);
+            }
+            RefusedWhy::Stale { floor } if outstanding.was_never_executed(now) && floor < u64::MAX => {
+                let old = self.outstanding.remove(&timestamp).expect("just seen");
+                // Farther every time, so that one liar among the f + 1 can't make it crawl.
+                let leap = 1u64 << (old.raised * 4).min(60);
+                let new = self.next_timestamp(floor.saturating_add(leap).max(now.0));
+                self.send_first(now, old.ticket, new, old.raised + 1, old.submitted, old.request.body.op, fx);
+            }
+            RefusedWhy::Stale { .. } | RefusedWhy::UnknownPrincipal | RefusedWhy::ResultLost => {
+                let ticket = outstanding.ticket;
+                self.outstanding.remove(&timestamp);
+                fx.push(Output::Failed { ticket, why });
+            }
+        }
+    }
+}
+
+impl Outstanding {
+    fn back_off(&mut self, now: Time) {
+        self.send_again = now.after(self.pause);
+        self.pause = (self.pause * 2).min(RETRANSMIT_MAX);
+    }
+
+    /// Notes what a replica says; the latest counts, but bytes once given are kept.
+    fn note(&mut self, from: ReplicaId, view: View, answer: Answer) {
+        if let (Some((_, Answer::Executed { digest: old, result: Some(_), .. })), Answer::Executed { digest, .. }) =
+            (self.replies.get(&from), &answer)
+            && old == digest
+        {
+            return;
+        }
+        self.replies.insert(from, (view, answer));
+    }
+
+    /// The result that `f + 1` replicas agree on, once one of them has sent it whole.
+    fn done(&self, quorums: Quorums) -> Option<(Seq, Bytes)> {
+        let mut counts: BTreeMap<(Seq, Digest), (usize, Option<&Bytes>)> = BTreeMap::new();
+        for (_, answer) in self.replies.values() {
+            if let Answer::Executed { seq, digest, result } = answer {
+                let (count, whole) = counts.entry((*seq, *digest)).or_default();
+                *count += 1;
+                *whole = whole.or(result.as_ref());
+            }
+        }
+        let agreed = counts.into_iter().find(|(_, (count, _))| *count >= quorums.weak());
+        agreed.and_then(|((seq, _), (_, whole))| Some((seq, whole?.clone())))
+    }
+
+    /// The highest view that `f + 1` replicas have reached, at least one of them correct.
+    fn confirmed_view(&self, quorums: Quorums) -> View {
+        let mut views: Vec<View> = self.replies.values().map(|(view, _)| *view).collect();
+        views.sort_unstable();
+        let index = views.len().checked_sub(quorums.weak());
+        index.map_or(View(0), |index| views[index])
+    }
+
+    /// The reason that `f + 1` replicas agree on. Floors may differ (replicas answer at different
+    /// times): the highest that `f + 1` are not below counts.
+    fn refused(&self, quorums: Quorums) -> Option<RefusedWhy> {
+        let reasons = || {
+            self.replies.values().filter_map(|(_, answer)| match answer {
+                Answer::Refused(why) => Some(*why),
+                Answer::Executed { .. } => None,
+            })
+        };
+        let same = [RefusedWhy::UnknownPrincipal, RefusedWhy::Overloaded, RefusedWhy::ResultLost];
+        if let Some(why) = same.into_iter().find(|why| reasons().filter(|other| other == why).count() >= quorums.weak())
+        {
+            return Some(why);
+        }
+        let stale = reasons().filter_map(|why| if let RefusedWhy::Stale { floor } = why { Some(floor) } else { None });
+        let mut floors: Vec<u64> = stale.collect();
+        floors.sort_unstable();
+        let index = floors.len().checked_sub(quorums.weak())?;
+        Some(RefusedWhy::Stale { floor: floors[index] })
+    }
+
+    /// Whether a request that is called stale can be given a new timestamp without being executed twice.
+    ///
+    /// A replica calls a request stale that is not in its table and not above what it forgot. Had
+    /// the request been executed, it would be in the table, unless 64 other sessions of this very
+    /// principal executed something since, or 64 later requests of this session did, which
+    /// [`Session::can_submit`] rules out. Within [`STALE_TRUSTED`] of submitting it the former does
+    /// not happen either, to a session that has repeated its request to all replicas and heard from
+    /// nobody that it was executed. Later on, nobody can tell.
+    fn was_never_executed(&self, now: Time) -> bool {
+        let executed =
+            |answer: &Answer| matches!(answer, Answer::Executed { .. } | Answer::Refused(RefusedWhy::ResultLost));
+        now.since(self.submitted) < STALE_TRUSTED && !self.replies.values().any(|(_, answer)| executed(answer))
+    }
+}

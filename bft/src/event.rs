@@ -1,0 +1,147 @@
+//! What a replica tells its own node: answers for clients, progress, and what strangers did wrong.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use base::{Digest, PublicKey, ReplicaId, Seq, Signed, View};
+
+use crate::message::{Checkpoint, PrePrepare, Prepare};
+use crate::record::Divergence;
+use crate::request::Reply;
+
+/// Something a node should know, or pass on to a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An answer for a client, if the node has a link to it.
+    Reply {
+        /// The principal.
+        client: PublicKey,
+        /// Which of its sessions.
+        session: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// A batch was executed.
+    Executed {
+        /// Its place in the order.
+        seq: Seq,
+        /// How many of its requests were executed here and now; the others were duplicates or refused.
+        requests: usize,
+    },
+    /// A checkpoint became stable: the low water mark moved there.
+    StableCheckpoint {
+        /// The checkpoint's place.
+        seq: Seq,
+        /// Its digest.
+        digest: Digest,
+    },
+    /// An input was ignored. Normal on a network that loses, repeats and reorders.
+    Ignored(Ignored),
+    /// A replica did what no correct replica does.
+    Misbehaved {
+        /// Which replica.
+        who: ReplicaId,
+        /// Two contradicting signed statements, good for showing to others.
+        evidence: Evidence,
+    },
+    /// A proposal's time is this far behind the clock. It is accepted all the same: a primary that
+    /// was down with everybody else comes back with the proposals it had made, and can't take them back.
+    TimeLags {
+        /// The proposal's place.
+        seq: Seq,
+        /// How far behind.
+        by: Duration,
+    },
+    /// What this replica lacks is retained by too few others: only a state transfer can help.
+    Behind {
+        /// How far this replica has got.
+        last_executed: Seq,
+        /// The first batch that others can still vouch for.
+        oldest_retained: Seq,
+    },
+    /// This replica's state is not that of `2f + 1` others: it no longer takes part.
+    Diverged(Divergence),
+}
+
+/// Why an input was ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ignored {
+    /// It is already known.
+    Duplicate,
+    /// It is about something long done.
+    Stale,
+    /// Its place is not between the water marks (`h < n <= h + L`).
+    OutOfWindow,
+    /// It belongs to another view.
+    OtherView,
+    /// It comes from this replica itself, or from one not in the group.
+    NotAPeer,
+    /// It is a prepare by the primary, whose proposal says it all.
+    PrepareByPrimary,
+    /// The batch is not the one that the header names.
+    WrongBatch,
+    /// The proposed time is before that of an earlier place, or after that of a later one.
+    TimeNotMonotone,
+    /// The proposed time is too far ahead of the clock.
+    TimeAhead,
+    /// It says otherwise than what the sender said before, or than what was executed.
+    Contradiction,
+    /// Its place is not one at which checkpoints are taken.
+    NotACheckpoint,
+    /// The signing key is nobody's.
+    UnknownPrincipal,
+    /// There is no room for it.
+    Overloaded,
+    /// Only the primary orders requests, and this replica is not it.
+    NotPrimary,
+    /// A part of the protocol that this version does not speak.
+    Unsupported,
+    /// This replica's state diverged; it takes no part.
+    Diverged,
+}
+
+/// Two statements, signed by one replica, of which a correct one signs at most one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// Two proposals for one place in one view.
+    TwoProposals(Box<[Signed<PrePrepare>; 2]>),
+    /// Two prepares for one place in one view.
+    TwoPrepares(Box<[Signed<Prepare>; 2]>),
+    /// Two states at one checkpoint.
+    TwoCheckpoints(Box<[Signed<Checkpoint>; 2]>),
+}
+
+/// Whether a replica takes part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// It takes part.
+    #[default]
+    Normal,
+    /// Its state is not that of `2f + 1` others. It votes, executes and answers no more.
+    Diverged,
+}
+
+/// How a replica is doing, for people and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// The view it is in.
+    pub view: View,
+    /// Whether it takes part.
+    pub status: Standing,
+    /// Everything up to here is executed.
+    pub last_executed: Seq,
+    /// The stable checkpoint (h).
+    pub low_water_mark: Seq,
+    /// The last place it accepts (h + L).
+    pub high_water_mark: Seq,
+    /// Requests known and not executed.
+    pub pending: usize,
+    /// Proposals known and not executed.
+    pub in_flight: u64,
+    /// The first batch that others can vouch for, if that is beyond what this replica needs next.
+    pub behind: Option<Seq>,
+    /// How many inputs were ignored, by reason.
+    pub ignored: BTreeMap<Ignored, u64>,
+    /// How often each replica was caught misbehaving.
+    pub misbehaved: BTreeMap<ReplicaId, u64>,
+}

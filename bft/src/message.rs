@@ -1,0 +1,234 @@
+//! What replicas say to each other.
+
+use base::{
+    Decode, DecodeError, Digest, Encode, Reader, ReplicaId, Seq, Signable, Signed, Time, View, canonical_enum,
+    canonical_struct,
+};
+
+use crate::params::WINDOW_MAX;
+use crate::request::{Batch, Request};
+use crate::view_change::{NewView, ViewChange};
+
+/// A message between replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The primary's proposal. Anybody may pass it on: its signature says whose it is.
+    Proposal(Proposal),
+    /// A backup accepted a proposal.
+    Prepare(Signed<Prepare>),
+    /// The sender holds a prepared certificate. Authenticated by the link alone: it is proof to its
+    /// receiver and to nobody else, and nothing else is asked of it.
+    Commit(Commit),
+    /// The sender's state at a checkpoint.
+    Checkpoint(Signed<Checkpoint>),
+    /// Where the sender stands, so that others may send it what it lacks.
+    Status(Status),
+    /// The sender vouches that this batch was committed.
+    Committed(Committed),
+    /// A client's request, passed on by a backup to the primary.
+    Forward(Signed<Request>),
+    /// The sender asks for a new view.
+    ViewChange(Signed<ViewChange>),
+    /// The new view's primary starts it.
+    NewView(Signed<NewView>),
+}
+canonical_enum!(Message {
+    0 => Proposal(proposal),
+    1 => Prepare(prepare),
+    2 => Commit(commit),
+    3 => Checkpoint(checkpoint),
+    4 => Status(status),
+    5 => Committed(committed),
+    6 => Forward(request),
+    7 => ViewChange(view_change),
+    8 => NewView(new_view),
+});
+
+/// ⟨PRE-PREPARE, v, n, d⟩ and the time agreed with it (TOCS'02 §4.1, §4.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrePrepare {
+    /// The view it is proposed in.
+    pub view: View,
+    /// The place in the order.
+    pub seq: Seq,
+    /// The time at which the batch is executed: the non-deterministic choice of TOCS'02 §4.6.
+    pub at: Time,
+    /// The digest of the batch.
+    pub batch: Digest,
+}
+canonical_struct!(PrePrepare { view, seq, at, batch });
+
+impl Signable for PrePrepare {
+    const DOMAIN: &'static str = "pre-prepare";
+}
+
+impl PrePrepare {
+    /// What is agreed on: place, time and batch, but not the view, so that a later view can take
+    /// over what an earlier one prepared. This is the `d` of prepares and commits.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        agreed_digest(self.seq, self.at, self.batch)
+    }
+}
+
+pub(crate) fn agreed_digest(seq: Seq, at: Time, batch: Digest) -> Digest {
+    Digest::of_encoded(&(seq, at, batch))
+}
+
+/// A signed pre-prepare with the batch it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// Signed by the primary of its view.
+    pub header: Signed<PrePrepare>,
+    /// The batch. That it has the digest that the header names is not checked at the door: who
+    /// sends another one is ignored, whoever signed the header.
+    pub batch: Batch,
+}
+canonical_struct!(Proposal { header, batch });
+
+/// ⟨PREPARE, v, n, d, i⟩.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prepare {
+    /// The view.
+    pub view: View,
+    /// The place in the order.
+    pub seq: Seq,
+    /// [`PrePrepare::digest`] of the accepted proposal.
+    pub digest: Digest,
+    /// Who says so.
+    pub replica: ReplicaId,
+}
+canonical_struct!(Prepare { view, seq, digest, replica });
+
+impl Signable for Prepare {
+    const DOMAIN: &'static str = "prepare";
+}
+
+/// ⟨COMMIT, v, n, d, i⟩; `i` is who the link says.
+///
+/// A prepared certificate fixes the digest, so it need not be said (libbyz does not say it). It is
+/// said all the same: a commit then tells by itself what it commits to, whichever arrives first,
+/// it or the proposal, and a log line of a disagreement shows what the disagreement is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The view.
+    pub view: View,
+    /// The place in the order.
+    pub seq: Seq,
+    /// [`PrePrepare::digest`] of what is prepared.
+    pub digest: Digest,
+}
+canonical_struct!(Commit { view, seq, digest });
+
+/// ⟨CHECKPOINT, n, d, i⟩ (TOCS'02 §4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The last batch that the state includes.
+    pub seq: Seq,
+    /// The digest of place, time, state and client table.
+    pub digest: Digest,
+    /// Whose state it is.
+    pub replica: ReplicaId,
+}
+canonical_struct!(Checkpoint { seq, digest, replica });
+
+impl Signable for Checkpoint {
+    const DOMAIN: &'static str = "checkpoint";
+}
+
+/// STATUS (TOCS'02 §5.2): where a replica stands. Said over an authenticated link, so it can't be
+/// replayed by anyone but its sender, who gains nothing by it: answers are bounded in bytes and time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// How many STATUS messages the sender sent since it started; 0 means it has just restarted.
+    pub round: u64,
+    /// The sender's view.
+    pub view: View,
+    /// Everything up to here is executed.
+    pub last_executed: Seq,
+    /// The stable checkpoint (h).
+    pub low_water_mark: Seq,
+    /// The first of the executed batches that the sender can still vouch for, which go on to `last_executed`.
+    pub oldest_retained: Seq,
+    /// What the sender has for the places after `last_executed`, as far as it knows of any.
+    pub slots: Vec<SlotState>,
+}
+
+impl Status {
+    /// What the sender has for `seq`.
+    #[must_use]
+    pub fn slot(&self, seq: Seq) -> SlotState {
+        if seq <= self.last_executed {
+            return SlotState::Committed;
+        }
+        let index = seq.0 - self.last_executed.0 - 1;
+        usize::try_from(index).ok().and_then(|index| self.slots.get(index)).copied().unwrap_or(SlotState::Empty)
+    }
+
+    /// The last place that the sender knows something of.
+    #[must_use]
+    pub fn last_known(&self) -> Seq {
+        Seq(self.last_executed.0.saturating_add(self.slots.len() as u64))
+    }
+}
+
+impl Encode for Status {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.round.encode(out);
+        self.view.encode(out);
+        self.last_executed.encode(out);
+        self.low_water_mark.encode(out);
+        self.oldest_retained.encode(out);
+        self.slots.encode(out);
+    }
+}
+
+impl Decode for Status {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Status {
+            round: u64::decode(input)?,
+            view: View::decode(input)?,
+            last_executed: Seq::decode(input)?,
+            low_water_mark: Seq::decode(input)?,
+            oldest_retained: Seq::decode(input)?,
+            slots: input.seq_max("slot states", WINDOW_MAX as usize)?,
+        })
+    }
+}
+
+/// How far a replica has come with one place in the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SlotState {
+    /// It has no proposal.
+    Empty,
+    /// It has the proposal.
+    Proposed,
+    /// It has a prepared certificate.
+    Prepared,
+    /// It is committed-local.
+    Committed,
+}
+canonical_enum!(SlotState { 0 => Empty, 1 => Proposed, 2 => Prepared, 3 => Committed });
+
+/// A batch that was committed, vouched for by whoever sends it. `f + 1` who vouch alike include a
+/// correct replica, which committed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The place in the order.
+    pub seq: Seq,
+    /// The view in which the sender committed it; two correct senders may differ in this only.
+    pub view: View,
+    /// The agreed time.
+    pub at: Time,
+    /// The batch.
+    pub batch: Batch,
+}
+canonical_struct!(Committed { seq, view, at, batch });
+
+impl Committed {
+    /// What is agreed on: [`PrePrepare::digest`] of the proposal that was committed.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        agreed_digest(self.seq, self.at, self.batch.digest())
+    }
+}

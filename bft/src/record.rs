@@ -1,0 +1,207 @@
+//! What must be durable before the world hears of it.
+
+use base::{
+    Decode, DecodeError, Digest, Encode, PublicKey, Reader, Seq, Signed, Time, View, canonical_enum, canonical_struct,
+};
+use bytes::Bytes;
+
+use crate::message::{Checkpoint, Committed, Prepare, Proposal};
+use crate::params::{REPLICAS_MAX, RESULT_MAX};
+
+/// Most bytes of state in one [`Snapshot::State`] piece.
+pub const SNAPSHOT_PIECE_MAX: usize = 1024 * 1024;
+
+/// One durable record. Records are replayed in the order in which they were persisted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A piece of a snapshot; only at the start, and all of it (see [`crate::Condensed`]).
+    Snapshot(Snapshot),
+    /// This proposal was made, or accepted, here. A backup's own prepare follows from it: signing
+    /// is deterministic, so it need not be kept.
+    Proposed(Proposal),
+    /// This proposal prepared here, by these prepares. The own commit follows from it.
+    Prepared(Certificate),
+    /// The proposal accepted for this place was committed and executed. (In a condensed log, for a
+    /// place that the snapshot includes: its batch is retained for peers.)
+    Committed(Place),
+    /// This batch was learned from `f + 1` peers as committed, and executed. (In a condensed log,
+    /// for a place that the snapshot includes: it is retained for peers.)
+    Learned(Committed),
+    /// This replica's own checkpoint.
+    Checkpoint(Signed<Checkpoint>),
+    /// A checkpoint became stable.
+    Stable(StableProof),
+    /// This replica's state is not the others'.
+    Diverged(Divergence),
+}
+canonical_enum!(Record {
+    0 => Snapshot(piece),
+    1 => Proposed(proposal),
+    2 => Prepared(certificate),
+    3 => Committed(place),
+    4 => Learned(committed),
+    5 => Checkpoint(checkpoint),
+    6 => Stable(proof),
+    7 => Diverged(divergence),
+});
+
+/// A prepared certificate: beside the proposal, `2f` prepares of distinct backups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The view.
+    pub view: View,
+    /// The place in the order.
+    pub seq: Seq,
+    /// The prepares, all of one digest.
+    pub prepares: Vec<Signed<Prepare>>,
+}
+
+impl Encode for Certificate {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.view.encode(out);
+        self.seq.encode(out);
+        self.prepares.encode(out);
+    }
+}
+
+impl Decode for Certificate {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Certificate {
+            view: View::decode(input)?,
+            seq: Seq::decode(input)?,
+            prepares: input.seq_max("prepares", REPLICAS_MAX)?,
+        })
+    }
+}
+
+/// Which proposal, by view, place and digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The view.
+    pub view: View,
+    /// The place in the order.
+    pub seq: Seq,
+    /// [`crate::PrePrepare::digest`] of the proposal.
+    pub digest: Digest,
+}
+canonical_struct!(Place { view, seq, digest });
+
+/// `2f + 1` checkpoints of one place and digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StableProof {
+    /// The place.
+    pub seq: Seq,
+    /// The digest.
+    pub digest: Digest,
+    /// The checkpoints.
+    pub checkpoints: Vec<Signed<Checkpoint>>,
+}
+
+impl Encode for StableProof {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.seq.encode(out);
+        self.digest.encode(out);
+        self.checkpoints.encode(out);
+    }
+}
+
+impl Decode for StableProof {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(StableProof {
+            seq: Seq::decode(input)?,
+            digest: Digest::decode(input)?,
+            checkpoints: input.seq_max("checkpoints", REPLICAS_MAX)?,
+        })
+    }
+}
+
+/// A checkpoint of this replica that `2f + 1` others contradict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    /// The checkpoint's place.
+    pub seq: Seq,
+    /// The digest here.
+    pub mine: Digest,
+    /// The digest of the others.
+    pub theirs: Digest,
+}
+canonical_struct!(Divergence { seq, mine, theirs });
+
+/// A piece of a snapshot, in this order: `Begin`, all `State`, then for every principal one
+/// `Principal`, and after it for each of its sessions one `Session` and its `Executed`; `End`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Snapshot {
+    /// A snapshot starts.
+    Begin {
+        /// The view the replica is in.
+        view: View,
+        /// The last batch that the state includes.
+        seq: Seq,
+        /// The agreed time of that batch.
+        at: Time,
+    },
+    /// Bytes of a partition of the state, at most [`SNAPSHOT_PIECE_MAX`].
+    State {
+        /// Whether the partition ends with these bytes.
+        ends: bool,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// A principal of the client table.
+    Principal {
+        /// Its key.
+        client: PublicKey,
+        /// See [`crate::RefusedWhy::Stale`].
+        floor: u64,
+    },
+    /// A session of the principal before it.
+    Session {
+        /// Its number.
+        session: u64,
+        /// See [`crate::RefusedWhy::Stale`].
+        floor: u64,
+        /// Where a request of it was executed last.
+        last_seq: Seq,
+    },
+    /// A request executed in the session before it.
+    Executed {
+        /// Its timestamp.
+        timestamp: u64,
+        /// Where in the order it was executed.
+        seq: Seq,
+        /// The digest of the result.
+        digest: Digest,
+        /// The result, if it is kept.
+        result: Option<CachedResult>,
+    },
+    /// The snapshot is whole.
+    End {
+        /// The checkpoint digest of what it holds.
+        digest: Digest,
+    },
+}
+
+canonical_enum!(Snapshot {
+    0 => Begin { view, seq, at },
+    1 => State { ends, bytes },
+    2 => Principal { client, floor },
+    3 => Session { session, floor, last_seq },
+    4 => Executed { timestamp, seq, digest, result },
+    5 => End { digest },
+});
+
+/// A result kept for retransmission, at most [`RESULT_MAX`] bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachedResult(pub Bytes);
+
+impl Encode for CachedResult {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+}
+
+impl Decode for CachedResult {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(CachedResult(Bytes::copy_from_slice(input.bytes_max("result", RESULT_MAX)?)))
+    }
+}

@@ -1,0 +1,284 @@
+//! From records back to a replica that contradicts nothing it ever said, and from a replica to few
+//! records.
+
+use std::iter::Peekable;
+
+use base::{DecodeError, PublicKey, Seq, Signed, StateMachine, Time, View};
+use bytes::Bytes;
+
+use crate::archive::Retained;
+use crate::log::Log;
+use crate::message::{Checkpoint, Committed};
+use crate::params::{BadParams, Params};
+use crate::record::{Certificate, Divergence, Place, Record, SNAPSHOT_PIECE_MAX, Snapshot, StableProof};
+use crate::replica::Replica;
+use crate::table::{Executed, Table};
+
+/// Why records don't add up to a replica.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Corrupt {
+    /// The parameters are not ones of a replica.
+    #[error(transparent)]
+    Params(#[from] BadParams),
+    /// The state machine refused its snapshot.
+    #[error("the snapshot of the state is damaged: {0}")]
+    State(DecodeError),
+    /// A record contradicts those before it.
+    #[error("record {index} of the consensus log is not one that this replica wrote there: {what}")]
+    Record {
+        /// Which record, from 0.
+        index: usize,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+type Records = Peekable<std::iter::Enumerate<std::vec::IntoIter<Record>>>;
+
+pub(crate) fn restore<S: StateMachine>(
+    params: Params,
+    genesis: S,
+    records: Vec<Record>,
+) -> Result<Replica<S>, Corrupt> {
+    params.check()?;
+    let mut replica = Replica::new(params, genesis);
+    let mut records: Records = records.into_iter().enumerate().peekable();
+    if let Some((_, Record::Snapshot(_))) = records.peek() {
+        replica.restore_snapshot(&mut records)?;
+    }
+    let included = replica.last_executed;
+    for (index, record) in records {
+        replica.replay(record, included).map_err(|what| Corrupt::Record { index, what })?;
+    }
+    Ok(replica)
+}
+
+impl<S: StateMachine> Replica<S> {
+    fn restore_snapshot(&mut self, records: &mut Records) -> Result<(), Corrupt> {
+        let mut partitions = Vec::new();
+        let mut partition = Vec::new();
+        let mut owner: Option<(PublicKey, u64)> = None;
+        let mut next = 0;
+        for (index, record) in records.by_ref() {
+            let wrong = |what| Corrupt::Record { index, what };
+            next = index + 1;
+            let Record::Snapshot(piece) = record else { return Err(wrong("the snapshot before it has no end")) };
+            if (index == 0) != matches!(piece, Snapshot::Begin { .. }) {
+                return Err(wrong("a snapshot begins once, at the start"));
+            }
+            match piece {
+                Snapshot::Begin { view, seq, at } => (self.view, self.last_executed, self.last_at) = (view, seq, at),
+                Snapshot::State { ends, bytes } => {
+                    partition.extend_from_slice(&bytes);
+                    if ends {
+                        partitions.push(core::mem::take(&mut partition));
+                    }
+                }
+                Snapshot::Principal { .. } | Snapshot::Session { .. } | Snapshot::Executed { .. } => {
+                    self.restore_table(piece, &mut owner).ok_or(wrong("it is not where it belongs"))?;
+                }
+                Snapshot::End { digest } => {
+                    self.state = self.state.restore(&partitions).map_err(Corrupt::State)?;
+                    let same = partition.is_empty() && self.checkpoint_digest() == digest;
+                    return if same { Ok(()) } else { Err(wrong("the snapshot has another digest")) };
+                }
+            }
+        }
+        Err(Corrupt::Record { index: next, what: "the snapshot has no end" })
+    }
+
+    fn restore_table(&mut self, piece: Snapshot, owner: &mut Option<(PublicKey, u64)>) -> Option<()> {
+        match piece {
+            Snapshot::Principal { client, floor } => {
+                *owner = Some((client, 0));
+                self.table.restore_principal(client, floor)
+            }
+            Snapshot::Session { session, floor, last_seq } => {
+                let (client, current) = owner.as_mut()?;
+                *current = session;
+                self.table.restore_session(*client, session, floor, last_seq)
+            }
+            Snapshot::Executed { timestamp, seq, digest, result } => {
+                let (client, session) = (*owner)?;
+                let executed = Executed { seq, digest, result: result.map(|cached| cached.0) };
+                self.table.restore_executed(client, session, timestamp, executed)
+            }
+            _ => None,
+        }
+    }
+
+    /// Applies a record. Places up to `included` are in the snapshot.
+    fn replay(&mut self, record: Record, included: Seq) -> Result<(), &'static str> {
+        match record {
+            Record::Snapshot(_) => Err("a snapshot belongs to the start"),
+            Record::Proposed(proposal) => {
+                let header = proposal.header.body;
+                ensure(header.view == self.view && self.log.in_window(header.seq), "a proposal out of place")?;
+                ensure(header.batch == proposal.batch.digest(), "a proposal of another batch")?;
+                ensure(self.log.accepted(header.seq).is_none(), "a second proposal for one place")?;
+                self.admit(proposal);
+                Ok(())
+            }
+            Record::Prepared(certificate) => self.replay_prepared(certificate),
+            Record::Committed(place) => {
+                let committed = self.proposed(place).ok_or("a commit of another proposal")?;
+                self.log.slot_mut(place.seq).set_committed();
+                self.replay_committed(committed, included)
+            }
+            Record::Learned(committed) => self.replay_committed(committed, included),
+            Record::Checkpoint(checkpoint) => self.replay_checkpoint(checkpoint, included),
+            Record::Stable(proof) => {
+                let after = proof.seq > self.log.low() && proof.seq <= self.last_executed;
+                ensure(after, "a stable checkpoint out of place")?;
+                let own = self.checkpoints.of(proof.seq, self.params.me);
+                ensure(own.is_none_or(|own| own.body.digest == proof.digest), "a stable checkpoint of another state")?;
+                self.admit_stable(proof);
+                Ok(())
+            }
+            Record::Diverged(divergence) => {
+                self.divergence = Some(divergence);
+                Ok(())
+            }
+        }
+    }
+
+    fn proposed(&self, place: Place) -> Option<Committed> {
+        let accepted = self.log.accepted(place.seq)?;
+        let header = accepted.proposal.header.body;
+        let (seq, view, at, batch) = (place.seq, header.view, header.at, accepted.proposal.batch.clone());
+        (accepted.digest == place.digest && view == place.view).then_some(Committed { seq, view, at, batch })
+    }
+
+    fn replay_prepared(&mut self, certificate: Certificate) -> Result<(), &'static str> {
+        let slot = self.log.slot(certificate.seq).filter(|slot| slot.certificate().is_none());
+        let accepted = slot.and_then(|slot| slot.accepted()).ok_or("a certificate out of place")?;
+        let good = certificate.view == accepted.proposal.header.body.view
+            && certificate.prepares.len() >= self.quorums.prepares()
+            && certificate.prepares.iter().all(|prepare| prepare.body.digest == accepted.digest);
+        ensure(good, "a certificate for another proposal")?;
+        self.admit_certificate(certificate);
+        Ok(())
+    }
+
+    fn replay_committed(&mut self, committed: Committed, included: Seq) -> Result<(), &'static str> {
+        let last = self.retained.last();
+        if committed.seq <= included && self.last_executed == included {
+            ensure(last.is_none_or(|last| last.next() == committed.seq), "a gap in the retained batches")?;
+            self.retained.push(committed);
+            return Ok(());
+        }
+        ensure(committed.seq == self.last_executed.next(), "a batch executed out of order")?;
+        ensure(last.is_none_or(|last| last == self.last_executed), "a gap after the retained batches")?;
+        self.execute(&committed);
+        Ok(())
+    }
+
+    fn replay_checkpoint(&mut self, checkpoint: Signed<Checkpoint>, included: Seq) -> Result<(), &'static str> {
+        let Checkpoint { seq, digest, replica } = checkpoint.body;
+        ensure(replica == self.params.me, "another replica's checkpoint")?;
+        match self.checkpoints.of(seq, replica) {
+            Some(own) => ensure(own.body.digest == digest, "executing the log again gave another state"),
+            None => {
+                ensure(seq <= included && seq >= self.log.low(), "a checkpoint out of place")?;
+                self.checkpoints.add(checkpoint);
+                Ok(())
+            }
+        }
+    }
+
+    /// A clone, cheap and independent of what happens next, that gives few records for many. Write
+    /// them to a new log, then what was persisted since this call, then let the new log take the
+    /// old one's place.
+    pub fn condense(&self) -> Condensed<S> {
+        let low = self.log.low();
+        let own = self.checkpoints.from(low, self.params.me);
+        Condensed {
+            view: self.view,
+            last_executed: self.last_executed,
+            last_at: self.last_at,
+            state: self.state.clone(),
+            table: self.table.clone(),
+            log: self.log.clone(),
+            retained: self.retained.clone(),
+            own_checkpoints: own.cloned().collect(),
+            stable: self.checkpoints.stable.clone(),
+            divergence: self.divergence,
+        }
+    }
+}
+
+fn ensure(good: bool, what: &'static str) -> Result<(), &'static str> {
+    if good { Ok(()) } else { Err(what) }
+}
+
+/// A replica at one moment, to be written as records; see [`Replica::condense`].
+#[derive(Clone, Debug)]
+pub struct Condensed<S> {
+    view: View,
+    last_executed: Seq,
+    last_at: Time,
+    state: S,
+    table: Table,
+    log: Log,
+    retained: Retained,
+    own_checkpoints: Vec<Signed<Checkpoint>>,
+    stable: Option<StableProof>,
+    divergence: Option<Divergence>,
+}
+
+impl<S: StateMachine> Condensed<S> {
+    /// The records. They restore the replica with its state, client table, votes, certificates and
+    /// retained batches; each is at most about 1 MiB long. Takes time and memory in proportion to
+    /// the state: not for the thread that drives the replica.
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        let begin = Snapshot::Begin { view: self.view, seq: self.last_executed, at: self.last_at };
+        let end = core::iter::once_with(|| Snapshot::End { digest: self.digest() });
+        let pieces = core::iter::once(begin).chain(state_pieces(&self.state)).chain(self.table.pieces()).chain(end);
+        let own_checkpoints = self.own_checkpoints.iter().cloned().map(Record::Checkpoint);
+        pieces
+            .map(Record::Snapshot)
+            .chain(self.stable.clone().map(Record::Stable))
+            .chain(self.votes())
+            .chain(own_checkpoints)
+            .chain(self.retained.iter().map(|committed| self.retained_record(committed)))
+            .chain(self.divergence.map(Record::Diverged))
+    }
+
+    fn digest(&self) -> base::Digest {
+        let (mut state, mut table) = (self.state.clone(), self.table.clone());
+        crate::checkpoint::digest_of(self.last_executed, self.last_at, &mut state, &mut table)
+    }
+
+    fn votes(&self) -> impl Iterator<Item = Record> + '_ {
+        self.log.slots().flat_map(|(seq, slot)| {
+            let proposal = slot.accepted().map(|accepted| accepted.proposal.clone());
+            let view = proposal.as_ref().map_or(self.view, |proposal| proposal.header.body.view);
+            let certificate = slot.certificate().map(|prepares| Certificate { view, seq, prepares: prepares.to_vec() });
+            proposal.map(Record::Proposed).into_iter().chain(certificate.map(Record::Prepared))
+        })
+    }
+
+    /// A retained batch, by reference to its proposal if the vote log has that.
+    fn retained_record(&self, committed: &Committed) -> Record {
+        let digest = committed.digest();
+        match self.log.accepted(committed.seq).filter(|accepted| accepted.digest == digest) {
+            Some(accepted) => {
+                let view = accepted.proposal.header.body.view;
+                Record::Committed(Place { view, seq: committed.seq, digest })
+            }
+            None => Record::Learned(committed.clone()),
+        }
+    }
+}
+
+fn state_pieces<S: StateMachine>(state: &S) -> impl Iterator<Item = Snapshot> + '_ {
+    state.snapshot().flat_map(|partition| {
+        let partition = Bytes::from(partition);
+        let count = partition.len().div_ceil(SNAPSHOT_PIECE_MAX).max(1);
+        (0..count).map(move |index| {
+            let start = index * SNAPSHOT_PIECE_MAX;
+            let end = partition.len().min(start + SNAPSHOT_PIECE_MAX);
+            Snapshot::State { ends: index + 1 == count, bytes: partition.slice(start..end) }
+        })
+    })
+}

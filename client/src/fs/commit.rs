@@ -1,0 +1,167 @@
+//! Committing: the last step of a write. *Data down before the name goes up.*
+//!
+//! Everything written so far is staged, every block the new content names is durable, and only then
+//! is the content bound to the inode. If somebody else committed in the meantime, what was written
+//! here since the base is laid over their content, and that is committed.
+
+use std::sync::Arc;
+
+use meta::{Answer, Attr, Call, Caller, Commit, Content, Denied, Op, Reply};
+
+use super::{Shared, attr_of, unexpected};
+use super::error::{FsError, Result};
+use super::file::{OpenFile, Pipeline};
+use super::layout::Layout;
+use super::overlay::Overlay;
+use super::stage::{Order, blocking};
+use crate::backend::{BlockStore, Metadata};
+
+/// How often content is merged with somebody else's before giving up.
+const MERGES_MAX: usize = 16;
+
+/// How a try to commit ended.
+enum Tried {
+    /// Applied; the answers to the calls after it.
+    Done(Vec<Answer>),
+    /// Somebody else committed first.
+    Stale,
+}
+
+impl<M: Metadata, B: BlockStore> Shared<M, B> {
+    /// Commits what was changed in a file, if anything, and does `then` in the same request (alone,
+    /// if nothing was changed). Goes on even if the caller stops waiting.
+    ///
+    /// # Errors
+    /// What was changed stays changed here, and is committed by the next call that succeeds. `then`
+    /// may have been done even so.
+    pub(super) async fn commit(self: &Arc<Self>, file: &Arc<OpenFile>, then: Vec<Call>) -> Result<Vec<Answer>> {
+        if then.is_empty() && !file.is_dirty() {
+            return Ok(Vec::new());
+        }
+        let (shared, file) = (self.clone(), file.clone());
+        let committed = tokio::spawn(async move {
+            let mut pipeline = file.pipeline.lock().await;
+            shared.commit_locked(&file, &mut pipeline, then).await
+        });
+        committed.await.map_err(|failure| FsError::Unavailable(failure.to_string()))?
+    }
+
+    async fn commit_locked(
+        self: &Arc<Self>,
+        file: &Arc<OpenFile>,
+        pipeline: &mut Pipeline,
+        then: Vec<Call>,
+    ) -> Result<Vec<Answer>> {
+        let begun = {
+            let mut state = file.state.lock();
+            state.error = None;
+            state.begin_commit().then(|| (state.overlay.clone(), state.seq, state.size))
+        };
+        let Some((dirty, seq, size)) = begun else {
+            return if then.is_empty() { Ok(Vec::new()) } else { self.calls(then).await };
+        };
+        self.outbox.take_failure(file.ino);
+        let order = Order { dirty: &dirty, seq, keep_tails: false };
+        let committed = match self.stage(file, pipeline, order).await {
+            Ok(()) => self.commit_staged(file, pipeline, size, then).await,
+            Err(error) => Err(error),
+        };
+        if committed.is_err() {
+            self.outbox.take_failure(file.ino);
+            file.state.lock().abort_commit();
+        }
+        committed
+    }
+
+    async fn commit_staged(
+        self: &Arc<Self>,
+        file: &Arc<OpenFile>,
+        pipeline: &mut Pipeline,
+        mut size: u64,
+        then: Vec<Call>,
+    ) -> Result<Vec<Answer>> {
+        for _ in 0..MERGES_MAX {
+            match self.try_commit(file, pipeline, size, then.clone()).await? {
+                Tried::Done(answers) => return Ok(answers),
+                Tried::Stale => size = self.merge(file, pipeline).await?,
+            }
+        }
+        Err(FsError::Unavailable("others keep changing the same file".into()))
+    }
+
+    async fn try_commit(
+        self: &Arc<Self>,
+        file: &Arc<OpenFile>,
+        pipeline: &mut Pipeline,
+        size: u64,
+        then: Vec<Call>,
+    ) -> Result<Tried> {
+        let (recipe, base, writer) = {
+            let mut state = file.state.lock();
+            let layout = state.layout.as_mut().expect("staged before");
+            layout.resize(size);
+            (layout.to_recipe(), state.base, state.writer.clone())
+        };
+        let (chunks, ino) = (self.chunks.clone(), file.ino);
+        let allocated = recipe.allocated();
+        let sealed = blocking(move || chunk::seal_recipe(&chunks.keys, ino.0, &recipe)).await?;
+        pipeline.pending.extend(sealed.blocks.iter().map(|(id, _)| *id));
+        self.outbox.push(ino, sealed.blocks);
+        self.outbox.settle(&mut pipeline.pending).await?;
+
+        let content = Content { size, allocated, root: sealed.root, sealed: sealed.sealed };
+        let (mtime, atime, base) = (None, None, Some(base));
+        let commit = Commit { ino, base, content: content.clone(), mtime, atime, opened: true };
+        let mut calls = vec![Call { caller: writer, op: Op::Commit(commit) }];
+        calls.extend(then);
+        let mut answers = self.calls(calls).await?;
+        let rest = answers.split_off(1);
+        match answers.pop() {
+            Some(Answer::Denied(Denied::Stale)) => Ok(Tried::Stale),
+            answer => {
+                let attr = attr_of(answer.expect("as many answers as calls").into_result()?)?;
+                file.state.lock().end_commit(attr, content);
+                Ok(Tried::Done(rest))
+            }
+        }
+    }
+
+    /// Lays what the commit under way covers over the content that replicas hold now; returns the
+    /// size of both together.
+    async fn merge(self: &Arc<Self>, file: &Arc<OpenFile>, pipeline: &mut Pipeline) -> Result<u64> {
+        let writer = file.state.lock().writer.clone();
+        let (attr, content) = self.open_content(&writer, file.ino, meta::WRITE).await?;
+        let theirs = Layout::from_recipe(&self.chunks.recipe(file.ino, &content).await?);
+        let size = file.state.lock().merge(attr, content, theirs);
+        let nothing = Overlay::default();
+        self.stage(file, pipeline, Order { dirty: &nothing, seq: 0, keep_tails: false }).await?;
+        Ok(size)
+    }
+
+    /// A file's attributes and content, if `caller` may have them.
+    pub(super) async fn open_content(&self, caller: &Caller, ino: meta::Ino, mask: u8) -> Result<(Attr, Content)> {
+        match self.call(caller, Op::Open { ino, mask }).await? {
+            Reply::Opened { attr, content } => Ok((attr, content)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Loads the layout of what replicas hold, unless it is there.
+    pub(super) async fn ensure_layout(&self, file: &OpenFile) -> Result<()> {
+        let _loading = file.loading.lock().await;
+        loop {
+            let (content, base) = {
+                let state = file.state.lock();
+                if state.layout.is_some() {
+                    return Ok(());
+                }
+                (state.content.clone(), state.base)
+            };
+            let layout = Layout::from_recipe(&self.chunks.recipe(file.ino, &content).await?);
+            let mut state = file.state.lock();
+            if state.layout.is_none() && state.base == base {
+                state.layout = Some(layout);
+            }
+        }
+    }
+}

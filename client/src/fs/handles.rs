@@ -1,0 +1,263 @@
+//! Opening, flushing and closing files.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use meta::{Attr, Call, Caller, Commit, Content, Denied, Ino, Kind, NewInode, Op, Reply};
+
+use super::error::{FsError, Result};
+use super::file::OpenFile;
+use super::{Filesystem, Shared, attr_of, unexpected};
+use crate::backend::{BlockStore, Metadata};
+
+/// A handle of an open file: what `fh` is to FUSE. Never 0, never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Handle(pub u64);
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenFlags {
+    /// To read.
+    pub read: bool,
+    /// To write.
+    pub write: bool,
+    /// Every write goes to the end of the file (`O_APPEND`).
+    pub append: bool,
+    /// Make it empty (`O_TRUNC`); needs `write`.
+    pub truncate: bool,
+    /// To execute it: read permission is not needed, execute permission is.
+    pub execute: bool,
+}
+
+impl OpenFlags {
+    /// To read only.
+    #[must_use]
+    pub fn reading() -> OpenFlags {
+        OpenFlags { read: true, ..OpenFlags::default() }
+    }
+
+    /// To read and write.
+    #[must_use]
+    pub fn writing() -> OpenFlags {
+        OpenFlags { read: true, write: true, ..OpenFlags::default() }
+    }
+
+    pub(super) fn mask(self) -> u8 {
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        bit(self.read && !self.execute, meta::READ) | bit(self.write, meta::WRITE) | bit(self.execute, meta::EXECUTE)
+    }
+}
+
+/// A file that was just opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Its handle.
+    pub handle: Handle,
+    /// Its attributes. What the kernel has of its content is good while `content_version` is.
+    pub attr: Attr,
+}
+
+/// A handle as it is kept.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) file: Arc<OpenFile>,
+    pub(super) flags: OpenFlags,
+    pub(super) caller: Caller,
+}
+
+impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// `Denied` if the caller may not, or if it is no regular file.
+    pub async fn open(&self, caller: &Caller, ino: Ino, flags: OpenFlags) -> Result<Opened> {
+        if flags.mask() == 0 || (flags.truncate && !flags.write) {
+            return Err(FsError::Invalid);
+        }
+        self.shared.open(caller, ino, flags).await
+    }
+
+    /// Makes a regular file (the umask already taken off `mode`) and opens it; the mode does not
+    /// limit this first handle. If the name is taken by a file and `exclusive` is not set, opens
+    /// that one.
+    ///
+    /// # Errors
+    /// As [`Filesystem::open`]; `Denied(Exists)` if `exclusive` and the name is taken.
+    pub async fn create(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u16,
+        flags: OpenFlags,
+        exclusive: bool,
+    ) -> Result<Opened> {
+        let shared = &self.shared;
+        let sealed = shared.seal_name(parent, name)?;
+        let new = NewInode { kind: Kind::File, mode, rdev: 0, target: Default::default() };
+        match shared.call(caller, Op::Create { parent, name: sealed, new, exclusive }).await? {
+            Reply::Created { attr, fresh } => {
+                shared.hint(parent, name, attr.ino);
+                if !fresh {
+                    return shared.open(caller, attr.ino, flags).await;
+                }
+                let file = shared.attach(attr, &Content::default());
+                Ok(shared.add_handle(file, caller, flags))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// For `close(2)`: what was written through this handle (and any other) is durable and
+    /// committed when it returns. Free if nothing was.
+    ///
+    /// # Errors
+    /// Why it is not; what was written is kept and tried again by the next flush, `fsync` or in
+    /// the background.
+    pub async fn flush(&self, handle: Handle) -> Result<()> {
+        let open = self.shared.handle(handle)?;
+        if open.flags.write {
+            self.shared.commit(&open.file, Vec::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// For `fsync(2)`: everything written to the file is durable and committed when it returns.
+    ///
+    /// # Errors
+    /// As [`Filesystem::flush`].
+    pub async fn fsync(&self, handle: Handle) -> Result<()> {
+        let open = self.shared.handle(handle)?;
+        self.shared.commit(&open.file, Vec::new()).await.map(drop)
+    }
+
+    /// The last reference to a handle is gone. What was not flushed (it was written through a
+    /// mapping, or flushing failed) is committed; if that fails but may succeed later, it is tried
+    /// again in the background.
+    ///
+    /// # Errors
+    /// Why it could not be committed, for the log: the handle is gone in any case.
+    pub async fn release(&self, handle: Handle) -> Result<()> {
+        let open = self.shared.handles.lock().remove(&handle).ok_or(FsError::BadHandle)?;
+        self.shared.detach(&open).await
+    }
+}
+
+impl<M: Metadata, B: BlockStore> Shared<M, B> {
+    pub(super) fn handle(&self, handle: Handle) -> Result<Arc<Open>> {
+        self.handles.lock().get(&handle).cloned().ok_or(FsError::BadHandle)
+    }
+
+    pub(super) async fn open(self: &Arc<Self>, caller: &Caller, ino: Ino, flags: OpenFlags) -> Result<Opened> {
+        let file = if flags.truncate {
+            self.open_empty(caller, ino, flags).await?
+        } else {
+            let (attr, content) = self.open_content(caller, ino, flags.mask()).await?;
+            self.attach(attr, &content)
+        };
+        Ok(self.add_handle(file, caller, flags))
+    }
+
+    /// Opens a file and makes it empty, in one request.
+    async fn open_empty(self: &Arc<Self>, caller: &Caller, ino: Ino, flags: OpenFlags) -> Result<Arc<OpenFile>> {
+        let known = self.file(ino);
+        // No commit of ours may come between the truncation and taking note of it.
+        let mut pipeline = match &known {
+            Some(file) => Some(file.pipeline.lock().await),
+            None => None,
+        };
+        let content = Content::default();
+        let commit =
+            Commit { ino, base: None, content: content.clone(), mtime: None, atime: None, opened: false };
+        let ops = [Op::Open { ino, mask: flags.mask() }, Op::Commit(commit)];
+        let answers = self.calls(ops.map(|op| Call { caller: caller.clone(), op }).into()).await?;
+        let mut answers = answers.into_iter().map(|answer| answer.into_result());
+        answers.next().expect("two answers")?;
+        let attr = attr_of(answers.next().expect("two answers")?)?;
+        if let (Some(file), Some(pipeline)) = (&known, &mut pipeline) {
+            file.state.lock().reset(attr, content.clone(), &self.budget);
+            self.outbox.discard(ino, &pipeline.pending);
+            pipeline.pending.clear();
+        }
+        Ok(self.attach(attr, &content))
+    }
+
+    /// The open file of an inode whose attributes and content were just asked for, with one more
+    /// handle.
+    pub(super) fn attach(&self, attr: Attr, content: &Content) -> Arc<OpenFile> {
+        let file = {
+            let mut files = self.files.lock();
+            let new = || (Arc::new(OpenFile::new(attr, content.clone(), self.options.stage_bytes)), 0);
+            let (file, handles) = files.entry(attr.ino).or_insert_with(new);
+            *handles += 1;
+            file.clone()
+        };
+        file.refresh(attr, content);
+        file
+    }
+
+    fn add_handle(&self, file: Arc<OpenFile>, caller: &Caller, flags: OpenFlags) -> Opened {
+        let attr = file.state.lock().local_attr();
+        let handle = Handle(self.next_handle.fetch_add(1, Ordering::Relaxed));
+        let open = Open { file, flags, caller: caller.clone() };
+        self.handles.lock().insert(handle, Arc::new(open));
+        Opened { handle, attr }
+    }
+
+    /// Takes a handle off its file, and ends with the file if it was the last.
+    pub(super) async fn detach(self: &Arc<Self>, open: &Open) -> Result<()> {
+        let file = &open.file;
+        let last = {
+            let mut files = self.files.lock();
+            let (_, handles) = files.get_mut(&file.ino).expect("a file with handles is kept");
+            *handles -= 1;
+            *handles == 0
+        };
+        if !last {
+            return Ok(());
+        }
+        if file.state.lock().orphan {
+            self.give_up(file).await;
+            let released = self.call_unit(&open.caller, Op::ReleaseOrphan { ino: file.ino }).await;
+            // Its last name may have gone another way than through here.
+            return match released {
+                Err(FsError::Denied(Denied::Invalid | Denied::Stale | Denied::NotPermitted)) => Ok(()),
+                released => released,
+            };
+        }
+        let committed = self.settle_closed(file).await;
+        if let Err(error) = &committed {
+            tracing::warn!(ino = file.ino.0, %error, "a closed file is not committed");
+        }
+        committed
+    }
+
+    /// Commits a file that nobody has open; gives up what can never be committed.
+    pub(super) async fn settle_closed(self: &Arc<Self>, file: &Arc<OpenFile>) -> Result<()> {
+        let committed = self.commit(file, Vec::new()).await.map(drop);
+        if committed.as_ref().is_err_and(|error| !error.may_pass()) {
+            self.give_up(file).await;
+        }
+        let mut files = self.files.lock();
+        if files.get(&file.ino).is_some_and(|(known, handles)| *handles == 0 && !known.is_dirty()) {
+            files.remove(&file.ino);
+        }
+        committed
+    }
+
+    /// Forgets what was written to a file that nobody has open.
+    async fn give_up(&self, file: &OpenFile) {
+        let mut pipeline = file.pipeline.lock().await;
+        let mut files = self.files.lock();
+        if files.get(&file.ino).is_none_or(|(_, handles)| *handles > 0) {
+            return;
+        }
+        files.remove(&file.ino);
+        drop(files);
+        let mut state = file.state.lock();
+        let (attr, content) = (state.attr, state.content.clone());
+        state.reset(attr, content, &self.budget);
+        self.outbox.discard(file.ino, &pipeline.pending);
+        pipeline.pending.clear();
+    }
+}

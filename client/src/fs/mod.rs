@@ -1,0 +1,274 @@
+//! A mounted volume as POSIX operations: what every door (the mount, backup) is made of.
+//!
+//! Writes go to memory and are cut, sealed and put in the background within a bound; `flush` and
+//! `fsync` return when all holders have the data and the replicas name it. Other mounts see a file
+//! as it was when they opened it, or newer (close-to-open consistency). Attributes and names are
+//! asked of the replicas every time, except what was changed here and is not committed yet.
+//!
+//! Where to look: `names` and `attrs` are the namespace; `handles` opens, flushes and closes; `data`
+//! reads and writes; `file` is what is known of an open file; `overlay`, `layout` and `view` say
+//! where its bytes are; `stage`, `outbox` and `commit` are the way down; `room` keeps the bound;
+//! `chunks` is the way up.
+
+mod attrs;
+mod chunks;
+mod commit;
+mod data;
+mod error;
+mod file;
+mod handles;
+mod layout;
+mod names;
+mod outbox;
+mod overlay;
+mod room;
+mod stage;
+mod view;
+mod xattr;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chunk::{Cutter, Sizes, VolumeKeys};
+use meta::{Answer, Attr, Call, Caller, Denied, Ino, Op, Reply, Volume};
+use parking_lot::Mutex;
+
+use crate::backend::{BlockStore, Metadata, StoreSpace};
+use crate::cache::{BlockCache, CacheCounts, CacheOptions};
+use chunks::Chunks;
+use file::OpenFile;
+use outbox::{Budget, Outbox};
+
+pub use attrs::{SetAttr, VolumeSpace};
+pub use data::{Fallocate, Seek};
+pub use error::{FsError, Result};
+pub use handles::{Handle, OpenFlags, Opened};
+pub use names::{Entries, Entry};
+
+/// How a mounted volume uses this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The block cache.
+    pub cache: CacheOptions,
+    /// How much may be written and not yet durable, bytes; writers wait beyond it.
+    pub dirty_bytes_max: u64,
+    /// How much must be written to a file in one run before that is put in the background, bytes.
+    pub stage_bytes: u64,
+    /// How far to read ahead of a sequential reader at most, bytes.
+    pub read_ahead_bytes: u64,
+    /// After how long a change is committed though nobody asked for it.
+    pub write_back: Duration,
+    /// For how long the attributes of a file that is being written to here are not asked for again.
+    pub dirty_attr_ttl: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            cache: CacheOptions::default(),
+            dirty_bytes_max: 64 << 20,
+            stage_bytes: 4 << 20,
+            read_ahead_bytes: 8 << 20,
+            write_back: Duration::from_secs(30),
+            dirty_attr_ttl: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A mounted volume. Cheap to share; every method may be called from any number of tasks.
+///
+/// Dropping it stops its background work and loses what was written and neither flushed nor
+/// committed: call [`Filesystem::sync_all`] first.
+#[derive(Debug)]
+pub struct Filesystem<M, B> {
+    shared: Arc<Shared<M, B>>,
+    background: tokio::task::AbortHandle,
+}
+
+/// What the tasks of a mounted volume share.
+struct Shared<M, B> {
+    metadata: M,
+    volume: Volume,
+    options: Options,
+    cutter: Arc<Cutter>,
+    chunks: Arc<Chunks<B>>,
+    outbox: Arc<Outbox<B>>,
+    budget: Arc<Budget>,
+    /// Files that are open, or were written to and are not committed; and for each how many
+    /// handles it has.
+    files: Mutex<HashMap<Ino, (Arc<OpenFile>, usize)>>,
+    handles: Mutex<HashMap<Handle, Arc<handles::Open>>>,
+    next_handle: AtomicU64,
+    /// What names led to when they were last looked up: hints only.
+    hints: Mutex<names::Hints>,
+    /// Held by the one writer that makes room.
+    relief: tokio::sync::Mutex<()>,
+    space: Mutex<StoreSpace>,
+    /// How many threads may seal at a time.
+    threads: usize,
+}
+
+impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
+    /// Mounts `volume`, whose opened `secret` this is. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// If the volume's chunk sizes make no sense.
+    pub fn open_volume(
+        metadata: M,
+        blocks: B,
+        volume: Volume,
+        secret: &[u8; 32],
+        options: Options,
+    ) -> Result<Filesystem<M, B>> {
+        let keys = VolumeKeys::new(secret);
+        let meta::Chunking { min, average, max } = volume.spec.chunking;
+        let sizes = Sizes::new(min, average, max).map_err(|why| FsError::Corrupt(why.to_string()))?;
+        let budget = Arc::new(Budget::default());
+        let cache = Arc::new(BlockCache::new(Arc::new(blocks), &options.cache));
+        let outbox = Arc::new(Outbox::new(cache.clone(), budget.clone()));
+        let cutter = Arc::new(Cutter::new(sizes, &keys));
+        let chunks = Arc::new(Chunks::new(keys, cache, outbox.clone(), options.cache.opened_bytes));
+        let shared = Arc::new(Shared {
+            metadata,
+            volume,
+            options,
+            cutter,
+            chunks,
+            outbox,
+            budget,
+            files: Mutex::default(),
+            handles: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            hints: Mutex::new(names::Hints::default()),
+            relief: tokio::sync::Mutex::default(),
+            space: Mutex::default(),
+            threads: std::thread::available_parallelism().map_or(2, usize::from),
+        });
+        let background = tokio::spawn(room::background(Arc::downgrade(&shared))).abort_handle();
+        Ok(Filesystem { shared, background })
+    }
+
+    /// The volume that is mounted.
+    #[must_use]
+    pub fn volume(&self) -> &Volume {
+        &self.shared.volume
+    }
+
+    /// The root directory.
+    #[must_use]
+    pub fn root(&self) -> Ino {
+        self.shared.volume.root
+    }
+
+    /// How often each part of the block cache had what was asked for.
+    #[must_use]
+    pub fn cache_counts(&self) -> CacheCounts {
+        self.shared.chunks.cache().counts()
+    }
+
+    /// How much is written and not yet durable, bytes.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> u64 {
+        self.shared.budget.used()
+    }
+
+    /// The kernel forgets `lookups` references to an inode. Nothing is kept for it here.
+    pub fn forget(&self, _ino: Ino, _lookups: u64) {}
+
+    /// Commits everything that was written, for `sync(2)` and before unmounting.
+    ///
+    /// # Errors
+    /// The first failure; the other files are committed all the same.
+    pub async fn sync_all(&self) -> Result<()> {
+        let files = self.shared.open_files();
+        let commits = files.iter().map(|file| self.shared.commit(file, Vec::new()));
+        let results = futures::future::join_all(commits).await;
+        self.shared.forget_closed();
+        results.into_iter().try_for_each(|result| result.map(drop))
+    }
+}
+
+impl<M, B> Drop for Filesystem<M, B> {
+    fn drop(&mut self) {
+        self.background.abort();
+    }
+}
+
+impl<M: Metadata, B: BlockStore> Shared<M, B> {
+    /// Asks the replicas.
+    async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>> {
+        let count = calls.len();
+        let answers = self.metadata.calls(calls).await?;
+        match answers.as_slice() {
+            answers if answers.len() == count => {}
+            // A batch that is refused as a whole has one answer.
+            [Answer::Denied(why)] => return Err((*why).into()),
+            _ => return Err(FsError::Unavailable("fewer answers than calls".into())),
+        }
+        Ok(answers)
+    }
+
+    async fn call(&self, caller: &Caller, op: Op) -> Result<Reply> {
+        let mut answers = self.calls(vec![Call { caller: caller.clone(), op }]).await?;
+        Ok(answers.pop().expect("as many answers as calls").into_result()?)
+    }
+
+    async fn call_attr(&self, caller: &Caller, op: Op) -> Result<Attr> {
+        Ok(self.localize(attr_of(self.call(caller, op).await?)?))
+    }
+
+    async fn call_unit(&self, caller: &Caller, op: Op) -> Result<()> {
+        match self.call(caller, op).await? {
+            Reply::Unit => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Attributes as this mount sees them.
+    fn localize(&self, attr: Attr) -> Attr {
+        self.file(attr.ino).map_or(attr, |file| file.localize(attr))
+    }
+
+    fn file(&self, ino: Ino) -> Option<Arc<OpenFile>> {
+        self.files.lock().get(&ino).map(|(file, _)| file.clone())
+    }
+
+    fn open_files(&self) -> Vec<Arc<OpenFile>> {
+        self.files.lock().values().map(|(file, _)| file.clone()).collect()
+    }
+
+    /// Forgets files that nobody has open and that hold nothing uncommitted.
+    fn forget_closed(&self) {
+        self.files.lock().retain(|_, (file, handles)| *handles > 0 || file.is_dirty());
+    }
+}
+
+impl<M, B> fmt::Debug for Shared<M, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("volume", &self.volume.id).finish_non_exhaustive()
+    }
+}
+
+/// The attributes in a reply.
+fn attr_of(reply: Reply) -> Result<Attr> {
+    match reply {
+        Reply::Attr(attr) | Reply::Created { attr, .. } | Reply::Renamed { moved: attr, .. } => Ok(attr),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Replicas that agree answered something that is no answer to what was asked: they run another
+/// version.
+fn unexpected(reply: &Reply) -> FsError {
+    tracing::warn!(?reply, "unexpected reply: do the replicas run another version?");
+    FsError::Denied(Denied::Malformed)
+}
+
+/// A name as replicas keep it.
+fn sealed_name(sealed: Vec<u8>) -> Result<meta::SealedName> {
+    meta::SealedName::new(Bytes::from(sealed)).ok_or(FsError::NameTooLong)
+}

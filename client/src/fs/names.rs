@@ -1,0 +1,297 @@
+//! The namespace: finding, making, linking, renaming, removing and listing names.
+
+use std::hash::{BuildHasher as _, RandomState};
+
+use bytes::Bytes;
+use chunk::name::{DirectoryKey, open_target, seal_name, seal_target};
+use meta::{Answer, Attr, Call, Caller, Denied, Ino, Kind, NewInode, Op, RenameHow, Reply, SealedName};
+
+use super::error::{FsError, Result};
+use super::{Filesystem, Shared, sealed_name, unexpected};
+use crate::backend::{BlockStore, Metadata};
+use crate::cache::Lru;
+
+/// How many names are remembered.
+const HINTS_MAX: u64 = 1 << 14;
+
+/// An entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place: reading goes on after it. Always above 2, which leaves room for `.` and `..`.
+    pub cookie: u64,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// What it names.
+    pub attr: Attr,
+}
+
+/// Some entries of a directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// In the order of their cookies.
+    pub entries: Vec<Entry>,
+    /// None follow these.
+    pub end: bool,
+}
+
+/// What names led to, as far as this mount remembers: never relied upon.
+pub(super) struct Hints {
+    hasher: RandomState,
+    inodes: Lru<(Ino, u64), Ino>,
+}
+
+impl Default for Hints {
+    fn default() -> Self {
+        Hints { hasher: RandomState::new(), inodes: Lru::new(HINTS_MAX) }
+    }
+}
+
+impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
+    /// Finds a name in a directory.
+    ///
+    /// # Errors
+    /// `Denied(NotFound)`, and others of `lookup`'s.
+    pub async fn lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Attr> {
+        let sealed = self.shared.seal_name(parent, name)?;
+        let attr = self.shared.call_attr(caller, Op::Lookup { parent, name: sealed }).await?;
+        self.shared.hint(parent, name, attr.ino);
+        Ok(attr)
+    }
+
+    /// The directory that a directory is in; of the root, itself.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub async fn parent(&self, caller: &Caller, ino: Ino) -> Result<Attr> {
+        self.shared.call_attr(caller, Op::Parent { ino }).await
+    }
+
+    /// Where a symbolic link leads.
+    ///
+    /// # Errors
+    /// `Denied(Invalid)` if it is none.
+    pub async fn readlink(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
+        match self.shared.call(caller, Op::ReadLink { ino }).await? {
+            Reply::Target(sealed) => Ok(open_target(&self.shared.chunks.keys, &sealed)?),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Makes a directory; the umask is already taken off `mode`.
+    ///
+    /// # Errors
+    /// `Denied(Exists)` and others.
+    pub async fn mkdir(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u16) -> Result<Attr> {
+        let new = NewInode { kind: Kind::Directory, mode, rdev: 0, target: Bytes::new() };
+        self.shared.make(caller, parent, name, new).await
+    }
+
+    /// Makes a pipe, a socket, a device, or a regular file that is not opened.
+    ///
+    /// # Errors
+    /// `Denied(Exists)` and others; `Invalid` for directories and links, which are made otherwise.
+    pub async fn mknod(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        kind: Kind,
+        mode: u16,
+        rdev: u32,
+    ) -> Result<Attr> {
+        if matches!(kind, Kind::Directory | Kind::Symlink) {
+            return Err(FsError::Invalid);
+        }
+        let new = NewInode { kind, mode, rdev, target: Bytes::new() };
+        self.shared.make(caller, parent, name, new).await
+    }
+
+    /// Makes a symbolic link to `target`, at most 4095 bytes.
+    ///
+    /// # Errors
+    /// `Denied(Exists)` and others; `NameTooLong`, and as POSIX has it `Denied(NotFound)` if
+    /// `target` is empty.
+    pub async fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Attr> {
+        match target.len() {
+            0 => return Err(FsError::Denied(Denied::NotFound)),
+            len if len > meta::TARGET_MAX => return Err(FsError::NameTooLong),
+            _ => {}
+        }
+        let target = seal_target(&self.shared.chunks.keys, target).into();
+        let new = NewInode { kind: Kind::Symlink, mode: 0o777, rdev: 0, target };
+        self.shared.make(caller, parent, name, new).await
+    }
+
+    /// Gives a file (no directory) another name.
+    ///
+    /// # Errors
+    /// `Denied(Exists)` and others.
+    pub async fn link(&self, caller: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
+        let sealed = self.shared.seal_name(parent, name)?;
+        let attr = self.shared.call_attr(caller, Op::Link { ino, parent, name: sealed }).await?;
+        self.shared.hint(parent, name, ino);
+        Ok(attr)
+    }
+
+    /// Removes a name. A file that loses its last one lives on while it is open here.
+    ///
+    /// # Errors
+    /// `Denied(IsDirectory)` for directories, and others.
+    pub async fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+        let sealed = self.shared.seal_name(parent, name)?;
+        let unlink = |keep| Op::Unlink { parent, name: sealed.clone(), keep };
+        match self.shared.remove(caller, unlink, self.shared.hinted(parent, name)).await? {
+            Reply::Unlinked { .. } => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `Denied(NotEmpty)` and others.
+    pub async fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+        let name = self.shared.seal_name(parent, name)?;
+        self.shared.call_unit(caller, Op::Rmdir { parent, name }).await
+    }
+
+    /// Renames. A file that is replaced lives on while it is open here.
+    ///
+    /// # Errors
+    /// `Denied(Exists)` with [`RenameHow::NoReplace`], and others.
+    pub async fn rename(
+        &self,
+        caller: &Caller,
+        (from, from_name): (Ino, &[u8]),
+        (to, to_name): (Ino, &[u8]),
+        how: RenameHow,
+    ) -> Result<()> {
+        let shared = &self.shared;
+        let (from_sealed, to_sealed) = (shared.seal_name(from, from_name)?, shared.seal_name(to, to_name)?);
+        let rename = |keep| {
+            let (from_name, to_name) = (from_sealed.clone(), to_sealed.clone());
+            Op::Rename { from, from_name, to, to_name, how, keep }
+        };
+        match shared.remove(caller, rename, shared.hinted(to, to_name)).await? {
+            Reply::Renamed { moved, .. } => {
+                shared.localize(moved);
+                shared.hint(to, to_name, moved.ino);
+                Ok(())
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Entries after `cookie` (0: from the start), at most `max`, without `.` and `..`. Entries that
+    /// are there all the while are listed once, whatever else is added or removed.
+    ///
+    /// # Errors
+    /// `Denied(NotDirectory)` and others.
+    pub async fn readdir(&self, caller: &Caller, ino: Ino, mut cookie: u64, max: u32) -> Result<Entries> {
+        let key = DirectoryKey::new(&self.shared.chunks.keys, ino.0);
+        loop {
+            let max = max.clamp(1, meta::ENTRIES_MAX);
+            let (listed, end) = match self.shared.call(caller, Op::ReadDir { ino, cookie, max }).await? {
+                Reply::Entries { entries, end } => (entries, end),
+                other => return Err(unexpected(&other)),
+            };
+            cookie = listed.last().map_or(cookie, |entry| entry.cookie);
+            let entries: Vec<Entry> = listed
+                .into_iter()
+                .filter_map(|entry| {
+                    let name = key.open(entry.name.as_bytes()).ok().filter(|name| check_name(name).is_ok());
+                    if name.is_none() {
+                        tracing::warn!(directory = ino.0, cookie = entry.cookie, "a name that can't be opened");
+                    }
+                    Some(Entry { cookie: entry.cookie, name: name?, attr: self.shared.localize(entry.attr) })
+                })
+                .collect();
+            entries.iter().for_each(|entry| self.shared.hint(ino, &entry.name, entry.attr.ino));
+            if end || !entries.is_empty() {
+                return Ok(Entries { entries, end });
+            }
+        }
+    }
+}
+
+impl<M: Metadata, B: BlockStore> Shared<M, B> {
+    pub(super) fn seal_name(&self, parent: Ino, name: &[u8]) -> Result<SealedName> {
+        check_name(name)?;
+        sealed_name(seal_name(&self.chunks.keys, parent.0, name))
+    }
+
+    /// Remembers what a name leads to.
+    pub(super) fn hint(&self, parent: Ino, name: &[u8], ino: Ino) {
+        let hints = &mut *self.hints.lock();
+        let key = (parent, hints.hasher.hash_one(name));
+        hints.inodes.insert(key, ino, 1);
+    }
+
+    fn hinted(&self, parent: Ino, name: &[u8]) -> Option<Ino> {
+        let hints = &mut *self.hints.lock();
+        let key = (parent, hints.hasher.hash_one(name));
+        hints.inodes.get(&key)
+    }
+
+    async fn make(&self, caller: &Caller, parent: Ino, name: &[u8], new: NewInode) -> Result<Attr> {
+        let sealed = self.seal_name(parent, name)?;
+        let create = Op::Create { parent, name: sealed, new, exclusive: true };
+        match self.call(caller, create).await? {
+            Reply::Created { attr, .. } => {
+                self.hint(parent, name, attr.ino);
+                Ok(attr)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Does `op`, which may take the last name off an inode. If that is open here it is kept as an
+    /// orphan; which inode it is, only the answer tells for certain. `hinted` is which it may be.
+    async fn remove(&self, caller: &Caller, op: impl Fn(bool) -> Op, hinted: Option<Ino>) -> Result<Reply> {
+        let (anything_open, hinted) = {
+            let files = self.files.lock();
+            (!files.is_empty(), hinted.filter(|ino| !files.contains_key(ino)))
+        };
+        let mut ops = vec![op(anything_open)];
+        // Most likely it is not open, and can go in the same request. (Refused if it has names.)
+        ops.extend(hinted.filter(|_| anything_open).map(|ino| Op::ReleaseOrphan { ino }));
+        let calls = ops.into_iter().map(|op| Call { caller: caller.clone(), op }).collect();
+        let mut answers = self.calls(calls).await?.into_iter();
+        let reply = answers.next().expect("as many answers as calls").into_result()?;
+        let released = matches!(answers.next(), Some(Answer::Done(_)));
+        let removed = match &reply {
+            Reply::Unlinked { ino, nlink } => Some((*ino, *nlink)),
+            Reply::Renamed { replaced, .. } => *replaced,
+            _ => None,
+        };
+        if let Some((ino, nlink)) = removed {
+            let open = self.lost_name(ino, nlink);
+            if nlink == 0 && !open && anything_open && !(released && hinted == Some(ino)) {
+                self.release_orphan(caller, ino).await;
+            }
+        }
+        Ok(reply)
+    }
+
+    /// Takes note that an inode lost a name; says whether it is open here.
+    fn lost_name(&self, ino: Ino, nlink: u32) -> bool {
+        let files = self.files.lock();
+        let Some((file, handles)) = files.get(&ino) else { return false };
+        let mut state = file.state.lock();
+        state.attr.nlink = nlink;
+        state.fetched = None;
+        state.orphan = nlink == 0;
+        *handles > 0
+    }
+}
+
+/// A name that a directory can have.
+fn check_name(name: &[u8]) -> Result<()> {
+    match name {
+        b"" => Err(FsError::Denied(Denied::NotFound)),
+        b"." | b".." => Err(FsError::Invalid),
+        name if name.len() > meta::NAME_MAX => Err(FsError::NameTooLong),
+        name if name.iter().any(|byte| matches!(byte, b'/' | 0)) => Err(FsError::Invalid),
+        _ => Ok(()),
+    }
+}

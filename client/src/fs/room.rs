@@ -1,0 +1,176 @@
+//! Keeping the bound on what is written and not yet durable, and what happens in the background.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use meta::{Caller, Ino, Op};
+use tokio::time::MissedTickBehavior;
+
+use super::Shared;
+use super::error::Result;
+use super::file::OpenFile;
+use super::stage::Order;
+use crate::backend::{BlockStore, Metadata};
+
+/// How often the background looks for work.
+const TICK: Duration = Duration::from_secs(5);
+/// How many ticks lie between two renewals of orphans: ten minutes.
+const TICKS_PER_RENEWAL: u64 = 120;
+/// A run is long, and can be sealed before it is asked for, from this many bytes on.
+const LONG_RUN: u64 = 1 << 20;
+
+/// Commits what has been dirty for long, tries again what failed, and keeps orphans alive; until
+/// the volume is unmounted.
+pub(super) async fn background<M: Metadata, B: BlockStore>(shared: Weak<Shared<M, B>>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for tick in 1u64.. {
+        ticks.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.write_back();
+        if tick.is_multiple_of(TICKS_PER_RENEWAL) {
+            tokio::spawn(async move { shared.keep_orphans().await });
+        }
+    }
+}
+
+impl<M: Metadata, B: BlockStore> Shared<M, B> {
+    /// Waits until more may be written: seals what is not sealed, then waits for the storage nodes.
+    ///
+    /// # Errors
+    /// If there is no room and none is coming: the nodes are full or out of reach. Trying again is
+    /// started at the same time.
+    pub(super) async fn make_room(self: &Arc<Self>) -> Result<()> {
+        let most = self.options.dirty_bytes_max;
+        if self.budget.used() < most {
+            return Ok(());
+        }
+        // The first in the queue makes room for all.
+        let _relief = self.relief.lock().await;
+        loop {
+            let changed = self.budget.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.budget.used() < most {
+                return Ok(());
+            }
+            let (largest, unsealed) = self.unsealed();
+            let moving = self.outbox.is_moving();
+            match largest {
+                Some(file) if !moving || unsealed * 2 >= most => self.stage_all(&file).await?,
+                _ if moving => changed.await,
+                _ => {
+                    let failure = self.outbox.failure();
+                    self.outbox.retry(None);
+                    return failure.map_or(Ok(()), Err);
+                }
+            }
+        }
+    }
+
+    /// The file with the most data that is not sealed, and how much all files have.
+    fn unsealed(&self) -> (Option<Arc<OpenFile>>, u64) {
+        let charge = |file: Arc<OpenFile>| {
+            let charge = file.state.lock().overlay.charge();
+            (charge > 0).then_some((charge, file))
+        };
+        let charges: Vec<_> = self.open_files().into_iter().filter_map(charge).collect();
+        let total = charges.iter().map(|(charge, _)| charge).sum();
+        (charges.into_iter().max_by_key(|(charge, _)| *charge).map(|(_, file)| file), total)
+    }
+
+    async fn stage_all(self: &Arc<Self>, file: &Arc<OpenFile>) -> Result<()> {
+        let mut pipeline = file.pipeline.lock().await;
+        let (dirty, seq) = {
+            let state = file.state.lock();
+            (state.overlay.clone(), state.seq)
+        };
+        if dirty.is_empty() {
+            return Ok(());
+        }
+        self.stage(file, &mut pipeline, Order { dirty: &dirty, seq, keep_tails: false }).await
+    }
+
+    /// Starts to seal long runs of data in the background, if a file has much that is not sealed.
+    pub(super) fn stage_in_background(self: &Arc<Self>, file: &Arc<OpenFile>) {
+        {
+            let mut state = file.state.lock();
+            if state.staging || state.overlay.charge() < state.stage_at {
+                return;
+            }
+            state.staging = true;
+        }
+        let (shared, file) = (self.clone(), file.clone());
+        tokio::spawn(async move {
+            while shared.stage_long_runs(&file).await {}
+        });
+    }
+
+    /// Seals the long runs there are; says whether to look for more at once.
+    async fn stage_long_runs(self: &Arc<Self>, file: &Arc<OpenFile>) -> bool {
+        let mut pipeline = file.pipeline.lock().await;
+        let (dirty, seq, before) = {
+            let state = file.state.lock();
+            let long = LONG_RUN.min(self.options.stage_bytes);
+            (state.overlay.long_runs(long), state.seq, state.overlay.charge())
+        };
+        let order = Order { dirty: &dirty, seq, keep_tails: true };
+        let staged = if dirty.is_empty() { Ok(()) } else { self.stage(file, &mut pipeline, order).await };
+
+        let mut state = file.state.lock();
+        let progress = staged.is_ok() && state.overlay.charge() < before;
+        if let Err(error) = staged {
+            state.error = Some(error);
+        }
+        let least = if progress { 0 } else { state.overlay.charge() };
+        state.stage_at = least + self.options.stage_bytes;
+        state.staging = state.overlay.charge() >= state.stage_at;
+        state.staging
+    }
+
+    /// Starts to commit what was changed long ago, and what is left of closed files.
+    pub(super) fn write_back(self: &Arc<Self>) {
+        let files: Vec<_> = self.files.lock().values().cloned().collect();
+        for (file, handles) in files {
+            let due = {
+                let state = file.state.lock();
+                let old = state.dirty_since.is_some_and(|since| since.elapsed() >= self.options.write_back);
+                state.is_dirty() && state.committing.is_none() && (old || handles == 0)
+            };
+            if due {
+                let shared = self.clone();
+                tokio::spawn(async move { shared.write_back_file(&file, handles).await });
+            }
+        }
+    }
+
+    async fn write_back_file(self: &Arc<Self>, file: &Arc<OpenFile>, handles: usize) {
+        let committed =
+            if handles == 0 { self.settle_closed(file).await } else { self.commit(file, Vec::new()).await.map(drop) };
+        if let Err(error) = committed {
+            tracing::warn!(ino = file.ino.0, %error, "written data is not committed yet");
+            file.state.lock().error = Some(error);
+        }
+    }
+
+    async fn keep_orphans(&self) {
+        let open: Vec<_> = self.handles.lock().values().cloned().collect();
+        for open in open {
+            if open.file.state.lock().orphan {
+                self.log_orphan(&open.caller, open.file.ino, Op::KeepOrphan { ino: open.file.ino }).await;
+            }
+        }
+    }
+
+    /// Lets go of an inode that lost its last name and is not open here.
+    pub(super) async fn release_orphan(&self, caller: &Caller, ino: Ino) {
+        self.log_orphan(caller, ino, Op::ReleaseOrphan { ino }).await;
+    }
+
+    /// Failing costs no more than an hour's worth of space, or a file that nobody can find.
+    async fn log_orphan(&self, caller: &Caller, ino: Ino, op: Op) {
+        if let Err(error) = self.call_unit(caller, op).await {
+            tracing::warn!(ino = ino.0, %error, "an inode without a name");
+        }
+    }
+}

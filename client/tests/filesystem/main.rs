@@ -1,0 +1,8 @@
+//! The filesystem over in-process twins of the replicas and the storage nodes.
+
+mod durability;
+mod model;
+mod names;
+mod sharing;
+mod shapes;
+mod world;

@@ -1,0 +1,138 @@
+//! Two mounts of one volume.
+
+use bytes::Bytes;
+use client::fs::{FsError, OpenFlags, SetAttr};
+use meta::Denied;
+
+use super::world::{ROOT, World, close, create, denied, noise, read_all, read_file, write_all, write_file};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_opens_after_a_close_sees_what_was_written() {
+    let world = World::new();
+    let (one, two) = (world.mount(), world.mount());
+    let attr = write_file(&one, "file", &noise(1, 50_000)).await;
+    let held = two.open(&ROOT, attr.ino, OpenFlags::reading()).await.expect("opened").handle;
+    assert!(read_all(&two, held).await == noise(1, 50_000));
+    for round in 2..5 {
+        let bytes = noise(round, 30_000 * round as usize);
+        write_file(&one, "file", &bytes).await;
+        let size = Some(bytes.len() as u64);
+        one.setattr(&ROOT, attr.ino, &SetAttr { size, ..SetAttr::default() }, None).await.expect("set");
+        assert!(read_file(&two, "file").await == bytes);
+        // A handle that was open all the while follows once it is known that there is news.
+        assert_eq!(two.getattr(&ROOT, attr.ino).await.expect("there").size, bytes.len() as u64);
+        assert!(read_all(&two, held).await == bytes);
+    }
+    one.unlink(&ROOT, one.root(), b"file").await.expect("removed");
+    assert_eq!(denied(two.getattr(&ROOT, attr.ino).await), Denied::Stale);
+    assert!(read_all(&two, held).await == noise(4, 120_000), "as it was");
+    two.release(held).await.expect("released");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_of_different_parts_both_prevail() {
+    let world = World::new();
+    for (one, two) in [(world.mount(), world.mount()), (world.cramped_mount(), world.cramped_mount())] {
+        let mut expected = noise(0, 200_000);
+        let attr = write_file(&one, "file", &expected).await;
+        let first = one.open(&ROOT, attr.ino, OpenFlags::writing()).await.expect("opened").handle;
+        let second = two.open(&ROOT, attr.ino, OpenFlags::writing()).await.expect("opened").handle;
+        for index in 0..40usize {
+            // Every chunk has bytes of both; sizes are no multiple of anything.
+            let (at, len) = (index * 5_100, if index % 4 < 2 { 777 } else { 5_000 });
+            let bytes = noise(index as u64 + 1, len);
+            let (fs, handle) = if index % 2 == 0 { (&one, first) } else { (&two, second) };
+            fs.write(handle, at as u64, bytes.clone().into()).await.expect("written");
+            if expected.len() < at + len {
+                expected.resize(at + len, 0);
+            }
+            expected[at..at + len].copy_from_slice(&bytes);
+            if index % 7 == 0 {
+                fs.fsync(handle).await.expect("synced");
+            }
+        }
+        close(&one, first).await;
+        close(&two, second).await;
+        assert!(world.read_afresh("file").await == expected);
+        assert_eq!((one.dirty_bytes(), two.dirty_bytes()), (0, 0));
+        one.unlink(&ROOT, one.root(), b"file").await.expect("removed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_truncation_and_a_write_meet() {
+    let world = World::new();
+    let (one, two) = (world.mount(), world.mount());
+    let before = noise(1, 100_000);
+    for (size, at, expected_len) in [(30_000u64, 10_000u64, 30_000usize), (30_000, 60_000, 61_000), (0, 5_000, 6_000)] {
+        let attr = write_file(&one, "file", &before).await;
+        let writer = two.open(&ROOT, attr.ino, OpenFlags::writing()).await.expect("opened").handle;
+        two.write(writer, at, vec![7; 1_000].into()).await.expect("written");
+        // The truncation is committed first; what the writer wrote comes on top.
+        one.setattr(&ROOT, attr.ino, &SetAttr { size: Some(size), ..SetAttr::default() }, None).await.expect("cut");
+        close(&two, writer).await;
+        let mut expected = before[..size as usize].to_vec();
+        expected.resize(expected_len, 0);
+        expected[at as usize..at as usize + 1_000].fill(7);
+        assert!(world.read_afresh("file").await == expected, "cut to {size}, written at {at}");
+
+        // The other way round: the truncation is merged into what was written.
+        let attr = write_file(&one, "other", &before).await;
+        let cutter = one.open(&ROOT, attr.ino, OpenFlags::writing()).await.expect("opened").handle;
+        let change = SetAttr { size: Some(size), ..SetAttr::default() };
+        one.setattr(&ROOT, attr.ino, &change, Some(cutter)).await.expect("cut");
+        let writer = two.open(&ROOT, attr.ino, OpenFlags::writing()).await.expect("opened").handle;
+        two.write(writer, 0, vec![8; 1_000].into()).await.expect("written");
+        two.write(writer, 150_000, vec![9; 10].into()).await.expect("written");
+        close(&two, writer).await;
+        close(&one, cutter).await;
+        let mut expected = [&[8; 1_000][..], &before[1_000..]].concat();
+        expected.truncate(size as usize);
+        assert!(world.read_afresh("other").await == expected, "cut to {size} last");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_others_removed_takes_no_more_writes() {
+    let world = World::new();
+    let (one, two) = (world.mount(), world.mount());
+    let opened = create(&one, "file").await;
+    two.unlink(&ROOT, two.root(), b"file").await.expect("removed");
+    one.write(opened.handle, 0, Bytes::from_static(b"lost")).await.expect("written");
+    assert_eq!(denied(one.flush(opened.handle).await), Denied::Stale);
+    assert_eq!(denied(one.release(opened.handle).await), Denied::Stale);
+    one.sync_all().await.expect("nothing is left to sync");
+    assert_eq!(one.dirty_bytes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opening_to_truncate_drops_what_was_not_committed() {
+    let world = World::new();
+    let fs = world.cramped_mount();
+    let opened = create(&fs, "file").await;
+    write_all(&fs, opened.handle, 0, &noise(1, 100_000)).await;
+    let flags = OpenFlags { truncate: true, ..OpenFlags::writing() };
+    let again = fs.open(&ROOT, opened.attr.ino, flags).await.expect("opened");
+    assert_eq!(again.attr.size, 0);
+    assert_eq!(fs.read(opened.handle, 0, 10).await, Ok(Bytes::new()));
+    fs.write(again.handle, 3, Bytes::from_static(b"new")).await.expect("written");
+    close(&fs, opened.handle).await;
+    close(&fs, again.handle).await;
+    assert_eq!(world.read_afresh("file").await, b"\0\0\0new");
+    assert_eq!(fs.dirty_bytes(), 0);
+    let needs_write = OpenFlags { truncate: true, ..OpenFlags::reading() };
+    assert_eq!(fs.open(&ROOT, opened.attr.ino, needs_write).await, Err(FsError::Invalid));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_creator_writes_to_a_file_nobody_may_write_to() {
+    let world = World::new();
+    let (one, two) = (world.mount(), world.mount());
+    let user = meta::Caller { uid: 1000, gid: 1000, groups: Vec::new() };
+    let flags = OpenFlags::writing();
+    let opened = one.create(&user, one.root(), b"readonly", 0o444, flags, true).await.expect("created");
+    one.write(opened.handle, 0, Bytes::from_static(b"object")).await.expect("written");
+    close(&one, opened.handle).await;
+    assert_eq!(denied(two.open(&user, opened.attr.ino, flags).await), Denied::Access);
+    assert_eq!(read_file(&two, "readonly").await, b"object");
+}

@@ -1,0 +1,252 @@
+//! Twins of the cluster, and mounts of a volume on them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use base::{BlockId, ClusterId, Decode as _, Encode as _, PublicKey, SecretKey, Time};
+use bytes::Bytes;
+use client::backend::{BlockError, BlockStore, Metadata, StoreSpace, Unavailable};
+use client::cache::CacheOptions;
+use client::fs::{Filesystem, FsError, Handle, OpenFlags, Opened, Options};
+use meta::{Answer, Attr, Batch, Call, Caller, Chunking, Genesis, Grant, Ino, Op, Redundancy, Reply, Uids};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+pub type Fs = Filesystem<Arc<Replicas>, Arc<Stores>>;
+
+pub const ROOT: Caller = Caller { uid: 0, gid: 0, groups: Vec::new() };
+pub const SECRET: [u8; 32] = [42; 32];
+
+/// The replicas: one state machine behind a lock.
+#[derive(Debug)]
+pub struct Replicas {
+    state: Mutex<meta::State>,
+    key: PublicKey,
+    clock: AtomicUsize,
+    pub requests: AtomicUsize,
+    /// How many of the next answers are lost after the request was applied.
+    pub lose_answers: AtomicUsize,
+    stores: Arc<Stores>,
+}
+
+impl Replicas {
+    pub fn state(&self) -> meta::State {
+        self.state.lock().clone()
+    }
+
+    pub fn ask(&self, op: Op) -> Reply {
+        let at = Time(self.clock.fetch_add(1_000_000, Ordering::SeqCst) as u64);
+        let batch = Batch(vec![Call { caller: ROOT, op }]);
+        let answer = self.state.lock().apply_batch(at, &self.key, &batch).pop().expect("an answer");
+        answer.into_result().expect("done")
+    }
+}
+
+impl Metadata for Replicas {
+    async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
+        tokio::task::yield_now().await;
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        let batch = Batch::from_bytes(&Batch(calls).to_bytes()).expect("canonical");
+        for call in &batch.0 {
+            if let Op::Commit(commit) = &call.op {
+                let root = commit.content.root;
+                assert!(root.is_none_or(|root| self.stores.has(root)), "data down before the name goes up");
+            }
+        }
+        let at = Time(self.clock.fetch_add(1_000_000, Ordering::SeqCst) as u64);
+        let answers = self.state.lock().apply_batch(at, &self.key, &batch);
+        let lost = self.lose_answers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if lost.is_ok() { Err(Unavailable("the answer was lost".into())) } else { Ok(answers) }
+    }
+}
+
+/// The storage nodes: a map.
+#[derive(Debug)]
+pub struct Stores {
+    blocks: Mutex<BTreeMap<BlockId, Bytes>>,
+    /// What the next puts fail with.
+    pub fail: Mutex<Option<BlockError>>,
+    pub failures: AtomicUsize,
+    pub puts: AtomicUsize,
+    pub gets: AtomicUsize,
+    /// Whether puts go through, or wait.
+    pub open: watch::Sender<bool>,
+}
+
+impl Stores {
+    fn has(&self, id: BlockId) -> bool {
+        self.blocks.lock().contains_key(&id)
+    }
+
+    pub fn ids(&self) -> BTreeSet<BlockId> {
+        self.blocks.lock().keys().copied().collect()
+    }
+}
+
+impl BlockStore for Stores {
+    async fn put(&self, blocks: Vec<(BlockId, Bytes)>) -> Result<(), BlockError> {
+        self.open.subscribe().wait_for(|open| *open).await.expect("the sender lives");
+        tokio::task::yield_now().await;
+        if let Some(error) = self.fail.lock().clone() {
+            self.failures.fetch_add(1, Ordering::SeqCst);
+            return Err(error);
+        }
+        self.puts.fetch_add(blocks.len(), Ordering::SeqCst);
+        for (id, bytes) in &blocks {
+            assert_eq!(*id, BlockId::blake3(blake3::hash(bytes).into()), "a block is named by its hash");
+        }
+        self.blocks.lock().extend(blocks);
+        Ok(())
+    }
+
+    async fn get(&self, id: BlockId) -> Result<Bytes, BlockError> {
+        tokio::task::yield_now().await;
+        self.gets.fetch_add(1, Ordering::SeqCst);
+        self.blocks.lock().get(&id).cloned().ok_or(BlockError::Missing(id))
+    }
+
+    async fn space(&self) -> Option<StoreSpace> {
+        Some(StoreSpace { total: 1 << 40, free: 1 << 39 })
+    }
+}
+
+/// A cluster with one volume.
+pub struct World {
+    pub replicas: Arc<Replicas>,
+    pub stores: Arc<Stores>,
+    pub volume: meta::Volume,
+}
+
+impl World {
+    /// Chunks of 4 to 16 KiB, so that small files have several.
+    pub fn new() -> World {
+        World::with(Chunking { min: 4 << 10, average: 8 << 10, max: 16 << 10 }, 0)
+    }
+
+    pub fn with(chunking: Chunking, quota_bytes: u64) -> World {
+        let key = SecretKey::from_seed(&[7; 32]).public();
+        let principals = vec![(key, Grant { uids: Uids::Any, admin: true })];
+        let state = meta::State::genesis(Genesis { cluster: ClusterId([1; 16]), principals });
+        let stores = Arc::new(Stores {
+            blocks: Mutex::default(),
+            fail: Mutex::default(),
+            failures: AtomicUsize::new(0),
+            puts: AtomicUsize::new(0),
+            gets: AtomicUsize::new(0),
+            open: watch::channel(true).0,
+        });
+        let replicas = Arc::new(Replicas {
+            state: Mutex::new(state),
+            key,
+            clock: AtomicUsize::new(1_700_000_000_000_000_000),
+            requests: AtomicUsize::new(0),
+            lose_answers: AtomicUsize::new(0),
+            stores: stores.clone(),
+        });
+        let spec = meta::VolumeSpec {
+            name: "home".into(),
+            quota_bytes,
+            quota_inodes: 0,
+            redundancy: Redundancy::Replicate(3),
+            chunking,
+            secrets: BTreeMap::new(),
+            root_mode: 0o777,
+        };
+        let Reply::Volume(volume) = replicas.ask(Op::VolumeCreate(spec)) else { panic!("no volume") };
+        World { replicas, stores, volume }
+    }
+
+    /// A mount as users have it, but for its size.
+    pub fn mount(&self) -> Fs {
+        self.mount_with(Options::default())
+    }
+
+    /// A mount with so little memory that everything is put in the background all the time.
+    pub fn cramped_mount(&self) -> Fs {
+        let cache = CacheOptions { memory_bytes: 64 << 10, opened_bytes: 64 << 10, disk: None };
+        self.mount_with(Options { cache, dirty_bytes_max: 48 << 10, stage_bytes: 20 << 10, ..Options::default() })
+    }
+
+    pub fn mount_with(&self, options: Options) -> Fs {
+        Filesystem::open_volume(self.replicas.clone(), self.stores.clone(), self.volume.clone(), &SECRET, options)
+            .expect("mounted")
+    }
+
+    pub fn root(&self) -> Ino {
+        self.volume.root
+    }
+
+    /// The whole of a file as a mount that was just made sees it.
+    pub async fn read_afresh(&self, name: &str) -> Vec<u8> {
+        let fs = self.mount();
+        read_file(&fs, name).await
+    }
+}
+
+/// The whole of a file in the root directory.
+pub async fn read_file(fs: &Fs, name: &str) -> Vec<u8> {
+    let attr = fs.lookup(&ROOT, fs.root(), name.as_bytes()).await.expect("there");
+    let opened = fs.open(&ROOT, attr.ino, OpenFlags::reading()).await.expect("opened");
+    let bytes = read_all(fs, opened.handle).await;
+    assert_eq!(bytes.len() as u64, opened.attr.size);
+    fs.release(opened.handle).await.expect("released");
+    bytes
+}
+
+pub async fn read_all(fs: &Fs, handle: Handle) -> Vec<u8> {
+    let mut all = Vec::new();
+    loop {
+        let bytes = fs.read(handle, all.len() as u64, 1 << 16).await.expect("readable");
+        if bytes.is_empty() {
+            return all;
+        }
+        all.extend_from_slice(&bytes);
+    }
+}
+
+pub async fn create(fs: &Fs, name: &str) -> Opened {
+    fs.create(&ROOT, fs.root(), name.as_bytes(), 0o644, OpenFlags::writing(), false).await.expect("created")
+}
+
+/// Makes a file in the root directory and closes it.
+pub async fn write_file(fs: &Fs, name: &str, bytes: &[u8]) -> Attr {
+    let opened = create(fs, name).await;
+    write_all(fs, opened.handle, 0, bytes).await;
+    close(fs, opened.handle).await;
+    fs.getattr(&ROOT, opened.attr.ino).await.expect("there")
+}
+
+pub async fn write_all(fs: &Fs, handle: Handle, offset: u64, bytes: &[u8]) {
+    for (index, part) in bytes.chunks(10_000).enumerate() {
+        let at = offset + index as u64 * 10_000;
+        let written = fs.write(handle, at, Bytes::copy_from_slice(part)).await.expect("written");
+        assert_eq!(written as usize, part.len());
+    }
+}
+
+pub async fn close(fs: &Fs, handle: Handle) {
+    fs.flush(handle).await.expect("flushed");
+    fs.release(handle).await.expect("released");
+}
+
+/// Bytes that do not compress and depend on `seed`.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Waits, however long it takes, until something is so.
+pub async fn until(mut so: impl FnMut() -> bool) {
+    while !so() {
+        tokio::task::yield_now().await;
+    }
+}
+
+pub fn denied<T: std::fmt::Debug>(result: Result<T, FsError>) -> meta::Denied {
+    match result {
+        Err(FsError::Denied(why)) => why,
+        other => panic!("not refused: {other:?}"),
+    }
+}

@@ -1,0 +1,455 @@
+//! The door: each operation of the kernel as one of the client library's.
+//!
+//! It keeps nothing that matters: inode numbers are the cluster's own (but for the root's, which the
+//! kernel calls 1), handles are the library's. What it adds is who asks (with all groups), for how
+//! long the kernel may believe an answer, and patience with interrupts.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use client::backend::{BlockStore, Metadata};
+use client::fs::{Fallocate, FsError, Handle, OpenFlags, Seek, SetAttr};
+use meta::{Attr, AttrChange, Caller, Ino, RenameHow, XattrHow};
+use parking_lot::Mutex;
+
+use crate::errno::errno;
+use crate::groups::Groups;
+use crate::listing::Listings;
+use crate::translate;
+use crate::wire::abi::{ROOT, open_flag};
+use crate::wire::{
+    AttributesFor, Created, Data, DirectoryEntries, Entry, Errno, Filesystem, Interrupt, Offset, Opened, Request,
+    Statistics, Target, Written, Xattr, request,
+};
+
+type Result<T> = std::result::Result<T, Errno>;
+
+/// A volume behind a mount.
+#[derive(Debug)]
+pub(crate) struct Door<M, B> {
+    fs: Arc<client::fs::Filesystem<M, B>>,
+    ttl: Duration,
+    grace: Duration,
+    groups: Groups,
+    listings: Listings,
+    /// Which content the kernel's cached pages of a file are of: as of its last open.
+    cached: Mutex<HashMap<Ino, u64>>,
+    /// Handles that append, and who opened them; see [`Door::write_back`].
+    appending: Mutex<HashMap<Handle, Caller>>,
+}
+
+impl<M: Metadata, B: BlockStore> Door<M, B> {
+    /// `ttl`: for how long the kernel may use names and attributes without asking. `grace`: how long
+    /// an interrupted operation may take to end by itself.
+    pub(crate) fn new(fs: Arc<client::fs::Filesystem<M, B>>, ttl: Duration, grace: Duration) -> Door<M, B> {
+        Door {
+            fs,
+            ttl,
+            grace,
+            groups: Groups::default(),
+            listings: Listings::new(ttl),
+            cached: Mutex::default(),
+            appending: Mutex::default(),
+        }
+    }
+
+    /// The library's result, or EINTR; see [`patiently`].
+    async fn wait<T>(&self, request: &Request, operation: impl Future<Output = client::fs::Result<T>>) -> Result<T> {
+        patiently(&request.interrupt, self.grace, operation).await?.map_err(|error| refuse(request, &error))
+    }
+
+    fn caller(&self, request: &Request) -> Caller {
+        self.groups.caller(request)
+    }
+
+    /// The cluster's number of the kernel's inode.
+    fn ino(&self, inode: u64) -> Ino {
+        if inode == ROOT { self.fs.root() } else { Ino(inode) }
+    }
+
+    /// The kernel's number of the cluster's inode.
+    fn inode(&self, ino: Ino) -> u64 {
+        if ino == self.fs.root() { ROOT } else { ino.0 }
+    }
+
+    fn entry(&self, attr: &Attr) -> Entry {
+        let inode = self.inode(attr.ino);
+        // Inode numbers are never used again, so one generation is enough.
+        let attributes = translate::attributes(inode, attr);
+        Entry { inode, generation: 0, attributes, attributes_ttl: self.ttl, name_ttl: self.ttl }
+    }
+
+    fn attributes(&self, attr: &Attr) -> AttributesFor {
+        AttributesFor { attributes: translate::attributes(self.inode(attr.ino), attr), ttl: self.ttl }
+    }
+
+    fn opened(&self, caller: Caller, opened: &client::fs::Opened, flags: OpenFlags) -> Opened {
+        if flags.append {
+            self.appending.lock().insert(opened.handle, caller);
+        }
+        let version = opened.attr.content_version;
+        let same = self.cached.lock().insert(opened.attr.ino, version) == Some(version);
+        Opened { handle: opened.handle.0, flags: if same { open_flag::KEEP_CACHE } else { 0 } }
+    }
+
+    /// Writes pages that were changed through a mapping. The kernel takes any handle that can write,
+    /// and one that appends would put them at the end of the file: they go through another then.
+    async fn write_back(&self, inode: u64, write: request::Write) -> client::fs::Result<u32> {
+        let handle = Handle(write.handle);
+        let appender = self.appending.lock().get(&handle).cloned();
+        let Some(caller) = appender else { return self.fs.write(handle, write.offset, write.data).await };
+        let flags = OpenFlags { write: true, ..OpenFlags::default() };
+        let other = self.fs.open(&caller, self.ino(inode), flags).await?.handle;
+        let written = self.fs.write(other, write.offset, write.data).await;
+        self.fs.release(other).await.and(written)
+    }
+
+    async fn list(
+        &self,
+        request: &Request,
+        inode: u64,
+        read: request::Read,
+        entries: &mut DirectoryEntries,
+        with_attributes: bool,
+    ) -> Result<()> {
+        let caller = self.caller(request);
+        let ino = self.ino(inode);
+        let listing = self.listings.get(read.handle);
+        let mut listing = listing.lock().await;
+        if read.offset < 2 {
+            let parent = match inode {
+                ROOT => ROOT,
+                _ => self.inode(self.wait(request, self.fs.parent(&caller, ino)).await?.ino),
+            };
+            for (offset, (name, inode)) in [(".", inode), ("..", parent)].into_iter().enumerate() {
+                let after = offset as u64 + 1;
+                if after > read.offset && !entries.add(name.as_ref(), inode, translate::DIRECTORY, after) {
+                    return Ok(());
+                }
+            }
+        }
+        // The cookies of the cluster begin above those two.
+        let mut cookie = if read.offset <= 2 { 0 } else { read.offset };
+        loop {
+            if !listing.has(cookie) {
+                let more = self.fs.readdir(&caller, ino, cookie, meta::ENTRIES_MAX);
+                listing.take(cookie, self.wait(request, more).await?);
+            }
+            while let Some(entry) = listing.after(cookie) {
+                if !self.add(entries, &entry, with_attributes) {
+                    listing.put_back(cookie, entry);
+                    return Ok(());
+                }
+                cookie = entry.cookie;
+            }
+            if listing.is_at_end(cookie) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn add(&self, entries: &mut DirectoryEntries, entry: &client::fs::Entry, with_attributes: bool) -> bool {
+        let name = OsStr::from_bytes(&entry.name);
+        match with_attributes {
+            true => entries.add_entry(name, &self.entry(&entry.attr), entry.cookie),
+            false => entries.add(name, self.inode(entry.attr.ino), translate::mode(&entry.attr), entry.cookie),
+        }
+    }
+}
+
+/// What `operation` gives, unless the caller is interrupted and it takes longer than `grace` from
+/// then on: interval timers interrupt all the time, and their programs expect files to just work.
+async fn patiently<T>(interrupt: &Interrupt, grace: Duration, operation: impl Future<Output = T>) -> Result<T> {
+    let out_of_patience = async {
+        interrupt.fired().await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        biased;
+        done = operation => Ok(done),
+        () = out_of_patience => Err(Errno::INTR),
+    }
+}
+
+/// The error number for what went wrong. What is nobody's fault here is worth a line in the log.
+fn refuse(request: &Request, error: &FsError) -> Errno {
+    if matches!(error, FsError::Corrupt(_) | FsError::Unavailable(_)) {
+        tracing::warn!(unique = request.unique, %error, "an operation failed");
+    }
+    errno(error)
+}
+
+impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
+    async fn destroy(&self) {
+        if let Err(error) = self.fs.sync_all().await {
+            tracing::warn!(%error, "not everything written could be committed at the unmount");
+        }
+    }
+
+    async fn lookup(&self, request: &Request, parent: u64, name: &OsStr) -> Result<Entry> {
+        let caller = self.caller(request);
+        let attr = self.wait(request, self.fs.lookup(&caller, self.ino(parent), name.as_bytes())).await?;
+        Ok(self.entry(&attr))
+    }
+
+    fn forget(&self, inode: u64, lookups: u64) {
+        let ino = self.ino(inode);
+        self.cached.lock().remove(&ino);
+        self.fs.forget(ino, lookups);
+    }
+
+    async fn getattr(&self, request: &Request, inode: u64, _: Option<u64>) -> Result<AttributesFor> {
+        let caller = self.caller(request);
+        let attr = self.wait(request, self.fs.getattr(&caller, self.ino(inode))).await?;
+        Ok(self.attributes(&attr))
+    }
+
+    async fn setattr(&self, request: &Request, inode: u64, set: request::SetAttributes) -> Result<AttributesFor> {
+        let caller = self.caller(request);
+        let attrs = AttrChange {
+            mode: set.mode.map(translate::permissions),
+            uid: set.uid,
+            gid: set.gid,
+            atime: set.accessed.map(translate::set_time),
+            mtime: set.modified.map(translate::set_time),
+        };
+        let (ino, handle) = (self.ino(inode), set.handle.map(Handle));
+        let change = SetAttr { size: set.size, attrs };
+        let attr = match change == SetAttr::default() {
+            true => self.wait(request, self.fs.getattr(&caller, ino)).await?,
+            false => self.wait(request, self.fs.setattr(&caller, ino, &change, handle)).await?,
+        };
+        Ok(self.attributes(&attr))
+    }
+
+    async fn readlink(&self, request: &Request, inode: u64) -> Result<Target> {
+        let caller = self.caller(request);
+        Ok(Target(self.wait(request, self.fs.readlink(&caller, self.ino(inode))).await?.into()))
+    }
+
+    async fn mknod(&self, request: &Request, parent: u64, name: &OsStr, mode: u32, device: u32) -> Result<Entry> {
+        let (caller, parent) = (self.caller(request), self.ino(parent));
+        let (kind, permissions) = (translate::kind(mode).ok_or(Errno::INVAL)?, translate::permissions(mode));
+        let made = self.fs.mknod(&caller, parent, name.as_bytes(), kind, permissions, device);
+        Ok(self.entry(&self.wait(request, made).await?))
+    }
+
+    async fn mkdir(&self, request: &Request, parent: u64, name: &OsStr, mode: u32) -> Result<Entry> {
+        let (caller, parent) = (self.caller(request), self.ino(parent));
+        let made = self.fs.mkdir(&caller, parent, name.as_bytes(), translate::permissions(mode));
+        Ok(self.entry(&self.wait(request, made).await?))
+    }
+
+    async fn unlink(&self, request: &Request, parent: u64, name: &OsStr) -> Result<()> {
+        let caller = self.caller(request);
+        self.wait(request, self.fs.unlink(&caller, self.ino(parent), name.as_bytes())).await
+    }
+
+    async fn rmdir(&self, request: &Request, parent: u64, name: &OsStr) -> Result<()> {
+        let caller = self.caller(request);
+        self.wait(request, self.fs.rmdir(&caller, self.ino(parent), name.as_bytes())).await
+    }
+
+    async fn symlink(&self, request: &Request, parent: u64, name: &OsStr, target: &OsStr) -> Result<Entry> {
+        let (caller, parent) = (self.caller(request), self.ino(parent));
+        let made = self.fs.symlink(&caller, parent, name.as_bytes(), target.as_bytes());
+        Ok(self.entry(&self.wait(request, made).await?))
+    }
+
+    async fn rename(&self, request: &Request, parent: u64, rename: request::Rename) -> Result<()> {
+        let how = match rename.flags {
+            0 => RenameHow::Replace,
+            1 => RenameHow::NoReplace,
+            2 => RenameHow::Exchange,
+            // A whiteout, which only overlay filesystems want.
+            _ => return Err(Errno::INVAL),
+        };
+        let caller = self.caller(request);
+        let from = (self.ino(parent), rename.name.as_bytes());
+        let to = (self.ino(rename.new_parent), rename.new_name.as_bytes());
+        self.wait(request, self.fs.rename(&caller, from, to, how)).await
+    }
+
+    async fn link(&self, request: &Request, inode: u64, new_parent: u64, new_name: &OsStr) -> Result<Entry> {
+        let (caller, parent) = (self.caller(request), self.ino(new_parent));
+        let linked = self.fs.link(&caller, self.ino(inode), parent, new_name.as_bytes());
+        Ok(self.entry(&self.wait(request, linked).await?))
+    }
+
+    async fn open(&self, request: &Request, inode: u64, open: request::Open) -> Result<Opened> {
+        let (caller, flags) = (self.caller(request), translate::open_flags(open.flags));
+        let opened = self.wait(request, self.fs.open(&caller, self.ino(inode), flags)).await?;
+        Ok(self.opened(caller, &opened, flags))
+    }
+
+    async fn create(
+        &self,
+        request: &Request,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        open: request::Open,
+    ) -> Result<Created> {
+        let (caller, parent, flags) = (self.caller(request), self.ino(parent), translate::open_flags(open.flags));
+        let (mode, exclusive) = (translate::permissions(mode), translate::is_exclusive(open.flags));
+        let created = self.fs.create(&caller, parent, name.as_bytes(), mode, flags, exclusive);
+        let created = self.wait(request, created).await?;
+        Ok(Created { entry: self.entry(&created.attr), opened: self.opened(caller, &created, flags) })
+    }
+
+    async fn read(&self, request: &Request, _: u64, read: request::Read) -> Result<Data> {
+        let data = self.wait(request, self.fs.read(Handle(read.handle), read.offset, read.size)).await?;
+        Ok(data.into())
+    }
+
+    async fn write(&self, request: &Request, inode: u64, write: request::Write) -> Result<Written> {
+        let written = match write.from_cache {
+            true => self.wait(request, self.write_back(inode, write)).await?,
+            false => self.wait(request, self.fs.write(Handle(write.handle), write.offset, write.data)).await?,
+        };
+        Ok(Written(written))
+    }
+
+    async fn flush(&self, request: &Request, _: u64, handle: u64, _: u64) -> Result<()> {
+        self.wait(request, self.fs.flush(Handle(handle))).await
+    }
+
+    async fn release(&self, request: &Request, _: u64, release: request::Release) -> Result<()> {
+        let handle = Handle(release.handle);
+        self.appending.lock().remove(&handle);
+        // Nobody waits for this, so nobody can be interrupted in it.
+        self.fs.release(handle).await.map_err(|error| refuse(request, &error))
+    }
+
+    async fn fsync(&self, request: &Request, _: u64, handle: u64, _: bool) -> Result<()> {
+        self.wait(request, self.fs.fsync(Handle(handle))).await
+    }
+
+    async fn opendir(&self, _: &Request, _: u64, _: request::Open) -> Result<Opened> {
+        Ok(Opened { handle: self.listings.open(), flags: 0 })
+    }
+
+    async fn readdir(
+        &self,
+        request: &Request,
+        inode: u64,
+        read: request::Read,
+        entries: &mut DirectoryEntries,
+    ) -> Result<()> {
+        self.list(request, inode, read, entries, false).await
+    }
+
+    async fn readdirplus(
+        &self,
+        request: &Request,
+        inode: u64,
+        read: request::Read,
+        entries: &mut DirectoryEntries,
+    ) -> Result<()> {
+        self.list(request, inode, read, entries, true).await
+    }
+
+    async fn releasedir(&self, _: &Request, _: u64, release: request::Release) -> Result<()> {
+        self.listings.close(release.handle);
+        Ok(())
+    }
+
+    async fn fsyncdir(&self, _: &Request, _: u64, _: u64, _: bool) -> Result<()> {
+        // A name is durable on the replicas before its operation is answered.
+        Ok(())
+    }
+
+    async fn statfs(&self, request: &Request, _: u64) -> Result<Statistics> {
+        let caller = self.caller(request);
+        let space = self.wait(request, self.fs.statfs(&caller)).await?;
+        Ok(translate::statistics(&space))
+    }
+
+    async fn setxattr(&self, request: &Request, inode: u64, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
+        refuse_acl(name)?;
+        let how = match flags {
+            0 => XattrHow::Set,
+            1 => XattrHow::Create,
+            2 => XattrHow::Replace,
+            _ => return Err(Errno::INVAL),
+        };
+        let caller = self.caller(request);
+        self.wait(request, self.fs.setxattr(&caller, self.ino(inode), name.as_bytes(), value, how)).await
+    }
+
+    async fn getxattr(&self, request: &Request, inode: u64, name: &OsStr, size: u32) -> Result<Xattr> {
+        refuse_acl(name)?;
+        let caller = self.caller(request);
+        let value = self.wait(request, self.fs.getxattr(&caller, self.ino(inode), name.as_bytes())).await?;
+        Xattr::fitting(value, size)
+    }
+
+    async fn listxattr(&self, request: &Request, inode: u64, size: u32) -> Result<Xattr> {
+        let caller = self.caller(request);
+        let names = self.wait(request, self.fs.listxattr(&caller, self.ino(inode))).await?;
+        let mut list = Vec::with_capacity(names.iter().map(|name| name.len() + 1).sum());
+        for name in names {
+            list.extend_from_slice(&name);
+            list.push(0);
+        }
+        Xattr::fitting(Bytes::from(list), size)
+    }
+
+    async fn removexattr(&self, request: &Request, inode: u64, name: &OsStr) -> Result<()> {
+        refuse_acl(name)?;
+        let caller = self.caller(request);
+        self.wait(request, self.fs.removexattr(&caller, self.ino(inode), name.as_bytes())).await
+    }
+
+    async fn fallocate(&self, request: &Request, _: u64, fallocate: request::Fallocate) -> Result<()> {
+        let how = Fallocate::from_mode(fallocate.mode as i32).map_err(|error| errno(&error))?;
+        let handle = Handle(fallocate.handle);
+        self.wait(request, self.fs.fallocate(handle, how, fallocate.offset, fallocate.length)).await
+    }
+
+    async fn lseek(&self, request: &Request, _: u64, handle: u64, offset: i64, whence: u32) -> Result<Offset> {
+        let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+        let what = match whence {
+            3 => Seek::Data,
+            4 => Seek::Hole,
+            _ => return Err(Errno::INVAL),
+        };
+        self.wait(request, self.fs.seek(Handle(handle), offset, what)).await.map(Offset)
+    }
+}
+
+/// Access control lists are not kept, and must not look as if they were.
+fn refuse_acl(name: &OsStr) -> Result<()> {
+    if name.as_bytes().starts_with(b"system.posix_acl_") { Err(Errno::OPNOTSUPP) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_interrupted_operation_may_still_end_within_the_grace_period() {
+        let interrupt = Interrupt::default();
+        interrupt.fire();
+        let soon = async {
+            tokio::task::yield_now().await;
+            7
+        };
+        assert_eq!(patiently(&interrupt, Duration::from_secs(3600), soon).await, Ok(7));
+        let never = std::future::pending::<()>();
+        assert_eq!(patiently(&interrupt, Duration::from_millis(5), never).await, Err(Errno::INTR));
+    }
+
+    #[tokio::test]
+    async fn without_an_interrupt_there_is_no_limit() {
+        let (done, wait) = tokio::sync::oneshot::channel();
+        let patient = tokio::spawn(async move { patiently(&Interrupt::default(), Duration::ZERO, wait).await });
+        tokio::task::yield_now().await;
+        done.send(7).unwrap();
+        assert_eq!(patient.await.unwrap(), Ok(Ok(7)));
+    }
+}

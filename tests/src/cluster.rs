@@ -1,0 +1,254 @@
+//! A cluster of separate processes: four replicas (`node-0` to `node-3`) and four storage nodes
+//! (`node-4` to `node-7`).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::mount::Mount;
+use crate::process::{ANSWER, Process, mangrove, run_ok};
+use crate::status::Status;
+use crate::wait::wait_until;
+
+/// How many nodes a cluster has here.
+pub const NODES: usize = 8;
+/// Ports set aside for one cluster.
+const PORTS: u16 = 32;
+
+/// The first of [`PORTS`] loopback ports in a row that are free now. Below the range from which
+/// the system picks ports for outgoing connections.
+fn free_ports() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 16_000 + (std::process::id() % 400) as u16 * PORTS;
+    for _ in 0..400 {
+        let base = start + NEXT.fetch_add(PORTS, Ordering::Relaxed) % 3_000;
+        if (base..base + PORTS).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return base;
+        }
+    }
+    panic!("no {PORTS} free ports in a row");
+}
+
+/// The value of the line `name = value` in a file of settings, without quotes.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+#[track_caller]
+pub fn setting(file: &Path, name: &str) -> String {
+    let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='));
+    value.unwrap_or_else(|| panic!("no {name} in {}:\n{text}", file.display())).trim().trim_matches('"').to_owned()
+}
+
+/// Replaces the value of the first line `name = value` in a file of settings, or adds the line.
+///
+/// # Panics
+/// If the file can't be read or written.
+#[track_caller]
+pub fn set(file: &Path, name: &str, value: &str) {
+    let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    let is_it = |line: &String| line.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('='));
+    match lines.iter_mut().find(|line| is_it(line)) {
+        Some(line) => *line = format!("{name} = {value}"),
+        None => lines.insert(0, format!("{name} = {value}")),
+    }
+    fs::write(file, lines.join("\n") + "\n").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+}
+
+/// A cluster in a temporary folder; its nodes are killed when it is dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: BTreeMap<usize, Process>,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// Makes keys and configuration, and starts nothing.
+    ///
+    /// # Panics
+    /// If `cluster new` fails.
+    #[must_use]
+    #[track_caller]
+    pub fn configure() -> Cluster {
+        let dir = tempfile::Builder::new().prefix("mangrove-cluster-").tempdir().expect("a temporary folder");
+        let mut command = mangrove(dir.path());
+        command.args(["cluster", "new"]).arg(dir.path().join("cluster"));
+        command.args(["--base-port", &free_ports().to_string()]);
+        run_ok(&mut command, ANSWER);
+        Cluster { nodes: BTreeMap::new(), dir }
+    }
+
+    /// Makes a cluster with all its nodes running and an empty default volume.
+    ///
+    /// # Panics
+    /// If a node does not get ready.
+    #[must_use]
+    #[track_caller]
+    pub fn start() -> Cluster {
+        let mut cluster = Cluster::configure();
+        cluster.start_all();
+        cluster
+    }
+
+    /// Starts all nodes for the first time and makes the default volume.
+    ///
+    /// # Panics
+    /// If a node does not get ready, or the volume is refused.
+    #[track_caller]
+    pub fn start_all(&mut self) {
+        self.start_nodes(0..NODES);
+        run_ok(self.admin().args(["volume", "create", "main"]), ANSWER);
+    }
+
+    /// The folder that `cluster new` made: `cluster.toml`, `admin.key` and a folder a node.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("cluster")
+    }
+
+    /// A folder that belongs to the test and not to the cluster.
+    #[must_use]
+    pub fn outside(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The folder of one node: its `node.toml` and its data.
+    #[must_use]
+    pub fn node_dir(&self, node: usize) -> PathBuf {
+        self.path().join(format!("node-{node}"))
+    }
+
+    /// The file with one node's settings.
+    #[must_use]
+    pub fn node_config(&self, node: usize) -> PathBuf {
+        self.node_dir(node).join("node.toml")
+    }
+
+    /// Where one node keeps its data, as its settings say.
+    ///
+    /// # Panics
+    /// If they do not.
+    #[must_use]
+    #[track_caller]
+    pub fn node_data(&self, node: usize) -> PathBuf {
+        self.node_dir(node).join(setting(&self.node_config(node), "data"))
+    }
+
+    /// The command that runs one node.
+    #[must_use]
+    pub fn node_command(&self, node: usize) -> Command {
+        let mut command = mangrove(self.dir.path());
+        command.args(["node", "run", "--config"]).arg(self.node_config(node));
+        command
+    }
+
+    /// Starts these nodes and waits until each says that it is ready.
+    ///
+    /// # Panics
+    /// If one does not.
+    #[track_caller]
+    pub fn start_nodes(&mut self, nodes: impl IntoIterator<Item = usize>) {
+        let mut started = Vec::new();
+        for node in nodes {
+            let (name, log) = (format!("node-{node}"), self.dir.path().join(format!("node-{node}.log")));
+            self.nodes.insert(node, Process::start(&name, &mut self.node_command(node), &log));
+            started.push(node);
+        }
+        for node in started {
+            self.node(node).wait_for(&format!("node-{node} ready"));
+        }
+    }
+
+    /// A running node.
+    ///
+    /// # Panics
+    /// If it was not started.
+    #[track_caller]
+    pub fn node(&mut self, node: usize) -> &mut Process {
+        self.nodes.get_mut(&node).unwrap_or_else(|| panic!("node-{node} was not started"))
+    }
+
+    /// `kill -9` of these nodes, all signals before the first wait.
+    ///
+    /// # Panics
+    /// If one was not started.
+    #[track_caller]
+    pub fn kill_nodes(&mut self, nodes: impl IntoIterator<Item = usize>) {
+        let nodes: Vec<_> = nodes.into_iter().collect();
+        nodes.iter().for_each(|node| self.node(*node).signal(rustix::process::Signal::KILL));
+        nodes.iter().for_each(|node| self.node(*node).kill());
+    }
+
+    /// Stops these nodes cleanly.
+    ///
+    /// # Panics
+    /// If one does not stop.
+    #[track_caller]
+    pub fn stop_nodes(&mut self, nodes: impl IntoIterator<Item = usize>) {
+        nodes.into_iter().for_each(|node| self.node(node).stop());
+    }
+
+    /// A command asked as the administrator of this cluster, its arguments still to come.
+    #[must_use]
+    pub fn admin(&self) -> Command {
+        let mut command = mangrove(self.dir.path());
+        command.arg("--cluster").arg(self.path().join("cluster.toml"));
+        command.arg("--key").arg(self.path().join("admin.key"));
+        command
+    }
+
+    /// Mounts the default volume on a new folder called `name`, beside a local cache that all mounts
+    /// of this cluster share.
+    ///
+    /// # Panics
+    /// If it does not mount.
+    #[must_use]
+    #[track_caller]
+    pub fn mount(&self, name: &str) -> Mount {
+        self.mount_with(name, &[])
+    }
+
+    /// As [`Cluster::mount`], without a cache on disk: what is read comes from the nodes.
+    ///
+    /// # Panics
+    /// If it does not mount.
+    #[must_use]
+    #[track_caller]
+    pub fn mount_uncached(&self, name: &str) -> Mount {
+        self.mount_with(name, &["--cache-disk", "0"])
+    }
+
+    #[track_caller]
+    fn mount_with(&self, name: &str, options: &[&str]) -> Mount {
+        let (path, log) = (self.dir.path().join(name), self.dir.path().join(format!("{name}.log")));
+        fs::create_dir_all(&path).expect("mkdir");
+        Mount::start(name, self.admin().arg("mount").args(options).arg(&path), &path, &log)
+    }
+
+    /// What `status` says now.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[must_use]
+    #[track_caller]
+    pub fn status(&self) -> Status {
+        Status::ask(&mut self.admin())
+    }
+
+    /// Waits until `status` shows what `condition` asks for.
+    ///
+    /// # Panics
+    /// If it does not within `limit`.
+    #[track_caller]
+    pub fn wait_status(&self, what: &str, limit: Duration, condition: impl Fn(&Status) -> bool) -> Status {
+        wait_until(what, limit, || Some(self.status()).filter(&condition))
+    }
+}

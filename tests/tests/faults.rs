@@ -1,0 +1,142 @@
+//! Nodes die in the middle of things, and nothing that was promised is missing.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tests::cluster::NODES;
+use tests::random::noise;
+use tests::work::CHORE;
+use tests::{Cluster, Process, Up, needs_mount, one_at_a_time, run_ok, tree, wait_until};
+
+/// A backup: the primary of the first view is node 0.
+const BACKUP: usize = 2;
+const STORAGE: usize = 5;
+const SETTLE: Duration = Duration::from_secs(60);
+
+fn count_files(root: &Path) -> usize {
+    let Ok(list) = fs::read_dir(root) else { return 0 };
+    list.flatten().map(|item| if item.path().is_dir() { count_files(&item.path()) } else { 1 }).sum()
+}
+
+#[test]
+fn a_copy_goes_on_when_a_backup_and_a_storage_node_are_killed() {
+    needs_mount!();
+    let _turn = one_at_a_time();
+    let mut cluster = Cluster::start();
+    let mount = cluster.mount("mnt");
+    let source = cluster.outside().join("source");
+    fs::create_dir(&source).expect("mkdir");
+    tree::make(&source, &tree::plan(1_000, 21));
+    let want = tree::read(&source);
+
+    let (target, log) = (mount.path().join("copy"), cluster.outside().join("cp.log"));
+    let mut copy = Process::start("cp", Command::new("cp").arg("-a").arg(&source).arg(&target), &log);
+    wait_until("a fifth of the files are copied", CHORE, || (count_files(&target) >= 200).then_some(()));
+    assert!(copy.is_running(), "the copy is still going on");
+    cluster.kill_nodes([BACKUP, STORAGE]);
+    let status = copy.wait_end(CHORE);
+    assert!(status.success(), "cp ended with {status}:\n{}", copy.log());
+    tree::assert_same(&want, &tree::read(&target));
+
+    let now = cluster.status();
+    assert_eq!((now.replicas_up(), now.storage_up()), (3, 3), "status shows who is down");
+    cluster.start_nodes([BACKUP, STORAGE]);
+    let level = fs::write(mount.path().join("after"), "they are back").map(|()| cluster.status().executed(0));
+    let level = level.expect("write");
+    cluster.wait_status("the backup catches up, or says that the log no longer reaches back", SETTLE, |status| {
+        let behind = status.node(BACKUP).replica.as_ref().is_some_and(|replica| replica.behind.is_some());
+        (status.executed(BACKUP) >= level || behind) && status.storage_up() == 4
+    });
+
+    // A new mount has nothing cached: every byte comes from the nodes.
+    mount.stop();
+    let mount = cluster.mount_uncached("again");
+    tree::assert_same(&want, &tree::read(&mount.path().join("copy")));
+    mount.stop();
+}
+
+/// Writes files and has each made durable, until told that all nodes are dead.
+fn write_durably(dir: &Path, files: usize) -> Vec<(String, Vec<u8>)> {
+    let mut durable = Vec::new();
+    for index in 0..files {
+        let name = format!("durable-{index:03}");
+        let content = noise(index as u64, 0, 1 + index * 3_000);
+        let mut file = File::create(dir.join(&name)).expect("create");
+        file.write_all(&content).expect("write");
+        file.sync_all().expect("fsync");
+        durable.push((name, content));
+    }
+    File::open(dir).expect("open the folder").sync_all().expect("fsync of a folder");
+    durable
+}
+
+#[track_caller]
+fn assert_all_there(dir: &Path, durable: &[(String, Vec<u8>)]) {
+    for (name, content) in durable {
+        let found = fs::read(dir.join(name)).unwrap_or_else(|error| panic!("{name}, which was fsynced: {error}"));
+        assert!(found == *content, "{name}, which was fsynced, is not what was written");
+    }
+}
+
+#[test]
+fn what_fsync_promised_survives_the_death_of_all_nodes() {
+    needs_mount!();
+    let _turn = one_at_a_time();
+    let mut cluster = Cluster::start();
+    let mut mount = cluster.mount("mnt");
+    let durable = write_durably(mount.path(), 60);
+    let mut open = File::create(mount.path().join("in flight")).expect("create");
+    open.write_all(&noise(99, 0, 3_000_000)).expect("write");
+    cluster.kill_nodes(0..NODES);
+    mount.process().kill();
+    drop((open, mount));
+
+    for round in 0..2 {
+        cluster.start_nodes(0..NODES);
+        let mount = cluster.mount_uncached(&format!("again-{round}"));
+        assert_all_there(mount.path(), &durable);
+        let more = format!("written in round {round}");
+        fs::write(mount.path().join("more"), &more).expect("it takes writes again");
+        assert_eq!(fs::read_to_string(mount.path().join("more")).expect("read"), more);
+        drop(mount);
+        cluster.kill_nodes(0..NODES);
+    }
+}
+
+#[test]
+fn what_fsync_promised_survives_the_death_of_up() {
+    needs_mount!();
+    let _turn = one_at_a_time();
+    let mut up = Up::start();
+    let durable = write_durably(&up.mountpoint(), 40);
+    up.kill();
+    up.forget_cache();
+    up.again();
+    assert_all_there(&up.mountpoint(), &durable);
+    up.stop();
+}
+
+#[test]
+fn programs_go_on_when_killed_nodes_return_one_by_one() {
+    needs_mount!();
+    let _turn = one_at_a_time();
+    let mut cluster = Cluster::start();
+    let mount = cluster.mount("mnt");
+    let mut durable = Vec::new();
+    for round in 0..3 {
+        let dir = mount.path().join(format!("round-{round}"));
+        fs::create_dir(&dir).expect("mkdir");
+        let (backup, storage) = (1 + round, 4 + round);
+        cluster.kill_nodes([backup, storage]);
+        durable.push((dir.clone(), write_durably(&dir, 10)));
+        cluster.start_nodes([backup, storage]);
+        let level = cluster.status().executed(0);
+        cluster.wait_status("the backup catches up", SETTLE, |status| status.executed(backup) >= level);
+    }
+    durable.iter().for_each(|(dir, files)| assert_all_there(dir, files));
+    run_ok(Command::new("rm").arg("-r").arg(mount.path().join("round-0")), CHORE);
+    mount.stop();
+}
