@@ -2,13 +2,20 @@
 //! when `f + 1` replicas say it (TOCS'02 §4.1). Pure, like the replica: time and replies in,
 //! [`Output`]s out.
 //!
-//! **Timestamps** name requests. A session's rise strictly, from the clock's nanoseconds, so that
-//! they also lie above those of sessions that the replicas have forgotten. Replicas remember the
-//! highest 64 of a session; [`Session::can_submit`] keeps the distance at half of that, so that a
-//! request can't be overtaken by so many others that it looks forgotten.
+//! **Timestamps** name requests. A session's rise strictly, and follow the clock. Replicas remember
+//! the highest 64 of a session; [`Session::can_submit`] keeps the distance at half of that, so that
+//! a request can't be overtaken by so many others that it looks forgotten.
+//!
+//! **Opening.** Replicas refuse timestamps that are not above those of the principal's sessions
+//! that they have forgotten, and the clock here may be behind the one those came from. A refused
+//! request must not simply be sent again under a higher timestamp: "stale" may as well mean that it
+//! was executed and its session forgotten since. So a session starts with a request whose operation
+//! is empty, which does nothing but make the session known; that one may leap over the floor as
+//! often as it takes. What follows has higher timestamps, and is executed at most once: if it is
+//! called stale all the same, its session was forgotten meanwhile, and nobody can tell its outcome.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use base::{ClusterId, Digest, PublicKey, Quorums, ReplicaId, SecretKey, Seq, Signed, Time, To, View};
 use bytes::Bytes;
@@ -20,8 +27,6 @@ use crate::request::{RefusedWhy, Reply, ReplyResult, Request};
 pub const OUTSTANDING_MAX: usize = 16;
 /// Longest pause before a request is sent again.
 pub const RETRANSMIT_MAX: Duration = Duration::from_secs(5);
-/// How long after a request was submitted "stale" still means that it was never executed.
-pub const STALE_TRUSTED: Duration = Duration::from_secs(10);
 /// Submissions from the oldest outstanding one on.
 const DISTANCE_MAX: u64 = TIMESTAMPS_MAX as u64 / 2;
 
@@ -66,7 +71,8 @@ pub enum Output {
         /// What [`Session::submit`] gave.
         ticket: u64,
         /// Why. `UnknownPrincipal`: it was not executed. `ResultLost`: it was. `Stale`: nobody
-        /// remembers. `Overloaded` never comes here: the session tries again.
+        /// remembers whether it was, because 64 other sessions of the principal have been used since
+        /// this one. `Overloaded` never comes here: the session tries again.
         why: RefusedWhy,
     },
 }
@@ -77,23 +83,39 @@ pub struct Session {
     params: Params,
     quorums: Quorums,
     view: View,
+    standing: Standing,
     last_timestamp: u64,
     submissions: u64,
     /// By timestamp.
     outstanding: BTreeMap<u64, Outstanding>,
+    /// Submitted before the session was open: tickets and operations.
+    waiting: VecDeque<(u64, Bytes)>,
+}
+
+/// Whether the replicas know the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Closed,
+    Opening,
+    Open,
 }
 
 #[derive(Clone, Debug)]
 struct Outstanding {
-    ticket: u64,
+    purpose: Purpose,
     submission: u64,
-    submitted: Time,
     request: Signed<Request>,
     replies: BTreeMap<ReplicaId, (View, Answer)>,
     pause: Duration,
     send_again: Time,
-    /// How often it was given a higher timestamp.
-    raised: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    /// Opens the session; this many timestamps were tried before.
+    Open { tried: u32 },
+    /// Is what the user of the session submitted.
+    Submitted { ticket: u64 },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +125,7 @@ enum Answer {
 }
 
 impl Session {
-    /// A new session.
+    /// A new session. Nothing is sent before the first submission.
     ///
     /// # Errors
     /// If the keys are not those of a group of replicas.
@@ -113,9 +135,11 @@ impl Session {
             params,
             quorums,
             view: View(0),
+            standing: Standing::Closed,
             last_timestamp: now.0,
             submissions: 0,
             outstanding: BTreeMap::new(),
+            waiting: VecDeque::new(),
         })
     }
 
@@ -123,7 +147,7 @@ impl Session {
     #[must_use]
     pub fn can_submit(&self) -> bool {
         let oldest = self.outstanding.values().map(|outstanding| outstanding.submission).min();
-        self.outstanding.len() < OUTSTANDING_MAX
+        self.outstanding() < OUTSTANDING_MAX
             && oldest.is_none_or(|oldest| self.submissions - oldest < DISTANCE_MAX)
             && self.last_timestamp < u64::MAX
     }
@@ -131,7 +155,7 @@ impl Session {
     /// How many requests are outstanding.
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        self.outstanding.len()
+        self.outstanding.len() + self.waiting.len()
     }
 
     /// The view whose primary requests are sent to first.
@@ -140,15 +164,25 @@ impl Session {
         self.view
     }
 
-    /// Submits an operation; gives a ticket, by which its outcome will be named.
+    /// Submits an operation; gives a ticket, by which its outcome will be named. (The ticket is the
+    /// request's timestamp, if the session is open.)
     ///
     /// # Panics
-    /// If [`Session::can_submit`] said no, or the operation is longer than [`REQUEST_OP_MAX`].
+    /// If [`Session::can_submit`] said no, or the operation is empty or longer than [`REQUEST_OP_MAX`].
     pub fn submit(&mut self, now: Time, op: Bytes, fx: &mut Vec<Output>) -> u64 {
         assert!(self.can_submit(), "asked before submitting");
-        assert!(op.len() <= REQUEST_OP_MAX, "an operation of {} bytes", op.len());
+        assert!(!op.is_empty() && op.len() <= REQUEST_OP_MAX, "an operation of {} bytes", op.len());
         let ticket = self.next_timestamp(now.0);
-        self.send_first(now, ticket, ticket, 0, now, op, fx);
+        match self.standing {
+            Standing::Open => self.send_first(now, ticket, Purpose::Submitted { ticket }, op, fx),
+            Standing::Opening => self.waiting.push_back((ticket, op)),
+            Standing::Closed => {
+                self.waiting.push_back((ticket, op));
+                self.standing = Standing::Opening;
+                let timestamp = self.next_timestamp(now.0);
+                self.send_first(now, timestamp, Purpose::Open { tried: 0 }, Bytes::new(), fx);
+            }
+        }
         ticket
     }
 
@@ -157,25 +191,23 @@ impl Session {
         self.last_timestamp
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one call each for a new and a renamed request")]
-    fn send_first(
-        &mut self,
-        now: Time,
-        ticket: u64,
-        timestamp: u64,
-        raised: u32,
-        submitted: Time,
-        op: Bytes,
-        fx: &mut Vec<Output>,
-    ) {
+    fn send_first(&mut self, now: Time, timestamp: u64, purpose: Purpose, op: Bytes, fx: &mut Vec<Output>) {
         let body = Request { client: self.params.secret.public(), session: self.params.session, timestamp, op };
         let request = Signed::new(body, &self.params.secret, &self.params.cluster);
         fx.push(Output::Send { to: To::One(self.view.primary(self.quorums.n())), request: request.clone() });
         let (submission, pause) = (self.submissions, self.params.retransmit);
         self.submissions += 1;
         let (replies, send_again) = (BTreeMap::new(), now.after(pause));
-        let new = Outstanding { ticket, submission, submitted, request, replies, pause, send_again, raised };
-        self.outstanding.insert(timestamp, new);
+        self.outstanding.insert(timestamp, Outstanding { purpose, submission, request, replies, pause, send_again });
+    }
+
+    /// The replicas know the session: what waited for that goes out.
+    fn opened(&mut self, now: Time, fx: &mut Vec<Output>) {
+        self.standing = Standing::Open;
+        for (ticket, op) in core::mem::take(&mut self.waiting) {
+            let timestamp = self.next_timestamp(now.0);
+            self.send_first(now, timestamp, Purpose::Submitted { ticket }, op, fx);
+        }
     }
 
     /// When to call [`Session::on_deadline`].
@@ -210,11 +242,13 @@ impl Session {
         };
         outstanding.note(from, reply.view, answer);
         if let Some((seq, result)) = outstanding.done(self.quorums) {
-            let view = outstanding.confirmed_view(self.quorums);
-            let ticket = outstanding.ticket;
+            let (view, purpose) = (outstanding.confirmed_view(self.quorums), outstanding.purpose);
             self.view = self.view.max(view);
             self.outstanding.remove(&timestamp);
-            fx.push(Output::Done { ticket, seq, result });
+            match purpose {
+                Purpose::Submitted { ticket } => fx.push(Output::Done { ticket, seq, result }),
+                Purpose::Open { .. } => self.opened(now, fx),
+            }
         } else if let Some(why) = outstanding.refused(self.quorums) {
             self.on_refused(now, timestamp, why, fx);
         }
@@ -223,22 +257,30 @@ impl Session {
     /// `f + 1` replicas refused, at least one of them correct.
     fn on_refused(&mut self, now: Time, timestamp: u64, why: RefusedWhy, fx: &mut Vec<Output>) {
         let outstanding = self.outstanding.get_mut(&timestamp).expect("the caller found it");
-        match why {
-            RefusedWhy::Overloaded => {
-                outstanding.replies.clear();
-                outstanding.back_off(now);
-            }
-            RefusedWhy::Stale { floor } if outstanding.was_never_executed(now) && floor < u64::MAX => {
-                let old = self.outstanding.remove(&timestamp).expect("just seen");
-                // Farther every time, so that one liar among the f + 1 can't make it crawl.
-                let leap = 1u64 << (old.raised * 4).min(60);
-                let new = self.next_timestamp(floor.saturating_add(leap).max(now.0));
-                self.send_first(now, old.ticket, new, old.raised + 1, old.submitted, old.request.body.op, fx);
-            }
-            RefusedWhy::Stale { .. } | RefusedWhy::UnknownPrincipal | RefusedWhy::ResultLost => {
-                let ticket = outstanding.ticket;
-                self.outstanding.remove(&timestamp);
+        if why == RefusedWhy::Overloaded {
+            outstanding.replies.clear();
+            return outstanding.back_off(now);
+        }
+        let purpose = outstanding.purpose;
+        self.outstanding.remove(&timestamp);
+        match (purpose, why) {
+            (Purpose::Submitted { ticket }, why) => {
+                if matches!(why, RefusedWhy::Stale { .. }) && self.standing == Standing::Open {
+                    self.standing = Standing::Closed;
+                }
                 fx.push(Output::Failed { ticket, why });
+            }
+            (Purpose::Open { .. }, RefusedWhy::ResultLost) => self.opened(now, fx),
+            (Purpose::Open { tried }, RefusedWhy::Stale { floor }) if floor < u64::MAX => {
+                // Farther every time, so that one liar among the f + 1 can't make it crawl.
+                let leap = 1u64 << (tried * 4).min(60);
+                let timestamp = self.next_timestamp(floor.saturating_add(leap).max(now.0));
+                self.send_first(now, timestamp, Purpose::Open { tried: tried + 1 }, Bytes::new(), fx);
+            }
+            (Purpose::Open { .. }, why) => {
+                self.standing = Standing::Closed;
+                let failed = core::mem::take(&mut self.waiting).into_iter();
+                fx.extend(failed.map(|(ticket, _)| Output::Failed { ticket, why }));
             }
         }
     }
@@ -302,19 +344,5 @@ impl Outstanding {
         floors.sort_unstable();
         let index = floors.len().checked_sub(quorums.weak())?;
         Some(RefusedWhy::Stale { floor: floors[index] })
-    }
-
-    /// Whether a request that is called stale can be given a new timestamp without being executed twice.
-    ///
-    /// A replica calls a request stale that is not in its table and not above what it forgot. Had
-    /// the request been executed, it would be in the table, unless 64 other sessions of this very
-    /// principal executed something since, or 64 later requests of this session did, which
-    /// [`Session::can_submit`] rules out. Within [`STALE_TRUSTED`] of submitting it the former does
-    /// not happen either, to a session that has repeated its request to all replicas and heard from
-    /// nobody that it was executed. Later on, nobody can tell.
-    fn was_never_executed(&self, now: Time) -> bool {
-        let executed =
-            |answer: &Answer| matches!(answer, Answer::Executed { .. } | Answer::Refused(RefusedWhy::ResultLost));
-        now.since(self.submitted) < STALE_TRUSTED && !self.replies.values().any(|(_, answer)| executed(answer))
     }
 }

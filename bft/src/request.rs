@@ -24,7 +24,8 @@ pub struct Request {
     pub session: u64,
     /// The request's name in the session; see [`crate::client`] for how it is chosen.
     pub timestamp: u64,
-    /// The operation, at most [`REQUEST_OP_MAX`] bytes.
+    /// The operation, at most [`REQUEST_OP_MAX`] bytes. An empty one makes the session known and
+    /// does nothing else; the state machine does not see it.
     pub op: Bytes,
 }
 

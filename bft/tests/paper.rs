@@ -264,6 +264,17 @@ fn a_repeated_request_gets_the_cached_reply_in_full() {
     }
 }
 
+/// The empty operation opens a session: it is remembered, and the service does not see it.
+#[test]
+fn the_empty_operation_is_not_applied() {
+    let mut bench = Bench::new(4, 1);
+    let events = bench.commit(&proposal_of(1, NOW, vec![request(0, 5, b"")]));
+    assert!(events.contains(&Event::Executed { seq: Seq(1), requests: 1 }));
+    assert!(bench.replica.state().history.is_empty());
+    let again = bench.request(request(0, 5, b"other")).replies();
+    assert_eq!(again[0].result, ReplyResult::Full(bytes::Bytes::new()));
+}
+
 /// A timestamp below everything that is remembered is refused, before and at execution.
 #[test]
 fn a_forgotten_timestamp_is_stale() {

@@ -80,10 +80,12 @@ impl<B: BlockStore> BlockCache<B> {
     #[must_use]
     pub fn new(store: Arc<B>, options: &CacheOptions) -> BlockCache<B> {
         let disk = options.disk.as_ref().and_then(|disk| {
-            DiskCache::open(disk).map(Arc::new).inspect_err(|error| {
-                tracing::warn!(%error, dir = %disk.dir.display(), "no block cache on disk");
-            })
-            .ok()
+            DiskCache::open(disk)
+                .map(Arc::new)
+                .inspect_err(|error| {
+                    tracing::warn!(%error, dir = %disk.dir.display(), "no block cache on disk");
+                })
+                .ok()
         });
         BlockCache {
             store,
@@ -313,8 +315,10 @@ mod tests {
         let cache = Arc::new(BlockCache::new(shelf.clone(), &CacheOptions::default()));
         for id in [id, missing] {
             let before = shelf.gets.load(Ordering::SeqCst);
-            let readers: Vec<_> =
-                (0..10).map(|_| (cache.clone(), id)).map(|(c, id)| tokio::spawn(async move { c.get(id).await })).collect();
+            let readers: Vec<_> = (0..10)
+                .map(|_| (cache.clone(), id))
+                .map(|(c, id)| tokio::spawn(async move { c.get(id).await }))
+                .collect();
             until(|| cache.flights.flights.lock().get(&id).is_some_and(|flight| Arc::strong_count(flight) == 11)).await;
             shelf.gate.as_ref().expect("set").add_permits(1);
             for reader in readers {

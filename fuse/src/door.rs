@@ -7,13 +7,13 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use client::backend::{BlockStore, Metadata};
 use client::fs::{Fallocate, FsError, Handle, OpenFlags, Seek, SetAttr};
-use meta::{Attr, AttrChange, Caller, Ino, RenameHow, XattrHow};
+use meta::{Attr, AttrChange, Caller, Ino, Kind, RenameHow, XattrHow};
 use parking_lot::Mutex;
 
 use crate::errno::errno;
@@ -22,8 +22,8 @@ use crate::listing::Listings;
 use crate::translate;
 use crate::wire::abi::{ROOT, open_flag};
 use crate::wire::{
-    AttributesFor, Created, Data, DirectoryEntries, Entry, Errno, Filesystem, Interrupt, Offset, Opened, Request,
-    Statistics, Target, Written, Xattr, request,
+    AttributesFor, Created, Data, DirectoryEntries, Entry, Errno, Filesystem, Interrupt, Notifier, Offset, Opened,
+    Request, Statistics, Target, Written, Xattr, request,
 };
 
 type Result<T> = std::result::Result<T, Errno>;
@@ -36,10 +36,20 @@ pub(crate) struct Door<M, B> {
     grace: Duration,
     groups: Groups,
     listings: Listings,
-    /// Which content the kernel's cached pages of a file are of: as of its last open.
-    cached: Mutex<HashMap<Ino, u64>>,
+    /// What the kernel was told of files.
+    told: Mutex<HashMap<Ino, Told>>,
+    notifier: OnceLock<Notifier>,
     /// Handles that append, and who opened them; see [`Door::write_back`].
     appending: Mutex<HashMap<Handle, Caller>>,
+}
+
+/// What the kernel was told of a file.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// Of which content its attributes are.
+    attributes: Option<u64>,
+    /// Of which content its cached pages are: as of its last open.
+    pages: Option<u64>,
 }
 
 impl<M: Metadata, B: BlockStore> Door<M, B> {
@@ -52,7 +62,8 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
             grace,
             groups: Groups::default(),
             listings: Listings::new(ttl),
-            cached: Mutex::default(),
+            told: Mutex::default(),
+            notifier: OnceLock::new(),
             appending: Mutex::default(),
         }
     }
@@ -76,7 +87,15 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         if ino == self.fs.root() { ROOT } else { ino.0 }
     }
 
+    /// Notes of which content the attributes are that the kernel is about to get.
+    fn tell(&self, attr: &Attr) {
+        if attr.kind == Kind::File {
+            self.told.lock().entry(attr.ino).or_default().attributes = Some(attr.content_version);
+        }
+    }
+
     fn entry(&self, attr: &Attr) -> Entry {
+        self.tell(attr);
         let inode = self.inode(attr.ino);
         // Inode numbers are never used again, so one generation is enough.
         let attributes = translate::attributes(inode, attr);
@@ -84,16 +103,29 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     }
 
     fn attributes(&self, attr: &Attr) -> AttributesFor {
+        self.tell(attr);
         AttributesFor { attributes: translate::attributes(self.inode(attr.ino), attr), ttl: self.ttl }
     }
 
+    /// Close-to-open: who opens a file sees what was written before. Cached pages of that content
+    /// are kept; cached attributes of another, such as its length, must go.
     fn opened(&self, caller: Caller, opened: &client::fs::Opened, flags: OpenFlags) -> Opened {
         if flags.append {
             self.appending.lock().insert(opened.handle, caller);
         }
-        let version = opened.attr.content_version;
-        let same = self.cached.lock().insert(opened.attr.ino, version) == Some(version);
-        Opened { handle: opened.handle.0, flags: if same { open_flag::KEEP_CACHE } else { 0 } }
+        let (ino, version) = (opened.attr.ino, Some(opened.attr.content_version));
+        let before = {
+            let mut told = self.told.lock();
+            let told = told.entry(ino).or_default();
+            std::mem::replace(told, Told { pages: version, ..*told })
+        };
+        if before.attributes != version
+            && let Some(notifier) = self.notifier.get()
+            && let Err(errno) = notifier.inval_attributes(self.inode(ino))
+        {
+            tracing::warn!(%errno, "the kernel keeps old attributes");
+        }
+        Opened { handle: opened.handle.0, flags: if before.pages == version { open_flag::KEEP_CACHE } else { 0 } }
     }
 
     /// Writes pages that were changed through a mapping. The kernel takes any handle that can write,
@@ -184,6 +216,10 @@ fn refuse(request: &Request, error: &FsError) -> Errno {
 }
 
 impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
+    async fn init(&self, _: &request::Init, notifier: Notifier) -> Result<()> {
+        self.notifier.set(notifier).map_err(|_| Errno::BUSY)
+    }
+
     async fn destroy(&self) {
         if let Err(error) = self.fs.sync_all().await {
             tracing::warn!(%error, "not everything written could be committed at the unmount");
@@ -198,7 +234,7 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
 
     fn forget(&self, inode: u64, lookups: u64) {
         let ino = self.ino(inode);
-        self.cached.lock().remove(&ino);
+        self.told.lock().remove(&ino);
         self.fs.forget(ino, lookups);
     }
 
@@ -298,7 +334,8 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         let (mode, exclusive) = (translate::permissions(mode), translate::is_exclusive(open.flags));
         let created = self.fs.create(&caller, parent, name.as_bytes(), mode, flags, exclusive);
         let created = self.wait(request, created).await?;
-        Ok(Created { entry: self.entry(&created.attr), opened: self.opened(caller, &created, flags) })
+        let entry = self.entry(&created.attr);
+        Ok(Created { entry, opened: self.opened(caller, &created, flags) })
     }
 
     async fn read(&self, request: &Request, _: u64, read: request::Read) -> Result<Data> {

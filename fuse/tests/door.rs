@@ -232,6 +232,12 @@ async fn who_opens_a_file_after_it_was_closed_elsewhere_sees_what_was_written() 
             assert!(fs::read(&far).unwrap() == [round; 10_000], "round {round}");
             assert!(fs::read(&far).unwrap() == [round; 10_000], "cached, round {round}");
         }
+        // Another length, though the kernel believes it knows it.
+        for length in [1usize, 50_000, 20] {
+            fs::metadata(&far).unwrap();
+            fs::write(&near, vec![9; length]).unwrap();
+            assert!(fs::read(&far).unwrap() == vec![9; length], "length {length}");
+        }
     })
     .await;
     unmount(here).await;

@@ -67,7 +67,7 @@ pub(crate) struct Clock {
 }
 canonical_struct!(Clock { cluster, last, next_ino, next_volume });
 
-/// The namespace. Cloning it costs next to nothing; see [`crate::table`].
+/// The namespace. Cloning it costs next to nothing: clones share every row until one of them changes it.
 #[derive(Clone)]
 pub struct State {
     pub(crate) clock: Clock,

@@ -9,7 +9,7 @@ use crate::op::{Attr, Denied, Ino, Kind, Reply, SEAL_LEN, SealedName, XATTR_VALU
 use crate::state::State;
 
 /// Most that the extended attributes of one inode may take, bytes: of each its sealed name, its
-/// sealed value and [`XATTR_OVERHEAD`].
+/// sealed value and 32 more.
 pub const XATTRS_LEN_MAX: u64 = 128 * 1024;
 /// What an extended attribute takes beside name and value, bytes.
 const XATTR_OVERHEAD: u64 = 32;

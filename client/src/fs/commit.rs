@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use meta::{Answer, Attr, Call, Caller, Commit, Content, Denied, Op, Reply};
 
-use super::{Shared, attr_of, unexpected};
 use super::error::{FsError, Result};
 use super::file::{OpenFile, Pipeline};
 use super::layout::Layout;
 use super::overlay::Overlay;
 use super::stage::{Order, blocking};
+use super::{Shared, attr_of, unexpected};
 use crate::backend::{BlockStore, Metadata};
 
 /// How often content is merged with somebody else's before giving up.
@@ -61,7 +61,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             return if then.is_empty() { Ok(Vec::new()) } else { self.calls(then).await };
         };
         self.outbox.take_failure(file.ino);
-        let order = Order { dirty: &dirty, seq, keep_tails: false };
+        let order = Order { dirty: &dirty, seq, runs: dirty.runs(), keep_tails: false };
         let committed = match self.stage(file, pipeline, order).await {
             Ok(()) => self.commit_staged(file, pipeline, size, then).await,
             Err(error) => Err(error),
@@ -134,7 +134,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let theirs = Layout::from_recipe(&self.chunks.recipe(file.ino, &content).await?);
         let size = file.state.lock().merge(attr, content, theirs);
         let nothing = Overlay::default();
-        self.stage(file, pipeline, Order { dirty: &nothing, seq: 0, keep_tails: false }).await?;
+        let order = Order { dirty: &nothing, seq: 0, runs: Vec::new(), keep_tails: false };
+        self.stage(file, pipeline, order).await?;
         Ok(size)
     }
 

@@ -149,9 +149,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             let parts = view::parts(&state.overlay, layout, offset..end, u64::MAX);
             let window_max = self.options.read_ahead_bytes.min(self.options.cache.opened_bytes / 4);
             let ahead = state.ahead.after(&(offset..end), window_max).filter(|ahead| ahead.start < state.size);
-            let ahead = ahead.map(|ahead| {
-                view::parts(&state.overlay, layout, ahead.start..ahead.end.min(state.size), u64::MAX)
-            });
+            let ahead = ahead
+                .map(|ahead| view::parts(&state.overlay, layout, ahead.start..ahead.end.min(state.size), u64::MAX));
             break (parts, ahead);
         };
         if let Some(ahead) = ahead {

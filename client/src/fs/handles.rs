@@ -167,8 +167,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             None => None,
         };
         let content = Content::default();
-        let commit =
-            Commit { ino, base: None, content: content.clone(), mtime: None, atime: None, opened: false };
+        let commit = Commit { ino, base: None, content: content.clone(), mtime: None, atime: None, opened: false };
         let ops = [Op::Open { ino, mask: flags.mask() }, Op::Commit(commit)];
         let answers = self.calls(ops.map(|op| Call { caller: caller.clone(), op }).into()).await?;
         let mut answers = answers.into_iter().map(|answer| answer.into_result());

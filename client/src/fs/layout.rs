@@ -166,10 +166,9 @@ impl Layout {
         let Some(found) = self.at(at).filter(|found| found.start < at) else { return };
         let piece = self.pieces[&found.start];
         self.remove(found.start);
-        self.insert(found.start, piece.part(0..at - found.start));
-        // Two holes in a row would become one again.
-        let right = piece.part(at - found.start..piece.len);
-        self.insert_apart(at, right);
+        // Two holes in a row stay two here, so that what lies in a range can be taken out of it.
+        self.insert_apart(found.start, piece.part(0..at - found.start));
+        self.insert_apart(at, piece.part(at - found.start..piece.len));
     }
 
     fn insert(&mut self, start: u64, piece: Piece) {

@@ -49,6 +49,15 @@ pub(super) struct Dirty {
     pub(super) body: Body,
 }
 
+/// A range that is covered without a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) starts_with_data: bool,
+    pub(super) ends_in_data: bool,
+}
+
 impl Segment {
     fn charge(&self, start: u64) -> u64 {
         match self.body {
@@ -141,30 +150,31 @@ impl Overlay {
         self.segments.range(after).next().map(|(&start, _)| start)
     }
 
-    /// The segments' ranges, each with whether it is data, in order.
-    pub(super) fn ranges(&self) -> impl Iterator<Item = (Range<u64>, bool)> + '_ {
-        let is_data = |segment: &Segment| matches!(segment.body, Body::Data(_));
-        self.segments.iter().map(move |(&start, segment)| (start..segment.end, is_data(segment)))
-    }
-
-    /// The unbroken runs of data of at least `min` bytes; bytes are shared.
-    pub(super) fn long_runs(&self, min: u64) -> Overlay {
-        let (mut long, mut run) = (Overlay::default(), Range::<u64>::default());
-        let mut take = |run: &Range<u64>| {
-            if run.end - run.start >= min {
-                self.segments.range(run.clone()).for_each(|(&start, segment)| long.insert(start, segment.clone()));
-            }
-        };
-        for (range, is_data) in self.ranges() {
-            if !is_data || range.start != run.end {
-                take(&run);
-                run = if is_data { range } else { range.end..range.end };
-            } else {
-                run.end = range.end;
+    /// The unbroken runs of segments, in order.
+    pub(super) fn runs(&self) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for (&start, segment) in &self.segments {
+            let is_data = matches!(segment.body, Body::Data(_));
+            match runs.last_mut() {
+                Some(run) if run.end == start => (run.end, run.ends_in_data) = (segment.end, is_data),
+                _ => runs.push(Run { start, end: segment.end, starts_with_data: is_data, ends_in_data: is_data }),
             }
         }
-        take(&run);
-        long
+        runs
+    }
+
+    /// The unbroken runs of nothing but data of at least `min` bytes, in order.
+    pub(super) fn long_runs(&self, min: u64) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        let data = self.segments.iter().filter(|(_, segment)| matches!(segment.body, Body::Data(_)));
+        for (&start, segment) in data {
+            match runs.last_mut() {
+                Some(run) if run.end == start => run.end = segment.end,
+                _ => runs.push(Run { start, end: segment.end, starts_with_data: true, ends_in_data: true }),
+            }
+        }
+        runs.retain(|run| run.end - run.start >= min);
+        runs
     }
 
     /// Appends short `bytes` in place to the segment that ends at `offset`, if nobody shares it.
@@ -288,11 +298,10 @@ mod tests {
     type Model = BTreeMap<u64, (u64, Option<u8>)>;
 
     fn assert_same(overlay: &Overlay, model: &Model) {
-        let mut charge = 0;
-        for (range, is_data) in overlay.ranges() {
-            charge += SEGMENT_COST + if is_data { range.end - range.start } else { 0 };
-        }
+        let charge = overlay.segments.iter().map(|(&start, segment)| segment.charge(start)).sum();
         assert_eq!(overlay.charge(), charge);
+        let covered: Vec<u64> = overlay.runs().iter().flat_map(|run| run.start..run.end).collect();
+        assert_eq!(covered, model.keys().copied().collect::<Vec<_>>());
         for at in 0..300 {
             let found = overlay.at(at).map(|dirty| match dirty.body {
                 Body::Data(bytes) => Some(bytes[0]),
@@ -355,7 +364,8 @@ mod tests {
         overlay.write(0, vec![1; 100].into(), 1);
         overlay.write(40, vec![2; 20].into(), 2);
         overlay.drop_until(0..100, 1);
-        assert_eq!(overlay.ranges().collect::<Vec<_>>(), [(40..60, true)]);
+        let (starts_with_data, ends_in_data) = (true, true);
+        assert_eq!(overlay.runs(), [Run { start: 40, end: 60, starts_with_data, ends_in_data }]);
         assert_eq!(overlay.at(40).map(|dirty| dirty.body), Some(Body::Data(vec![2; 20].into())));
     }
 
@@ -365,10 +375,12 @@ mod tests {
         for at in 0..1000 {
             overlay.write(at, Bytes::from(vec![at as u8]), at);
         }
-        assert_eq!(overlay.ranges().count(), 1);
+        assert_eq!(overlay.segments.len(), 1);
         overlay.write(5000, vec![0; 10].into(), 2000);
         overlay.punch(1000..1100, 2001);
-        assert_eq!(overlay.long_runs(1000).ranges().collect::<Vec<_>>(), [(0..1000, true)]);
+        let long: Vec<_> = overlay.long_runs(1000).iter().map(|run| run.start..run.end).collect();
+        assert_eq!(long, [0..1000]);
+        assert_eq!(overlay.runs()[0].end, 1100);
         assert!(overlay.long_runs(1001).is_empty());
     }
 

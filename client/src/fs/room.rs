@@ -88,7 +88,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         if dirty.is_empty() {
             return Ok(());
         }
-        self.stage(file, &mut pipeline, Order { dirty: &dirty, seq, keep_tails: false }).await
+        let order = Order { dirty: &dirty, seq, runs: dirty.runs(), keep_tails: false };
+        self.stage(file, &mut pipeline, order).await
     }
 
     /// Starts to seal long runs of data in the background, if a file has much that is not sealed.
@@ -101,21 +102,20 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             state.staging = true;
         }
         let (shared, file) = (self.clone(), file.clone());
-        tokio::spawn(async move {
-            while shared.stage_long_runs(&file).await {}
-        });
+        tokio::spawn(async move { while shared.stage_long_runs(&file).await {} });
     }
 
     /// Seals the long runs there are; says whether to look for more at once.
     async fn stage_long_runs(self: &Arc<Self>, file: &Arc<OpenFile>) -> bool {
         let mut pipeline = file.pipeline.lock().await;
-        let (dirty, seq, before) = {
+        let (dirty, seq, runs) = {
             let state = file.state.lock();
             let long = LONG_RUN.min(self.options.stage_bytes);
-            (state.overlay.long_runs(long), state.seq, state.overlay.charge())
+            (state.overlay.clone(), state.seq, state.overlay.long_runs(long))
         };
-        let order = Order { dirty: &dirty, seq, keep_tails: true };
-        let staged = if dirty.is_empty() { Ok(()) } else { self.stage(file, &mut pipeline, order).await };
+        let (before, nothing) = (dirty.charge(), runs.is_empty());
+        let order = Order { dirty: &dirty, seq, runs, keep_tails: true };
+        let staged = if nothing { Ok(()) } else { self.stage(file, &mut pipeline, order).await };
 
         let mut state = file.state.lock();
         let progress = staged.is_ok() && state.overlay.charge() < before;

@@ -18,7 +18,7 @@ use super::chunks::concatenate;
 use super::error::{FsError, Result};
 use super::file::{OpenFile, Pipeline};
 use super::layout::{Layout, Piece};
-use super::overlay::Overlay;
+use super::overlay::{Overlay, Run};
 use super::view::{self, Part, Source};
 use crate::backend::{BlockStore, Metadata};
 
@@ -26,21 +26,23 @@ use crate::backend::{BlockStore, Metadata};
 const BATCH_BYTES: u64 = 8 << 20;
 /// How much is sealed in one go on one thread, bytes.
 const SEAL_BYTES: u64 = 1 << 20;
-/// Most runs cut in one go.
-const BATCH_RUNS: usize = 256;
+/// Most portions cut in one go.
+const BATCH_PORTIONS: usize = 256;
 
 /// What is to be staged.
 pub(super) struct Order<'a> {
-    /// What was written.
+    /// All that was written.
     pub(super) dirty: &'a Overlay,
     /// The last write that is in it.
     pub(super) seq: u64,
+    /// What of it to stage, at least.
+    pub(super) runs: Vec<Run>,
     /// The end of each run waits for what will be written after it.
     pub(super) keep_tails: bool,
 }
 
 /// Part of a region that is cut in one go.
-struct Run {
+struct Portion {
     range: Range<u64>,
     parts: Vec<Part>,
     /// What of the region comes after it.
@@ -49,8 +51,8 @@ struct Run {
     more: bool,
 }
 
-/// A run that was cut: the range it replaces, and that range's pieces.
-struct CutRun {
+/// A portion that was cut: the range it replaces, and that range's pieces.
+struct Cut {
     range: Range<u64>,
     pieces: Vec<Plain>,
 }
@@ -77,15 +79,17 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         self.ensure_layout(file).await?;
         let min = u64::from(self.cutter.sizes().min());
         let natural_end = pipeline.natural_end.take();
-        let mut regions = with_layout(file, |layout| regions(order.dirty, layout, min, natural_end));
+        let mut regions = with_layout(file, |layout| regions(&order.runs, layout, min, natural_end));
         while !regions.is_empty() {
             let mut batch = self.next_batch(file, &order, &mut regions);
-            let rest = batch.last().map_or(0..0, |run| run.rest.clone());
-            let waits = batch.last().is_some_and(|run| run.more && rest.is_empty());
+            let rest = batch.last().map_or(0..0, |portion| portion.rest.clone());
+            let waits = batch.last().is_some_and(|portion| portion.more && rest.is_empty());
             self.fill_batch(&mut batch).await?;
             let cutter = self.cutter.clone();
-            let cut = blocking(move || batch.into_iter().map(|run| cut_run(&cutter, run)).collect::<Vec<_>>()).await?;
-            let end = cut.last().map_or(0, |run| run.range.end);
+            let cut =
+                blocking(move || batch.into_iter().map(|portion| cut_portion(&cutter, portion)).collect::<Vec<_>>())
+                    .await?;
+            let end = cut.last().map_or(0, |cut| cut.range.end);
             self.seal_batch(file, pipeline, cut, order.seq).await?;
             if !rest.is_empty() {
                 regions.push_front(end..rest.end);
@@ -97,11 +101,11 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     }
 
     /// Takes as many regions as make a batch, the last of them perhaps in part.
-    fn next_batch(&self, file: &OpenFile, order: &Order<'_>, regions: &mut VecDeque<Range<u64>>) -> Vec<Run> {
+    fn next_batch(&self, file: &OpenFile, order: &Order<'_>, regions: &mut VecDeque<Range<u64>>) -> Vec<Portion> {
         let batch_bytes = BATCH_BYTES.max(4 * u64::from(self.cutter.sizes().max()));
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while bytes < batch_bytes
-            && batch.len() < BATCH_RUNS
+            && batch.len() < BATCH_PORTIONS
             && let Some(region) = regions.pop_front()
         {
             let left = batch_bytes - bytes;
@@ -109,18 +113,23 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             let end = parts.last().map_or(region.end, |part| part.end);
             bytes += parts.iter().filter(|part| !part.is_hole()).map(Part::len).sum::<u64>();
             let waits = order.keep_tails && order.dirty.at(region.end - 1).is_some();
-            batch.push(Run { range: region.start..end, parts, rest: end..region.end, more: end < region.end || waits });
+            batch.push(Portion {
+                range: region.start..end,
+                parts,
+                rest: end..region.end,
+                more: end < region.end || waits,
+            });
         }
         batch
     }
 
-    /// Brings what the runs take from sealed chunks into memory.
-    async fn fill_batch(&self, batch: &mut [Run]) -> Result<()> {
-        let counts: Vec<_> = batch.iter().map(|run| run.parts.len()).collect();
-        let parts = batch.iter_mut().flat_map(|run| std::mem::take(&mut run.parts)).collect();
+    /// Brings what the portions take from sealed chunks into memory.
+    async fn fill_batch(&self, batch: &mut [Portion]) -> Result<()> {
+        let counts: Vec<_> = batch.iter().map(|portion| portion.parts.len()).collect();
+        let parts = batch.iter_mut().flat_map(|portion| std::mem::take(&mut portion.parts)).collect();
         let mut filled = self.chunks.fill(parts).await?.into_iter();
-        for (run, count) in batch.iter_mut().zip(counts) {
-            run.parts = filled.by_ref().take(count).collect();
+        for (portion, count) in batch.iter_mut().zip(counts) {
+            portion.parts = filled.by_ref().take(count).collect();
         }
         Ok(())
     }
@@ -130,11 +139,11 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         self: &Arc<Self>,
         file: &Arc<OpenFile>,
         pipeline: &mut Pipeline,
-        cut: Vec<CutRun>,
+        cut: Vec<Cut>,
         seq: u64,
     ) -> Result<()> {
-        let counts: Vec<_> = cut.iter().map(|run| (run.range.clone(), run.pieces.len())).collect();
-        let plain = cut.into_iter().flat_map(|run| run.pieces).collect();
+        let counts: Vec<_> = cut.iter().map(|cut| (cut.range.clone(), cut.pieces.len())).collect();
+        let plain = cut.into_iter().flat_map(|cut| cut.pieces).collect();
         let mut pieces = self.seal_pieces(file, pipeline, plain).await?.into_iter();
 
         let state = &mut *file.state.lock();
@@ -197,20 +206,13 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 }
 
 /// The ranges to be cut anew, in order, none overlapping.
-fn regions(dirty: &Overlay, layout: &Layout, min: u64, natural_end: Option<u64>) -> VecDeque<Range<u64>> {
-    // Runs of segments without a gap; with whether their first and last segments are data.
-    let mut runs: Vec<(Range<u64>, bool, bool)> = Vec::new();
-    for (range, is_data) in dirty.ranges() {
-        match runs.last_mut() {
-            Some((run, _, last)) if run.end == range.start => (run.end, *last) = (range.end, is_data),
-            _ => runs.push((range, is_data, is_data)),
-        }
-    }
+fn regions(runs: &[Run], layout: &Layout, min: u64, natural_end: Option<u64>) -> VecDeque<Range<u64>> {
     let mut wide: Vec<Range<u64>> = runs
-        .into_iter()
-        .map(|(run, first, last)| {
-            let joins = first && natural_end != Some(run.start);
-            left_end(layout, run.start, joins.then_some(min))..right_end(layout, run.end, last.then_some(min))
+        .iter()
+        .map(|run| {
+            let joins_left = run.starts_with_data && natural_end != Some(run.start);
+            let start = left_end(layout, run.start, joins_left.then_some(min));
+            start..right_end(layout, run.end, run.ends_in_data.then_some(min))
         })
         .chain(layout.parts())
         .collect();
@@ -243,11 +245,11 @@ fn right_end(layout: &Layout, at: u64, joins: Option<u64>) -> u64 {
 }
 
 /// Cuts the stretches of data between holes.
-fn cut_run(cutter: &Cutter, run: Run) -> CutRun {
-    let (start, end) = (run.range.start, run.range.end);
-    let mut cut = CutRun { range: start..start, pieces: Vec::new() };
+fn cut_portion(cutter: &Cutter, portion: Portion) -> Cut {
+    let (start, end) = (portion.range.start, portion.range.end);
+    let mut cut = Cut { range: start..start, pieces: Vec::new() };
     let mut stretch = Vec::new();
-    for part in run.parts {
+    for part in portion.parts {
         if part.source == Source::Hole {
             cut.add_stretch(cutter, std::mem::take(&mut stretch), true);
             cut.add(part.len(), None);
@@ -255,12 +257,12 @@ fn cut_run(cutter: &Cutter, run: Run) -> CutRun {
             stretch.push(part);
         }
     }
-    cut.add_stretch(cutter, stretch, !run.more);
-    assert!(run.more || cut.range.end == end, "all of a run that ends is cut");
+    cut.add_stretch(cutter, stretch, !portion.more);
+    assert!(portion.more || cut.range.end == end, "all of a portion that ends is cut");
     cut
 }
 
-impl CutRun {
+impl Cut {
     fn add(&mut self, len: u64, bytes: Option<Bytes>) {
         self.range.end += len;
         self.pieces.push(Plain { len, bytes });

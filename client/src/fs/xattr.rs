@@ -77,9 +77,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         match class {
             None => Err(FsError::NotSupported),
             Some((_, b"")) => Err(FsError::Invalid),
-            Some((class, rest)) => {
-                Ok((class, sealed_name(seal_xattr_name(&self.chunks.keys, ino.0, rest))?))
-            }
+            Some((class, rest)) => Ok((class, sealed_name(seal_xattr_name(&self.chunks.keys, ino.0, rest))?)),
         }
     }
 }

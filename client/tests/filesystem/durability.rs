@@ -8,16 +8,14 @@ use client::backend::BlockError;
 use client::fs::{Filesystem, FsError, OpenFlags, Options, SetAttr};
 use meta::{AttrChange, Chunking, SetTime, Timestamp};
 
-use super::world::{
-    Fs, ROOT, World, close, create, denied, noise, read_all, read_file, until, write_all, write_file,
-};
+use super::world::{Fs, ROOT, World, close, create, denied, noise, read_all, read_file, until, write_all, write_file};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_put_is_told_once_and_nothing_is_lost() {
     let world = World::new();
     let fs = world.mount();
-    let bytes = noise(1, 100_000);
-    for error in [BlockError::Full, BlockError::Unavailable("none answers".into())] {
+    for (seed, error) in [(1, BlockError::Full), (2, BlockError::Unavailable("none answers".into()))] {
+        let bytes = noise(seed, 100_000);
         let opened = create(&fs, "file").await;
         write_all(&fs, opened.handle, 0, &bytes).await;
         *world.stores.fail.lock() = Some(error.clone());
@@ -207,7 +205,11 @@ async fn what_could_not_be_flushed_at_close_is_kept_for_later() {
     *world.stores.fail.lock() = Some(BlockError::Full);
     assert_eq!(fs.flush(opened.handle).await, Err(FsError::NoSpace));
     assert_eq!(fs.release(opened.handle).await, Err(FsError::NoSpace));
-    assert!(read_file(&fs, "file").await == bytes, "still seen here");
+    let reader = fs.open(&ROOT, opened.attr.ino, OpenFlags::reading()).await.expect("opened");
+    assert_eq!(reader.attr.size, 50_000);
+    assert!(read_all(&fs, reader.handle).await == bytes, "still seen here");
+    fs.flush(reader.handle).await.expect("a reader is not told");
+    assert_eq!(fs.release(reader.handle).await, Err(FsError::NoSpace));
     assert_eq!(fs.sync_all().await, Err(FsError::NoSpace));
     *world.stores.fail.lock() = None;
     fs.sync_all().await.expect("synced");

@@ -3,6 +3,6 @@
 mod durability;
 mod model;
 mod names;
-mod sharing;
 mod shapes;
+mod sharing;
 mod world;

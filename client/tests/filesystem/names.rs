@@ -95,7 +95,10 @@ async fn a_tree_of_five_levels_moves_as_one() {
     fs.write(opened.handle, 0, Bytes::from_static(b"deep")).await.expect("written");
     let top = fs.mkdir(&ROOT, fs.root(), b"top", 0o755).await.expect("made").ino;
     fs.rename(&ROOT, (path[2], b"c"), (top, b"moved"), RenameHow::Replace).await.expect("renamed");
-    assert_eq!(denied(fs.rename(&ROOT, (fs.root(), b"top"), (path[5], b"x"), RenameHow::Replace).await), Denied::Invalid);
+    assert_eq!(
+        denied(fs.rename(&ROOT, (fs.root(), b"top"), (path[5], b"x"), RenameHow::Replace).await),
+        Denied::Invalid
+    );
     assert_eq!(fs.parent(&ROOT, path[3]).await.expect("there").ino, top);
     assert_eq!(fs.parent(&ROOT, fs.root()).await.expect("there").ino, fs.root());
     close(&fs, opened.handle).await;

@@ -13,29 +13,29 @@ use meta::{Answer, Attr, Batch, Call, Caller, Chunking, Genesis, Grant, Ino, Op,
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub type Fs = Filesystem<Arc<Replicas>, Arc<Stores>>;
+pub(crate) type Fs = Filesystem<Arc<Replicas>, Arc<Stores>>;
 
-pub const ROOT: Caller = Caller { uid: 0, gid: 0, groups: Vec::new() };
-pub const SECRET: [u8; 32] = [42; 32];
+pub(crate) const ROOT: Caller = Caller { uid: 0, gid: 0, groups: Vec::new() };
+pub(crate) const SECRET: [u8; 32] = [42; 32];
 
 /// The replicas: one state machine behind a lock.
 #[derive(Debug)]
-pub struct Replicas {
+pub(crate) struct Replicas {
     state: Mutex<meta::State>,
     key: PublicKey,
     clock: AtomicUsize,
-    pub requests: AtomicUsize,
+    pub(crate) requests: AtomicUsize,
     /// How many of the next answers are lost after the request was applied.
-    pub lose_answers: AtomicUsize,
+    pub(crate) lose_answers: AtomicUsize,
     stores: Arc<Stores>,
 }
 
 impl Replicas {
-    pub fn state(&self) -> meta::State {
+    pub(crate) fn state(&self) -> meta::State {
         self.state.lock().clone()
     }
 
-    pub fn ask(&self, op: Op) -> Reply {
+    pub(crate) fn ask(&self, op: Op) -> Reply {
         let at = Time(self.clock.fetch_add(1_000_000, Ordering::SeqCst) as u64);
         let batch = Batch(vec![Call { caller: ROOT, op }]);
         let answer = self.state.lock().apply_batch(at, &self.key, &batch).pop().expect("an answer");
@@ -63,15 +63,15 @@ impl Metadata for Replicas {
 
 /// The storage nodes: a map.
 #[derive(Debug)]
-pub struct Stores {
+pub(crate) struct Stores {
     blocks: Mutex<BTreeMap<BlockId, Bytes>>,
     /// What the next puts fail with.
-    pub fail: Mutex<Option<BlockError>>,
-    pub failures: AtomicUsize,
-    pub puts: AtomicUsize,
-    pub gets: AtomicUsize,
+    pub(crate) fail: Mutex<Option<BlockError>>,
+    pub(crate) failures: AtomicUsize,
+    pub(crate) puts: AtomicUsize,
+    pub(crate) gets: AtomicUsize,
     /// Whether puts go through, or wait.
-    pub open: watch::Sender<bool>,
+    pub(crate) open: watch::Sender<bool>,
 }
 
 impl Stores {
@@ -79,7 +79,7 @@ impl Stores {
         self.blocks.lock().contains_key(&id)
     }
 
-    pub fn ids(&self) -> BTreeSet<BlockId> {
+    pub(crate) fn ids(&self) -> BTreeSet<BlockId> {
         self.blocks.lock().keys().copied().collect()
     }
 }
@@ -112,19 +112,19 @@ impl BlockStore for Stores {
 }
 
 /// A cluster with one volume.
-pub struct World {
-    pub replicas: Arc<Replicas>,
-    pub stores: Arc<Stores>,
-    pub volume: meta::Volume,
+pub(crate) struct World {
+    pub(crate) replicas: Arc<Replicas>,
+    pub(crate) stores: Arc<Stores>,
+    pub(crate) volume: meta::Volume,
 }
 
 impl World {
     /// Chunks of 4 to 16 KiB, so that small files have several.
-    pub fn new() -> World {
+    pub(crate) fn new() -> World {
         World::with(Chunking { min: 4 << 10, average: 8 << 10, max: 16 << 10 }, 0)
     }
 
-    pub fn with(chunking: Chunking, quota_bytes: u64) -> World {
+    pub(crate) fn with(chunking: Chunking, quota_bytes: u64) -> World {
         let key = SecretKey::from_seed(&[7; 32]).public();
         let principals = vec![(key, Grant { uids: Uids::Any, admin: true })];
         let state = meta::State::genesis(Genesis { cluster: ClusterId([1; 16]), principals });
@@ -158,34 +158,34 @@ impl World {
     }
 
     /// A mount as users have it, but for its size.
-    pub fn mount(&self) -> Fs {
+    pub(crate) fn mount(&self) -> Fs {
         self.mount_with(Options::default())
     }
 
     /// A mount with so little memory that everything is put in the background all the time.
-    pub fn cramped_mount(&self) -> Fs {
+    pub(crate) fn cramped_mount(&self) -> Fs {
         let cache = CacheOptions { memory_bytes: 64 << 10, opened_bytes: 64 << 10, disk: None };
         self.mount_with(Options { cache, dirty_bytes_max: 48 << 10, stage_bytes: 20 << 10, ..Options::default() })
     }
 
-    pub fn mount_with(&self, options: Options) -> Fs {
+    pub(crate) fn mount_with(&self, options: Options) -> Fs {
         Filesystem::open_volume(self.replicas.clone(), self.stores.clone(), self.volume.clone(), &SECRET, options)
             .expect("mounted")
     }
 
-    pub fn root(&self) -> Ino {
+    pub(crate) fn root(&self) -> Ino {
         self.volume.root
     }
 
     /// The whole of a file as a mount that was just made sees it.
-    pub async fn read_afresh(&self, name: &str) -> Vec<u8> {
+    pub(crate) async fn read_afresh(&self, name: &str) -> Vec<u8> {
         let fs = self.mount();
         read_file(&fs, name).await
     }
 }
 
 /// The whole of a file in the root directory.
-pub async fn read_file(fs: &Fs, name: &str) -> Vec<u8> {
+pub(crate) async fn read_file(fs: &Fs, name: &str) -> Vec<u8> {
     let attr = fs.lookup(&ROOT, fs.root(), name.as_bytes()).await.expect("there");
     let opened = fs.open(&ROOT, attr.ino, OpenFlags::reading()).await.expect("opened");
     let bytes = read_all(fs, opened.handle).await;
@@ -194,7 +194,7 @@ pub async fn read_file(fs: &Fs, name: &str) -> Vec<u8> {
     bytes
 }
 
-pub async fn read_all(fs: &Fs, handle: Handle) -> Vec<u8> {
+pub(crate) async fn read_all(fs: &Fs, handle: Handle) -> Vec<u8> {
     let mut all = Vec::new();
     loop {
         let bytes = fs.read(handle, all.len() as u64, 1 << 16).await.expect("readable");
@@ -205,19 +205,19 @@ pub async fn read_all(fs: &Fs, handle: Handle) -> Vec<u8> {
     }
 }
 
-pub async fn create(fs: &Fs, name: &str) -> Opened {
+pub(crate) async fn create(fs: &Fs, name: &str) -> Opened {
     fs.create(&ROOT, fs.root(), name.as_bytes(), 0o644, OpenFlags::writing(), false).await.expect("created")
 }
 
 /// Makes a file in the root directory and closes it.
-pub async fn write_file(fs: &Fs, name: &str, bytes: &[u8]) -> Attr {
+pub(crate) async fn write_file(fs: &Fs, name: &str, bytes: &[u8]) -> Attr {
     let opened = create(fs, name).await;
     write_all(fs, opened.handle, 0, bytes).await;
     close(fs, opened.handle).await;
     fs.getattr(&ROOT, opened.attr.ino).await.expect("there")
 }
 
-pub async fn write_all(fs: &Fs, handle: Handle, offset: u64, bytes: &[u8]) {
+pub(crate) async fn write_all(fs: &Fs, handle: Handle, offset: u64, bytes: &[u8]) {
     for (index, part) in bytes.chunks(10_000).enumerate() {
         let at = offset + index as u64 * 10_000;
         let written = fs.write(handle, at, Bytes::copy_from_slice(part)).await.expect("written");
@@ -225,26 +225,26 @@ pub async fn write_all(fs: &Fs, handle: Handle, offset: u64, bytes: &[u8]) {
     }
 }
 
-pub async fn close(fs: &Fs, handle: Handle) {
+pub(crate) async fn close(fs: &Fs, handle: Handle) {
     fs.flush(handle).await.expect("flushed");
     fs.release(handle).await.expect("released");
 }
 
 /// Bytes that do not compress and depend on `seed`.
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
 
 /// Waits, however long it takes, until something is so.
-pub async fn until(mut so: impl FnMut() -> bool) {
+pub(crate) async fn until(mut so: impl FnMut() -> bool) {
     while !so() {
         tokio::task::yield_now().await;
     }
 }
 
-pub fn denied<T: std::fmt::Debug>(result: Result<T, FsError>) -> meta::Denied {
+pub(crate) fn denied<T: std::fmt::Debug>(result: Result<T, FsError>) -> meta::Denied {
     match result {
         Err(FsError::Denied(why)) => why,
         other => panic!("not refused: {other:?}"),

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::future::{Future, ready};
 
 use super::interrupt::Interrupt;
+use super::notify::Notifier;
 use super::reply::{
     AttributesFor, Created, Data, DirectoryEntries, Entry, IoctlResult, Offset, Opened, Ready, Statistics, Target,
     Written, Xattr,
@@ -40,9 +41,10 @@ pub struct Request {
 /// Every [`Entry`] answered, in listings too, is one *lookup* of its inode, which must stay
 /// valid until `forget` has taken all its lookups back.
 pub trait Filesystem: Send + Sync + 'static {
-    /// The mount is ready; `kernel` is what the two sides agreed on. No other method runs before.
-    fn init(&self, kernel: &Init) -> impl Future<Output = Result<(), Errno>> + Send {
-        let _ = kernel;
+    /// The mount is ready; `kernel` is what the two sides agreed on, `notifier` the way to tell the
+    /// kernel what has changed. No other method runs before.
+    fn init(&self, kernel: &Init, notifier: Notifier) -> impl Future<Output = Result<(), Errno>> + Send {
+        let _ = (kernel, notifier);
         ready(Ok(()))
     }
 

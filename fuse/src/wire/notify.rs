@@ -11,8 +11,8 @@ use super::device::Device;
 /// Invalidates what the kernel caches of this mount. Cheap to clone.
 ///
 /// The kernel may wait, inside these calls, for pages and directories that requests under way hold
-/// locked. They therefore run on tokio's blocking threads, and **must not be awaited while holding
-/// a lock that a method of the filesystem may want**, nor inside the answer to a request about the
+/// locked. What may wait runs on tokio's blocking threads, and **must not be awaited while holding a
+/// lock that a method of the filesystem may want**, nor inside the answer to a request about the
 /// same inode.
 #[derive(Clone, Debug)]
 pub struct Notifier {
@@ -24,17 +24,22 @@ impl Notifier {
         Notifier { device }
     }
 
+    /// Drops the attributes of `inode` only. The kernel waits for nothing in this, so it may be called
+    /// from anywhere.
+    ///
+    /// # Errors
+    /// What the kernel says. Nothing cached, or no mount any more, is success.
+    pub fn inval_attributes(&self, inode: u64) -> Result<(), Errno> {
+        ignore_gone(self.device.notify(notification::INVAL_INODE, &range(inode, -1, 0), &[]))
+    }
+
     /// Drops the attributes of `inode`, and its cached pages from `offset` on for `length` bytes
     /// (0: to the end; a negative `offset`: none). Nothing cached, or no mount any more, is success.
     ///
     /// # Errors
     /// What the kernel says; EINVAL for a range that makes no sense.
     pub async fn inval_inode(&self, inode: u64, offset: i64, length: i64) -> Result<(), Errno> {
-        let mut body = Vec::with_capacity(24);
-        body.extend_from_slice(&inode.to_ne_bytes());
-        body.extend_from_slice(&offset.to_ne_bytes());
-        body.extend_from_slice(&length.to_ne_bytes());
-        self.send(notification::INVAL_INODE, body, Vec::new()).await
+        self.send(notification::INVAL_INODE, range(inode, offset, length), Vec::new()).await
     }
 
     /// Drops the name `name` in `parent`, so that it is looked up again; `expire_only` keeps what is
@@ -56,10 +61,17 @@ impl Notifier {
     async fn send(&self, code: i32, body: Vec<u8>, name: Vec<u8>) -> Result<(), Errno> {
         let device = self.device.clone();
         let sent = tokio::task::spawn_blocking(move || device.notify(code, &body, &name)).await;
-        match sent {
-            Ok(Ok(()) | Err(Errno::NOENT | Errno::NODEV | Errno::CONNABORTED)) => Ok(()),
-            Ok(Err(errno)) => Err(errno),
-            Err(_) => Err(Errno::CANCELED),
-        }
+        sent.map_or(Err(Errno::CANCELED), ignore_gone)
+    }
+}
+
+fn range(inode: u64, offset: i64, length: i64) -> Vec<u8> {
+    [inode.to_ne_bytes(), offset.to_ne_bytes(), length.to_ne_bytes()].concat()
+}
+
+fn ignore_gone(sent: Result<(), Errno>) -> Result<(), Errno> {
+    match sent {
+        Err(Errno::NOENT | Errno::NODEV | Errno::CONNABORTED) => Ok(()),
+        sent => sent,
     }
 }

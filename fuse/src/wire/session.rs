@@ -213,7 +213,7 @@ impl<F: Filesystem> Server<F> {
                 return Err(SessionError::Version { major: kernel.major, minor: kernel.minor });
             }
             let (agreed, answer) = agree(&kernel, options);
-            if let Err(errno) = self.runtime.block_on(self.filesystem.init(&agreed)) {
+            if let Err(errno) = self.runtime.block_on(self.filesystem.init(&agreed, self.notifier.clone())) {
                 self.device.answer::<()>(header.unique, Err(errno));
                 return Err(SessionError::Refused(errno));
             }

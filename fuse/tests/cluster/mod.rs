@@ -31,7 +31,7 @@ impl Cluster {
     pub(crate) fn new() -> Cluster {
         let key = SecretKey::from_seed(&[1; 32]);
         let grant = Grant { uids: Uids::Any, admin: true };
-        let genesis = Genesis { cluster: ClusterId([3; 32]), principals: vec![(key.public(), grant)] };
+        let genesis = Genesis { cluster: ClusterId([3; 16]), principals: vec![(key.public(), grant)] };
         let mut state = State::genesis(genesis);
         let make = |name: &str| {
             Op::VolumeCreate(VolumeSpec {

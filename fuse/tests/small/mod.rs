@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fuse::wire::abi::{ROOT, open_flag};
 use fuse::wire::request::{Init, Open, Read};
 use fuse::wire::{
-    Attributes, AttributesFor, Data, DirectoryEntries, Entry, Errno, Filesystem, Opened, Request, Statistics,
+    Attributes, AttributesFor, Data, DirectoryEntries, Entry, Errno, Filesystem, Notifier, Opened, Request, Statistics,
 };
 use tokio::sync::Semaphore;
 
@@ -81,7 +81,7 @@ impl Small {
 }
 
 impl Filesystem for Small {
-    async fn init(&self, _: &Init) -> Result<(), Errno> {
+    async fn init(&self, _: &Init, _: Notifier) -> Result<(), Errno> {
         if self.refuses { Err(Errno::PERM) } else { Ok(()) }
     }
 
