@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base::{Decode as _, Encode as _, ReplicaId, SecretKey, Time, To};
 use bft::client::{Output, Session as Core};
 use bytes::Bytes;
-use meta::{Answer, Batch, Call, Denied, op::BATCH_MAX};
+use meta::{Answer, BATCH_MAX, Batch, Call, Denied, Op};
 use proto::link::{self, Identity, LinkError};
 use proto::view::ClusterView;
 use proto::wire::consensus_client::ConsensusClient;
@@ -27,6 +27,9 @@ use crate::backend::{Metadata, Unavailable};
 const OUTSTANDING_MAX: usize = 4;
 /// What calls of one request may add up to, bytes.
 const REQUEST_TARGET: usize = 96 << 10;
+/// What the answers to one request may add up to, bytes. Replicas refuse the calls of a batch whose
+/// answers go beyond `meta::ANSWERS_LEN_MAX`.
+const ANSWERS_TARGET: usize = meta::ANSWERS_LEN_MAX - (128 << 10);
 /// How long a call may wait for the cluster before it fails.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait for replies before a request is sent to all replicas.
@@ -44,6 +47,8 @@ pub struct Session {
 struct Ask {
     calls: Vec<Call>,
     bytes: usize,
+    /// What its answers may add up to, bytes.
+    answers_bytes: usize,
     answer: oneshot::Sender<Result<Vec<Answer>, Unavailable>>,
 }
 
@@ -105,8 +110,9 @@ impl Metadata for Session {
         let count = calls.len();
         assert!(count <= BATCH_MAX, "a request has at most {BATCH_MAX} calls");
         let bytes = calls.to_bytes().len();
+        let answers_bytes = calls.iter().map(|call| answer_bytes_max(&call.op)).sum();
         let (answer, answered) = oneshot::channel();
-        self.asks.send(Ask { calls, bytes, answer }).await.map_err(|_| gone())?;
+        self.asks.send(Ask { calls, bytes, answers_bytes, answer }).await.map_err(|_| gone())?;
         let answers = match tokio::time::timeout(CALL_TIMEOUT, answered).await {
             Ok(answers) => answers.map_err(|_| gone())??,
             Err(_) => {
@@ -165,14 +171,17 @@ impl Driver {
     fn submit(&mut self, outputs: &mut Vec<Output>) {
         self.queue.retain(|ask| !ask.answer.is_closed());
         while !self.queue.is_empty() && self.outstanding.len() < OUTSTANDING_MAX && self.core.can_submit() {
-            let (mut asks, mut calls, mut bytes) = (Vec::new(), Vec::new(), 0);
+            let (mut asks, mut calls, mut bytes, mut answers_bytes) = (Vec::new(), Vec::new(), 0, 0);
             while let Some(next) = self.queue.front() {
-                let fits = calls.len() + next.calls.len() <= BATCH_MAX && bytes + next.bytes <= REQUEST_TARGET;
+                let fits = calls.len() + next.calls.len() <= BATCH_MAX
+                    && bytes + next.bytes <= REQUEST_TARGET
+                    && answers_bytes + next.answers_bytes <= ANSWERS_TARGET;
                 if !asks.is_empty() && !fits {
                     break;
                 }
                 let ask = self.queue.pop_front().expect("just seen");
                 bytes += ask.bytes;
+                answers_bytes += ask.answers_bytes;
                 calls.extend(ask.calls.iter().cloned());
                 asks.push(ask);
             }
@@ -205,6 +214,15 @@ impl Driver {
                 }
             }
         }
+    }
+}
+
+/// What the answer to an operation may take up, bytes.
+fn answer_bytes_max(op: &Op) -> usize {
+    match op {
+        Op::ReadDir { .. } | Op::GetXattr { .. } | Op::ListXattr { .. } | Op::VolumeList => 130 << 10,
+        Op::ReadLink { .. } => 5 << 10,
+        _ => 1 << 10,
     }
 }
 

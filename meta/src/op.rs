@@ -423,7 +423,7 @@ canonical_struct!(Volume { id, root, spec });
 /// Space of a volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
-    /// Bytes its files hold (their sizes added up).
+    /// Bytes its files hold: what is stored of them, without holes.
     pub used_bytes: u64,
     /// The quota of them; 0: no limit.
     pub quota_bytes: u64,
