@@ -156,7 +156,8 @@ impl<S: StateMachine> Replica<S> {
     fn accept(&mut self, proposal: Proposal, fx: &mut Effects<Self>) {
         let (seq, primary) = (proposal.header.body.seq, self.is_primary());
         fx.persist.push(Record::Proposed(proposal.clone()));
-        self.admit(proposal.clone());
+        self.log.accept(proposal.clone());
+        self.renew_prepare(seq);
         if primary {
             fx.broadcast(Message::Proposal(proposal));
         } else if let Some(prepare) = self.own_prepare(seq) {
@@ -164,13 +165,12 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    /// Puts a proposal into the log, with the own prepare that follows from it.
-    pub(crate) fn admit(&mut self, proposal: Proposal) {
-        let header = proposal.header.body;
-        self.log.accept(proposal);
-        if !self.params.is_primary(header.view) {
-            let (view, seq, digest, replica) = (header.view, header.seq, header.digest(), self.params.me);
-            let prepare = self.params.sign(Prepare { view, seq, digest, replica });
+    /// Signs the prepare that follows from an accepted proposal, at a backup.
+    pub(crate) fn renew_prepare(&mut self, seq: Seq) {
+        let Some(accepted) = self.log.accepted(seq) else { return };
+        let (view, digest) = (accepted.proposal.header.body.view, accepted.digest);
+        if !self.params.is_primary(view) {
+            let prepare = self.params.sign(Prepare { view, seq, digest, replica: self.params.me });
             self.log.slot_mut(seq).add_prepare(prepare);
         }
     }

@@ -37,6 +37,9 @@ pub const QUEUE_REQUESTS_MAX: usize = 16 * 1024;
 /// Bytes of requests of everybody waiting or proposed.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Longest interval or bound that makes sense.
+const DURATION_MAX: Duration = Duration::from_secs(3600);
+
 const _: () = assert!(REQUEST_OP_MAX + 256 <= BATCH_BYTES_MAX, "every request fits into a batch");
 const _: () = assert!(BATCH_BYTES_MAX + 1024 <= MESSAGE_MAX, "every batch fits into a message");
 
@@ -162,7 +165,8 @@ impl Params {
             ("in_flight_max", self.in_flight_max >= 1 && self.in_flight_max <= self.window),
             ("batch_requests_max", (1..=BATCH_REQUESTS_MAX).contains(&self.batch_requests_max)),
             ("batch_bytes_max", (REQUEST_OP_MAX + 256..=BATCH_BYTES_MAX).contains(&self.batch_bytes_max)),
-            ("status_interval", self.status_interval > Duration::ZERO),
+            ("clock_bound", self.clock_bound <= DURATION_MAX),
+            ("status_interval", (Duration::from_millis(1)..=DURATION_MAX).contains(&self.status_interval)),
         ];
         match ranges.iter().find(|(_, good)| !good) {
             Some((what, _)) => Err(BadParams::OutOfRange { what }),

@@ -50,6 +50,9 @@ pub(crate) fn restore<S: StateMachine>(
     for (index, record) in records {
         replica.replay(record, included).map_err(|what| Corrupt::Record { index, what })?;
     }
+    // Only now, and only for the places still in the log: a signature costs more than a replay.
+    let places: Vec<Seq> = replica.log.slots().map(|(seq, _)| seq).collect();
+    places.into_iter().for_each(|seq| replica.renew_prepare(seq));
     Ok(replica)
 }
 
@@ -116,7 +119,7 @@ impl<S: StateMachine> Replica<S> {
                 ensure(header.view == self.view && self.log.in_window(header.seq), "a proposal out of place")?;
                 ensure(header.batch == proposal.batch.digest(), "a proposal of another batch")?;
                 ensure(self.log.accepted(header.seq).is_none(), "a second proposal for one place")?;
-                self.admit(proposal);
+                self.log.accept(proposal);
                 Ok(())
             }
             Record::Prepared(certificate) => self.replay_prepared(certificate),

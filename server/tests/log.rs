@@ -240,7 +240,9 @@ fn damage_before_the_last_segment_is_rot_whatever_its_shape() {
     for cut in HEADER_LEN..good.len() - FRAME_LEN {
         fs::write(&first, &good[..cut]).unwrap();
         let error = open(with_snapshot.path()).map(drop).unwrap_err();
-        assert!(matches!(&error, LogError::Rot { file, .. } if *file == first), "cut at {cut}: {error}");
+        let LogError::Rot { file, offset } = error else { panic!("cut at {cut}: {error}") };
+        let start = (cut - HEADER_LEN) / (FRAME_LEN + 8) * (FRAME_LEN + 8) + HEADER_LEN;
+        assert_eq!((file, offset), (first.clone(), start as u64), "cut at {cut}");
     }
     fs::remove_file(&first).unwrap();
     let error = open(with_snapshot.path()).map(drop).unwrap_err();

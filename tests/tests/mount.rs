@@ -3,12 +3,14 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use tests::process::ANSWER;
 use tests::work::{self, CHORE};
-use tests::{Cluster, Up, needs_mount, needs_program, one_at_a_time, posix, run_ok, tree};
+use tests::{Cluster, Up, needs_mount, needs_program, one_at_a_time, posix, run_ok, tree, wait_until};
 
 const BIG_FILE_MIB: u64 = 300;
+const SETTLE: Duration = Duration::from_secs(10);
 
 fn copy(from: &Path, to: &Path) {
     run_ok(Command::new("cp").arg("-a").arg(from).arg(to), CHORE);
@@ -127,8 +129,11 @@ fn two_mounts_of_one_cluster_see_each_others_files() {
         fs::write(writer.path().join(&name), "changed, and longer than before").expect("write");
         let changed = fs::read_to_string(reader.path().join(&name)).expect("read");
         assert_eq!(changed, "changed, and longer than before", "what was closed there is seen here on open");
-        fs::rename(reader.path().join(&name), reader.path().join(format!("{name}-renamed"))).expect("rename");
-        assert!(!writer.path().join(&name).exists() && writer.path().join(format!("{name}-renamed")).exists());
+        let renamed = format!("{name}-renamed");
+        fs::rename(reader.path().join(&name), reader.path().join(&renamed)).expect("rename");
+        // Another mount may remember a name for a second.
+        wait_until("the other mount sees the new name", SETTLE, || writer.path().join(&renamed).exists().then_some(()));
+        wait_until("and forgets the old one", SETTLE, || (!writer.path().join(&name).exists()).then_some(()));
     }
     let names = |mount: &Path| {
         let mut names: Vec<_> =

@@ -476,6 +476,35 @@ impl World {
     pub fn restart(&mut self, index: usize) {
         self.back_at[index] = None;
         self.replicas[index] = Some(self.setup.restored(self.n, index, self.disks[index].clone()));
+        self.check_remembered(index);
+    }
+
+    /// What a replica said of places above its low water mark, it still knows after a restart.
+    fn check_remembered(&self, index: usize) {
+        let (mut proposed, mut prepared) = (BTreeMap::new(), BTreeSet::new());
+        for record in self.node(index).condense().records() {
+            match record {
+                Record::Proposed(proposal) => {
+                    proposed.insert(proposal.header.body.seq, proposal.header.body.digest());
+                }
+                Record::Prepared(certificate) => {
+                    prepared.insert(certificate.seq);
+                }
+                _ => {}
+            }
+        }
+        let low = self.status(index).low_water_mark;
+        for ((who, kind, _, seq), digest) in &self.said {
+            if usize::from(who.0) != index || *seq <= low {
+                continue;
+            }
+            match *kind {
+                "proposal" => assert!(proposed.contains_key(seq), "{who:?} forgot proposal {seq:?}"),
+                "prepare" => assert_eq!(proposed.get(seq), Some(digest), "{who:?} forgot prepare {seq:?}"),
+                "commit" => assert!(prepared.contains(seq), "{who:?} forgot its certificate for {seq:?}"),
+                _ => {}
+            }
+        }
     }
 
     pub fn condense(&mut self, index: usize) {

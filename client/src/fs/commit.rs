@@ -67,7 +67,6 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             Err(error) => Err(error),
         };
         if committed.is_err() {
-            self.outbox.take_failure(file.ino);
             file.state.lock().abort_commit();
         }
         committed
@@ -107,7 +106,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let sealed = blocking(move || chunk::seal_recipe(&chunks.keys, ino.0, &recipe)).await?;
         pipeline.pending.extend(sealed.blocks.iter().map(|(id, _)| *id));
         self.outbox.push(ino, sealed.blocks);
-        self.outbox.settle(&mut pipeline.pending).await?;
+        self.outbox.settle(ino, &mut pipeline.pending).await?;
 
         let content = Content { size, allocated, root: sealed.root, sealed: sealed.sealed };
         let (mtime, atime, base) = (None, None, Some(base));

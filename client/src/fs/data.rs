@@ -82,7 +82,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         }
         let earlier = open.file.state.lock().error.take();
         if let Some(error) = shared.outbox.take_failure(open.file.ino).or(earlier) {
-            shared.outbox.retry(None);
+            shared.outbox.retry();
             return Err(error);
         }
         shared.make_room().await?;

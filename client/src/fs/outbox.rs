@@ -67,6 +67,8 @@ struct State {
     durable: Lru<BlockId, ()>,
     /// The latest failure for each file, until somebody was told.
     failures: BTreeMap<Ino, BlockError>,
+    /// Files with somebody who waits for their blocks, and is told.
+    settling: BTreeSet<Ino>,
 }
 
 #[derive(Debug)]
@@ -87,8 +89,8 @@ enum Status {
 impl<B: BlockStore> Outbox<B> {
     pub(super) fn new(cache: Arc<BlockCache<B>>, budget: Arc<Budget>) -> Outbox<B> {
         let (blocks, queue) = (HashMap::new(), VecDeque::new());
-        let (durable, failures) = (Lru::new(DURABLE_MAX), BTreeMap::new());
-        let state = State { blocks, queue, puts: 0, durable, failures };
+        let (durable, failures, settling) = (Lru::new(DURABLE_MAX), BTreeMap::new(), BTreeSet::new());
+        let state = State { blocks, queue, puts: 0, durable, failures, settling };
         Outbox { cache, budget, state: Mutex::new(state) }
     }
 
@@ -118,27 +120,33 @@ impl<B: BlockStore> Outbox<B> {
     }
 
     /// Waits until every one of `ids` is durable, and takes those that are out of the list. What
-    /// failed before is tried once more.
+    /// fails, or failed before, is tried once more.
     ///
     /// # Errors
-    /// The first failure; the blocks are kept.
-    pub(super) async fn settle(self: &Arc<Self>, ids: &mut BTreeSet<BlockId>) -> Result<()> {
-        self.retry(Some(ids));
+    /// What failed again. The blocks are kept; none of them is under way then, so that nobody is
+    /// told about the same failure later.
+    pub(super) async fn settle(self: &Arc<Self>, holder: Ino, ids: &mut BTreeSet<BlockId>) -> Result<()> {
+        self.state.lock().settling.insert(holder);
+        let settled = self.settle_ids(ids).await;
+        let mut state = self.state.lock();
+        state.settling.remove(&holder);
+        state.failures.remove(&holder);
+        settled
+    }
+
+    async fn settle_ids(self: &Arc<Self>, ids: &mut BTreeSet<BlockId>) -> Result<()> {
+        let (mut tried, mut failure) = (BTreeSet::new(), None);
         loop {
             let changed = self.budget.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            {
-                let state = self.state.lock();
-                ids.retain(|id| state.blocks.contains_key(id));
-                for id in ids.iter() {
-                    if let Status::Failed(error) = &state.blocks[id].status {
-                        return Err(error.clone().into());
-                    }
-                }
-            }
+            let moving = self.state.lock().settle_step(ids, &mut tried, &mut failure);
+            self.pump();
             if ids.is_empty() {
                 return Ok(());
+            }
+            if !moving {
+                return Err(failure.expect("what is pending and does not move has failed").into());
             }
             changed.await;
         }
@@ -186,21 +194,15 @@ impl<B: BlockStore> Outbox<B> {
         })
     }
 
-    /// Queues what failed again: all, or these.
-    pub(super) fn retry(self: &Arc<Self>, only: Option<&BTreeSet<BlockId>>) {
+    /// Queues everything that failed again.
+    pub(super) fn retry(self: &Arc<Self>) {
         let mut state = self.state.lock();
         let State { blocks, queue, .. } = &mut *state;
-        let mut again = |id: &BlockId, pending: &mut Pending| {
+        for (id, pending) in blocks.iter_mut() {
             if matches!(pending.status, Status::Failed(_)) {
                 pending.status = Status::Queued;
                 queue.push_back(*id);
             }
-        };
-        match only {
-            Some(ids) => ids.iter().for_each(|id| {
-                blocks.get_mut(id).into_iter().for_each(|pending| again(id, pending));
-            }),
-            None => blocks.iter_mut().for_each(|(id, pending)| again(id, pending)),
         }
         drop(state);
         self.pump();
@@ -224,7 +226,7 @@ impl<B: BlockStore> Outbox<B> {
 
     fn finished(&self, ids: &[BlockId], result: std::result::Result<(), BlockError>) {
         let mut state = self.state.lock();
-        let State { blocks, durable, failures, puts, .. } = &mut *state;
+        let State { blocks, durable, failures, settling, puts, .. } = &mut *state;
         *puts -= 1;
         let mut freed = 0;
         for id in ids {
@@ -232,8 +234,8 @@ impl<B: BlockStore> Outbox<B> {
             match &result {
                 Err(error) if !pending.holders.is_empty() => {
                     pending.status = Status::Failed(error.clone());
-                    let told = pending.holders.iter().map(|holder| (*holder, error.clone()));
-                    failures.extend(told);
+                    let untold = pending.holders.iter().filter(|holder| !settling.contains(holder));
+                    failures.extend(untold.map(|holder| (*holder, error.clone())));
                 }
                 outcome => {
                     freed += pending.sealed.len() as u64;
@@ -252,6 +254,42 @@ impl<B: BlockStore> Outbox<B> {
 }
 
 impl State {
+    /// Takes what is durable out of `ids` and tries again what failed for the first time; once
+    /// something failed twice, what was not sent yet is not sent. Says whether any is under way.
+    fn settle_step(
+        &mut self,
+        ids: &mut BTreeSet<BlockId>,
+        tried: &mut BTreeSet<BlockId>,
+        failure: &mut Option<BlockError>,
+    ) -> bool {
+        let State { blocks, queue, .. } = self;
+        ids.retain(|id| blocks.contains_key(id));
+        let failed_twice = |id: &BlockId| match &blocks[id].status {
+            Status::Failed(error) if tried.contains(id) => Some(error.clone()),
+            _ => None,
+        };
+        *failure = failure.take().or_else(|| ids.iter().find_map(failed_twice));
+        let mut moving = false;
+        for id in ids.iter() {
+            let pending = blocks.get_mut(id).expect("retained above");
+            match (&pending.status, &*failure) {
+                (Status::Failed(_), Some(_)) => {}
+                (Status::Queued, Some(error)) => pending.status = Status::Failed(error.clone()),
+                (Status::Queued | Status::Sending, _) => moving = true,
+                (Status::Failed(_), None) => {
+                    tried.insert(*id);
+                    pending.status = Status::Queued;
+                    queue.push_back(*id);
+                    moving = true;
+                }
+            }
+        }
+        if failure.is_some() {
+            queue.retain(|id| blocks[id].status == Status::Queued);
+        }
+        moving
+    }
+
     fn next_batch(&mut self) -> Vec<(BlockId, Bytes)> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(id) = self.queue.front() {

@@ -61,7 +61,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
                 _ if moving => changed.await,
                 _ => {
                     let failure = self.outbox.failure();
-                    self.outbox.retry(None);
+                    self.outbox.retry();
                     return failure.map_or(Ok(()), Err);
                 }
             }

@@ -313,6 +313,8 @@ mod tests {
     /// An index on a disk that has gone.
     struct Failed {
         panics: bool,
+        /// Finds nothing instead of failing.
+        reads: bool,
     }
 
     impl Failed {
@@ -323,7 +325,7 @@ mod tests {
 
     impl Index for Failed {
         fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
-            self.fail()
+            if self.reads { Ok(None) } else { self.fail() }
         }
         fn apply(&self, _: &[Op]) -> Result<(), IndexError> {
             self.fail()
@@ -354,14 +356,14 @@ mod tests {
 
     #[test]
     fn an_index_that_fails_while_running_is_replaced_by_one_in_memory() {
-        for panics in [false, true] {
+        for (panics, reads) in [(false, false), (true, false), (false, true)] {
             let temp = tempfile::tempdir().unwrap();
             let identity = Identity { cluster: ClusterId([1; 16]), node: NodeId(1) };
-            let tuning = Tuning { segment_bytes: 4096, checkpoint_bytes: 4096, ..Tuning::default() };
+            let tuning = Tuning { segment_bytes: 4096, ..Tuning::default() };
             let store = Store::open_tuned(temp.path(), identity, StoreOptions::default(), tuning).unwrap();
             assert_eq!(put(&store, 0..40), vec![PutOutcome::Stored; 40]);
             assert!(!store.stats().index_in_memory);
-            drop_quietly(store.shared.catalog.current.write().index.replace(Box::new(Failed { panics })));
+            drop_quietly(store.shared.catalog.current.write().index.replace(Box::new(Failed { panics, reads })));
 
             assert_eq!(put(&store, 40..60), vec![PutOutcome::Stored; 20]);
             assert_eq!(put(&store, 0..60), vec![PutOutcome::Had; 60]);

@@ -337,7 +337,59 @@ mod tests {
     use super::*;
     use crate::folder::Identity;
     use crate::folder::durable::faults;
-    use crate::store::{Store, StoreOptions};
+    use crate::store::{IndexKind, Store, StoreOptions, Tuning};
+
+    /// Unmounts when dropped.
+    struct Mounted<'a>(&'a std::path::Path);
+
+    impl Drop for Mounted<'_> {
+        fn drop(&mut self) {
+            let _ = rustix::mount::unmount(self.0, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+
+    /// A group of `count` blocks of 10 kB.
+    fn group(seed: u8, count: u8) -> Group {
+        let mut group = Group::default();
+        for number in 0..count {
+            let body = Bytes::from([seed, number].repeat(5000));
+            let id = BlockId::blake3(*blake3::hash(&body).as_bytes());
+            let location = Location { segment: 0, offset: group.bytes, length: body.len() as u32 };
+            group.bytes += location.record_len();
+            group.placed.push((id, location));
+            group.bodies.push(body);
+        }
+        group
+    }
+
+    #[test]
+    fn a_write_that_finds_the_disk_full_leaves_nothing_of_its_group() {
+        let temp = tempfile::tempdir().unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        if let Err(error) = rustix::mount::mount("none", temp.path(), "tmpfs", flags, c"size=1m") {
+            eprintln!("skipped: mounting a small disk needs root ({error})");
+            return;
+        }
+        let _mounted = Mounted(temp.path());
+        let identity = Identity { cluster: ClusterId([1; 16]), node: NodeId(1) };
+        let folder = temp.path().join("blocks");
+        let tuning = Tuning { index: IndexKind::Memory, ..Tuning::default() };
+        let store = Store::open_tuned(&folder, identity, StoreOptions::default(), tuning).unwrap();
+        let (settle, _settled) = mpsc::sync_channel(1);
+        let mut writer = Writer { shared: store.shared.clone(), settling: Arc::default(), settle, active: None };
+        let on_disk = || std::fs::metadata(store.shared.segments.path_of(1)).unwrap().len();
+
+        assert!(writer.write(&mut group(1, 20)).is_ok());
+        let before = on_disk();
+        assert!(matches!(writer.write(&mut group(2, 200)), Err(Unwritten::Full)));
+        assert_eq!((on_disk(), store.space().used), (before, before));
+        assert!(writer.write(&mut group(3, 20)).is_ok());
+        drop(store);
+        drop(writer);
+        let store = Store::open_tuned(&folder, identity, StoreOptions::default(), tuning).unwrap();
+        let stats = store.stats();
+        assert_eq!((stats.blocks, stats.damaged_bytes, stats.torn_bytes), (40, 0, 0));
+    }
 
     #[test]
     fn a_failed_sync_is_final() {
