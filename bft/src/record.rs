@@ -12,6 +12,10 @@ use crate::params::{REPLICAS_MAX, RESULT_MAX};
 pub const SNAPSHOT_PIECE_MAX: usize = 1024 * 1024;
 
 /// One durable record. Records are replayed in the order in which they were persisted.
+///
+/// All are promises, on which what is sent beside them depends, but for `Committed` and `Learned`:
+/// those repeat what a quorum's durable certificates imply, and spare a restart from asking for it
+/// again. A driver may let them wait for the next sync, in their place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// A piece of a snapshot; only at the start, and all of it (see [`crate::Condensed`]).

@@ -44,7 +44,7 @@ fn loss_duplication_reordering() {
 #[test]
 fn crashes_at_every_effect_boundary() {
     let mut crashes = 0;
-    for seed in 0..60 {
+    for seed in 0..50 {
         let mut world = World::new(seed, if seed % 10 == 9 { 7 } else { 4 });
         let (loss, condense_permille) = (seed % 3 * 5, seed % 2 * 10);
         let down_ms = [50, 1000][seed as usize / 2 % 2];
@@ -58,12 +58,12 @@ fn crashes_at_every_effect_boundary() {
         assert_eq!(world.history.len(), 75, "seed {seed}");
         crashes += world.crashes;
     }
-    assert!(crashes > 500, "only {crashes} crashes");
+    assert!(crashes > 400, "only {crashes} crashes");
 }
 
 #[test]
 fn everybody_crashes_at_once() {
-    for seed in 0..30 {
+    for seed in 0..20 {
         let mut world = World::new(seed, 4);
         world.faults = Faults { loss: 10, delay_ms: 10, condense_permille: 5, ..Faults::default() };
         world.add_customer(60);
@@ -161,7 +161,7 @@ fn lying_replies(rng: &mut Rng, reply: Reply) -> Option<Reply> {
 
 #[test]
 fn a_byzantine_backup() {
-    for seed in 0..30 {
+    for seed in 0..20 {
         let mut world = World::new(seed, if seed % 5 == 4 { 7 } else { 4 });
         for liars in 1..=(world.n - 1) / 3 {
             let me = ReplicaId(liars as u16 + 1);
@@ -182,7 +182,7 @@ fn a_byzantine_backup() {
 #[test]
 fn a_primary_that_says_everybody_something_else() {
     let mut accused = 0;
-    for seed in 0..30 {
+    for seed in 0..20 {
         let mut world = World::new(seed, 4);
         let two_faced = move |rng: &mut Rng, to: ReplicaId, message: Message| match message {
             Message::Proposal(mut proposal) if rng.percent(50) => {
@@ -206,7 +206,7 @@ fn a_primary_that_says_everybody_something_else() {
         let misbehaved = |(_, event): &(_, Event)| matches!(event, Event::Misbehaved { who: ReplicaId(0), .. });
         accused += usize::from(world.events.iter().any(misbehaved));
     }
-    assert!(accused > 20, "caught in {accused} runs");
+    assert!(accused > 12, "caught in {accused} runs");
 }
 
 #[test]

@@ -133,6 +133,16 @@ fn records_that_do_not_add_up_are_refused() {
     for cut in 1..=end {
         assert!(matches!(restore(1, condensed[..cut].to_vec()), Err(Corrupt::Record { .. })), "half a snapshot");
     }
+    for at in 0..end {
+        let mut tampered = condensed.clone();
+        match &mut tampered[at] {
+            Record::Snapshot(Snapshot::Begin { at, .. }) => at.0 += 1,
+            Record::Snapshot(Snapshot::Principal { floor, .. } | Snapshot::Session { floor, .. }) => *floor += 1,
+            Record::Snapshot(Snapshot::Executed { timestamp, .. }) => *timestamp -= 1_000_000,
+            _ => continue,
+        }
+        assert!(matches!(restore(1, tampered), Err(Corrupt::Record { .. })), "piece {at} is covered by the digest");
+    }
     condensed[end] = Record::Snapshot(Snapshot::End { digest: base::Digest([0; 32]) });
     assert!(matches!(restore(1, condensed), Err(Corrupt::Record { .. })), "a snapshot of another state");
 }

@@ -15,6 +15,8 @@ use tests::{Cluster, Process, Up, needs_mount, one_at_a_time, run_ok, tree, wait
 const BACKUP: usize = 2;
 const STORAGE: usize = 5;
 const SETTLE: Duration = Duration::from_secs(60);
+/// Longer than a client waits for replicas.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn count_files(root: &Path) -> usize {
     let Ok(list) = fs::read_dir(root) else { return 0 };
@@ -29,12 +31,12 @@ fn a_copy_goes_on_when_a_backup_and_a_storage_node_are_killed() {
     let mount = cluster.mount("mnt");
     let source = cluster.outside().join("source");
     fs::create_dir(&source).expect("mkdir");
-    tree::make(&source, &tree::plan(1_000, 21));
+    tree::make(&source, &tree::plan(700, 21));
     let want = tree::read(&source);
 
     let (target, log) = (mount.path().join("copy"), cluster.outside().join("cp.log"));
     let mut copy = Process::start("cp", Command::new("cp").arg("-a").arg(&source).arg(&target), &log);
-    wait_until("a fifth of the files are copied", CHORE, || (count_files(&target) >= 200).then_some(()));
+    wait_until("a fifth of the files are copied", CHORE, || (count_files(&target) >= 140).then_some(()));
     assert!(copy.is_running(), "the copy is still going on");
     cluster.kill_nodes([BACKUP, STORAGE]);
     let status = copy.wait_end(CHORE);
@@ -139,4 +141,18 @@ fn programs_go_on_when_killed_nodes_return_one_by_one() {
     durable.iter().for_each(|(dir, files)| assert_all_there(dir, files));
     run_ok(Command::new("rm").arg("-r").arg(mount.path().join("round-0")), CHORE);
     mount.stop();
+}
+
+#[test]
+fn a_mount_without_a_cluster_gives_up_with_a_reason() {
+    needs_mount!();
+    let cluster = Cluster::configure();
+    let mountpoint = cluster.outside().join("mnt");
+    fs::create_dir(&mountpoint).expect("mkdir");
+    let log = cluster.outside().join("mnt.log");
+    let mut process = Process::start("mount", cluster.admin().arg("mount").arg(&mountpoint), &log);
+    let status = process.wait_end(PATIENCE);
+    assert_eq!(status.code(), Some(1), "{}", process.log());
+    assert!(process.log().contains("does not answer"), "it says what is wrong:\n{}", process.log());
+    assert!(!tests::mount::is_mounted(&mountpoint));
 }

@@ -67,7 +67,7 @@ fn git_keeps_a_repository_there() {
     needs_program!("git");
     let _turn = one_at_a_time();
     let mut up = Up::start();
-    work::git_repository(&up.mountpoint(), 200);
+    work::git_repository(&up.mountpoint(), 100);
     up.stop();
     up.again();
     run_ok(work::git(&up.mountpoint().join("clone")).args(["fsck", "--full", "--strict"]), CHORE);

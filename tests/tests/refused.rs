@@ -5,15 +5,11 @@ use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tests::cluster::{NODES, set, setting};
 use tests::process::ANSWER;
 use tests::random::noise;
-use tests::{Cluster, Process, Up, mangrove, needs_mount, one_at_a_time, run_ok, run_refused, tree};
-
-/// Longer than a client waits for replicas.
-const PATIENCE: Duration = Duration::from_secs(120);
+use tests::{Cluster, Up, mangrove, needs_mount, one_at_a_time, run_ok, run_refused, tree};
 
 /// Runs node `node`, which must refuse with these words and leave `untouched` as it was.
 #[track_caller]
@@ -237,18 +233,4 @@ fn a_command_line_that_means_nothing() {
     }
     run_refused(mangrove(home.path()).arg("status"), &["cluster"]);
     assert_eq!(fs::read_dir(home.path()).expect("readdir").count(), 0, "nothing was written");
-}
-
-#[test]
-fn a_mount_without_a_cluster_gives_up_with_a_reason() {
-    needs_mount!();
-    let cluster = Cluster::configure();
-    let mountpoint = cluster.outside().join("mnt");
-    fs::create_dir(&mountpoint).expect("mkdir");
-    let log = cluster.outside().join("mnt.log");
-    let mut process = Process::start("mount", cluster.admin().arg("mount").arg(&mountpoint), &log);
-    let status = process.wait_end(PATIENCE);
-    assert_eq!(status.code(), Some(1), "{}", process.log());
-    assert!(process.log().contains("does not answer"), "it says what is wrong:\n{}", process.log());
-    assert!(!tests::mount::is_mounted(&mountpoint));
 }

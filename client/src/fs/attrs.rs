@@ -136,9 +136,13 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         if size != 0 {
             open.file.state.lock().truncate(size, caller, &self.budget);
         }
-        let committed = self.commit(&open.file, Vec::new()).await;
-        let closed = self.detach(&open).await;
-        committed.and(closed)
+        // A caller that stops waiting must not leave the handle behind.
+        let shared = self.clone();
+        let closing = tokio::spawn(async move {
+            let committed = shared.commit(&open.file, Vec::new()).await;
+            committed.and(shared.detach(&open).await)
+        });
+        closing.await.map_err(|failure| FsError::Unavailable(failure.to_string()))?
     }
 
     /// What the storage nodes can hold, or could when they last said so.

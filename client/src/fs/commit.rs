@@ -103,7 +103,9 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         };
         let (chunks, ino) = (self.chunks.clone(), file.ino);
         let allocated = recipe.allocated();
-        let sealed = blocking(move || chunk::seal_recipe(&chunks.keys, ino.0, &recipe)).await?;
+        // An extent takes some 70 bytes.
+        let bytes = recipe.extents().len() as u64 * 70;
+        let sealed = blocking(bytes, move || chunk::seal_recipe(&chunks.keys, ino.0, &recipe)).await?;
         pipeline.pending.extend(sealed.blocks.iter().map(|(id, _)| *id));
         self.outbox.push(ino, sealed.blocks);
         self.outbox.settle(ino, &mut pipeline.pending).await?;

@@ -119,13 +119,16 @@ impl ReadAhead {
     /// What to fetch ahead after a read of `range`, at most `window_max` bytes beyond it.
     pub(super) fn after(&mut self, range: &Range<u64>, window_max: u64) -> Option<Range<u64>> {
         // The kernel may send neighbouring reads out of order.
+        if window_max < Self::WINDOW_MIN {
+            return None;
+        }
         let sequential = range.start <= self.next && range.end + Self::WINDOW_MIN >= self.next && self.next > 0;
         if !sequential {
             *self = ReadAhead { next: range.end, window: 0, until: range.end };
             return None;
         }
         self.next = self.next.max(range.end);
-        self.window = (self.window * 2).clamp(Self::WINDOW_MIN, window_max.max(Self::WINDOW_MIN));
+        self.window = (self.window * 2).clamp(Self::WINDOW_MIN, window_max);
         let from = self.until.max(self.next);
         let until = self.next + self.window;
         // Ask in strides, not for every little read.

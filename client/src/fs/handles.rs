@@ -216,7 +216,9 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             return Ok(());
         }
         if file.state.lock().orphan {
-            self.give_up(file).await;
+            if !self.give_up(file).await {
+                return Ok(());
+            }
             let released = self.call_unit(&open.caller, Op::ReleaseOrphan { ino: file.ino }).await;
             // Its last name may have gone another way than through here.
             return match released {
@@ -244,12 +246,12 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         committed
     }
 
-    /// Forgets what was written to a file that nobody has open.
-    async fn give_up(&self, file: &OpenFile) {
+    /// Forgets what was written to a file that nobody has open; says whether that is so still.
+    async fn give_up(&self, file: &OpenFile) -> bool {
         let mut pipeline = file.pipeline.lock().await;
         let mut files = self.files.lock();
         if files.get(&file.ino).is_none_or(|(_, handles)| *handles > 0) {
-            return;
+            return false;
         }
         files.remove(&file.ino);
         drop(files);
@@ -258,5 +260,6 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         state.reset(attr, content, &self.budget);
         self.outbox.discard(file.ino, &pipeline.pending);
         pipeline.pending.clear();
+        true
     }
 }

@@ -278,6 +278,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let files = self.files.lock();
         let Some((file, handles)) = files.get(&ino) else { return false };
         let mut state = file.state.lock();
+        // Older attributes that are on their way must not bring the name back.
+        state.attr.version += 1;
         state.attr.nlink = nlink;
         state.fetched = None;
         state.orphan = nlink == 0;

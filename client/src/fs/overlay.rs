@@ -379,7 +379,7 @@ mod tests {
         overlay.write(5000, vec![0; 10].into(), 2000);
         overlay.punch(1000..1100, 2001);
         let long: Vec<_> = overlay.long_runs(1000).iter().map(|run| run.start..run.end).collect();
-        assert_eq!(long, [0..1000]);
+        assert!(long.len() == 1 && long[0] == (0..1000));
         assert_eq!(overlay.runs()[0].end, 1100);
         assert!(overlay.long_runs(1001).is_empty());
     }

@@ -1,7 +1,7 @@
 //! Keeping the bound on what is written and not yet durable, and what happens in the background.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meta::{Caller, Ino, Op};
 use tokio::time::MissedTickBehavior;
@@ -12,23 +12,28 @@ use super::file::OpenFile;
 use super::stage::Order;
 use crate::backend::{BlockStore, Metadata};
 
-/// How often the background looks for work.
-const TICK: Duration = Duration::from_secs(5);
-/// How many ticks lie between two renewals of orphans: ten minutes.
-const TICKS_PER_RENEWAL: u64 = 120;
+/// How often the background looks for work: as often as it may write back, but within these.
+const TICK_MIN: Duration = Duration::from_millis(10);
+const TICK_MAX: Duration = Duration::from_secs(5);
+/// How often orphans are renewed; they are kept for an hour.
+const RENEWAL: Duration = Duration::from_secs(600);
 /// A run is long, and can be sealed before it is asked for, from this many bytes on.
 const LONG_RUN: u64 = 1 << 20;
 
 /// Commits what has been dirty for long, tries again what failed, and keeps orphans alive; until
 /// the volume is unmounted.
 pub(super) async fn background<M: Metadata, B: BlockStore>(shared: Weak<Shared<M, B>>) {
-    let mut ticks = tokio::time::interval(TICK);
+    let Some(write_back) = shared.upgrade().map(|shared| shared.options.write_back) else { return };
+    let mut ticks = tokio::time::interval(write_back.clamp(TICK_MIN, TICK_MAX));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for tick in 1u64.. {
+    let mut renewed = Instant::now();
+    loop {
         ticks.tick().await;
         let Some(shared) = shared.upgrade() else { return };
+        shared.forget_closed();
         shared.write_back();
-        if tick.is_multiple_of(TICKS_PER_RENEWAL) {
+        if renewed.elapsed() >= RENEWAL {
+            renewed = Instant::now();
             tokio::spawn(async move { shared.keep_orphans().await });
         }
     }

@@ -26,6 +26,8 @@ use crate::backend::{BlockStore, Metadata};
 const BATCH_BYTES: u64 = 8 << 20;
 /// How much is sealed in one go on one thread, bytes.
 const SEAL_BYTES: u64 = 1 << 20;
+/// Work on no more bytes than this is done at once: handing it to another thread costs more.
+const INLINE_BYTES: u64 = 32 << 10;
 /// Most portions cut in one go.
 const BATCH_PORTIONS: usize = 256;
 
@@ -86,9 +88,9 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             let waits = batch.last().is_some_and(|portion| portion.more && rest.is_empty());
             self.fill_batch(&mut batch).await?;
             let cutter = self.cutter.clone();
-            let cut =
-                blocking(move || batch.into_iter().map(|portion| cut_portion(&cutter, portion)).collect::<Vec<_>>())
-                    .await?;
+            let bytes = batch.iter().flat_map(|portion| &portion.parts).map(Part::data_len).sum();
+            let cut = move || batch.into_iter().map(|portion| cut_portion(&cutter, portion)).collect::<Vec<_>>();
+            let cut = blocking(bytes, cut).await?;
             let end = cut.last().map_or(0, |cut| cut.range.end);
             self.seal_batch(file, pipeline, cut, order.seq).await?;
             if !rest.is_empty() {
@@ -111,7 +113,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             let left = batch_bytes - bytes;
             let parts = with_layout(file, |layout| view::parts(order.dirty, layout, region.clone(), left));
             let end = parts.last().map_or(region.end, |part| part.end);
-            bytes += parts.iter().filter(|part| !part.is_hole()).map(Part::len).sum::<u64>();
+            bytes += parts.iter().map(Part::data_len).sum::<u64>();
             let waits = order.keep_tails && order.dirty.at(region.end - 1).is_some();
             batch.push(Portion {
                 range: region.start..end,
@@ -165,7 +167,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     ) -> Result<Vec<Piece>> {
         let seal = |group: Vec<Plain>| {
             let chunks = self.chunks.clone();
-            blocking(move || {
+            let bytes = group.iter().filter(|plain| plain.bytes.is_some()).map(|plain| plain.len).sum();
+            blocking(bytes, move || {
                 let seal = |plain: Plain| (plain.len, plain.bytes.map(|bytes| chunk::seal(&chunks.keys, &bytes)));
                 group.into_iter().map(seal).collect::<Vec<_>>()
             })
@@ -199,8 +202,11 @@ fn with_layout<T>(file: &OpenFile, run: impl FnOnce(&Layout) -> T) -> T {
     run(file.state.lock().layout.as_ref().expect(KEPT))
 }
 
-/// Runs work that keeps a processor busy.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+/// Runs work on so many bytes, which keeps a processor busy; on this thread if they are few.
+pub(super) async fn blocking<T: Send + 'static>(bytes: u64, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    if bytes <= INLINE_BYTES {
+        return Ok(work());
+    }
     // It fails only if the runtime is shutting down, or if the work panicked.
     tokio::task::spawn_blocking(work).await.map_err(|failure| FsError::Unavailable(failure.to_string()))
 }

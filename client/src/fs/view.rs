@@ -31,6 +31,11 @@ impl Part {
         self.end - self.start
     }
 
+    /// How many of its bytes are not in a hole.
+    pub(super) fn data_len(&self) -> u64 {
+        if self.is_hole() { 0 } else { self.len() }
+    }
+
     pub(super) fn is_hole(&self) -> bool {
         self.source == Source::Hole
     }
@@ -64,7 +69,7 @@ pub(super) fn parts(overlay: &Overlay, layout: &Layout, range: Range<u64>, data_
     while at < range.end && data < data_max {
         let part = part(overlay, layout, at, range.end);
         at = part.end;
-        data += if part.is_hole() { 0 } else { part.len() };
+        data += part.data_len();
         parts.push(part);
     }
     parts

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use client::backend::BlockError;
@@ -41,7 +42,7 @@ async fn a_put_that_fails_in_the_background_is_told_by_the_next_write_once() {
     let bytes = noise(2, 400_000);
     let opened = create(&fs, "file").await;
     *world.stores.fail.lock() = Some(BlockError::Full);
-    write_all(&fs, opened.handle, 0, &bytes[..60_000]).await;
+    fs.write(opened.handle, 0, Bytes::copy_from_slice(&bytes[..60_000])).await.expect("written");
     until(|| world.stores.failures.load(Ordering::SeqCst) > 0).await;
     let mut told = 0;
     while told == 0 {
@@ -307,4 +308,27 @@ async fn a_damaged_block_is_an_error_and_not_other_bytes() {
     let ino = fs.lookup(&ROOT, fs.root(), b"file").await.expect("there").ino;
     let handle = wrong.open(&ROOT, ino, OpenFlags::reading()).await.expect("opened").handle;
     assert!(matches!(wrong.read(handle, 0, 10).await, Err(FsError::Corrupt(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_flushes_is_written_back() {
+    let world = World::new();
+    let fs = world.mount_with(Options { write_back: Duration::from_millis(20), ..Options::default() });
+    let opened = create(&fs, "file").await;
+    write_all(&fs, opened.handle, 0, &noise(9, 50_000)).await;
+    let size = || async { world.mount().lookup(&ROOT, world.root(), b"file").await.expect("there").size };
+    while size().await == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(world.read_afresh("file").await == noise(9, 50_000));
+
+    // What could not be committed at close is tried again without anybody asking.
+    *world.stores.fail.lock() = Some(BlockError::Full);
+    write_all(&fs, opened.handle, 50_000, &noise(10, 10_000)).await;
+    assert_eq!(fs.release(opened.handle).await, Err(FsError::NoSpace));
+    *world.stores.fail.lock() = None;
+    while size().await == 50_000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(world.read_afresh("file").await == [noise(9, 50_000), noise(10, 10_000)].concat());
 }

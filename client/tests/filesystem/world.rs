@@ -237,9 +237,11 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Waits, however long it takes, until something is so.
+/// Waits until something is so.
 pub(crate) async fn until(mut so: impl FnMut() -> bool) {
+    let started = std::time::Instant::now();
     while !so() {
+        assert!(started.elapsed().as_secs() < 60, "it will never be so");
         tokio::task::yield_now().await;
     }
 }
