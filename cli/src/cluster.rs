@@ -26,7 +26,10 @@ pub(crate) fn new(args: &ClusterNew) -> anyhow::Result<ExitCode> {
     let view = write(&args.dir, layout)?;
     let dir = args.dir.display();
     println!("made a cluster of {} replicas and {} storage nodes in {dir}", args.replicas, args.nodes);
-    println!("start each node:   mangrove node run --config {dir}/node-N/node.toml   (N = 0 to {})", view.nodes.len() - 1);
+    println!(
+        "start each node:   mangrove node run --config {dir}/node-N/node.toml   (N = 0 to {})",
+        view.nodes.len() - 1
+    );
     println!("make a volume:     mangrove --cluster {dir}/cluster.toml volume create main");
     println!("mount it:          mangrove --cluster {dir}/cluster.toml mount main MOUNTPOINT");
     println!("keep {dir}/admin.key safe: whoever has it can read everything, and without it nobody can");

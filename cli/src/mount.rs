@@ -29,6 +29,7 @@ pub(crate) async fn run(access: &Access, args: Mount) -> anyhow::Result<ExitCode
         [mountpoint] => (DEFAULT_VOLUME, mountpoint),
         _ => unreachable!("clap takes one or two"),
     };
+    fuse::clear_stale(mountpoint, fuse::KIND)?;
     fuse::check_mountpoint(mountpoint)?;
     let cluster = config::connect(access, &label(mountpoint))?;
     let mounted = tokio::select! {

@@ -39,9 +39,16 @@ pub(crate) async fn run(args: Up) -> anyhow::Result<ExitCode> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// Checks the mountpoint before anything is written; makes it if only it is missing.
+/// Checks the mountpoint before anything is written; makes it if only it is missing. Says whether
+/// it was made.
 fn prepare(mountpoint: &Path) -> anyhow::Result<bool> {
-    if !mountpoint.symlink_metadata().is_ok() && mountpoint.parent().is_some_and(|parent| parent.as_os_str().is_empty() || parent.is_dir()) {
+    fuse::clear_stale(mountpoint, fuse::KIND)?;
+    let in_a_folder = match mountpoint.parent() {
+        Some(parent) => parent.as_os_str().is_empty() || parent.is_dir(),
+        None => false,
+    };
+    let missing = mountpoint.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    if missing && in_a_folder {
         std::fs::create_dir(mountpoint).with_context(|| format!("cannot make {}", mountpoint.display()))?;
         return Ok(true);
     }

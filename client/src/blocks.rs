@@ -249,7 +249,9 @@ impl Shared {
         let answer = self.links[&node].ask(Ask::Get(get), GET_PATIENCE).await;
         self.times.lock().took(node, started.elapsed());
         let got = match answer {
-            Ok(Answer::Got(wire::Got { body: Some(body) })) if *blake3::hash(&body).as_bytes() == id.hash => Ok(Some(body)),
+            Ok(Answer::Got(wire::Got { body: Some(body) })) if *blake3::hash(&body).as_bytes() == id.hash => {
+                Ok(Some(body))
+            }
             Ok(Answer::Got(wire::Got { body: Some(_) })) => {
                 self.lies.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(node = node.0, %id, "a storage node sent bytes that are not the block; asking another");

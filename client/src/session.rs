@@ -10,12 +10,12 @@ use base::{Decode as _, Encode as _, ReplicaId, SecretKey, Time, To};
 use bft::client::{Output, Session as Core};
 use bytes::Bytes;
 use meta::{Answer, BATCH_MAX, Batch, Call, Denied, Op};
+use proto::MESSAGE_MAX;
+use proto::frame::framed;
 use proto::link::{self, Identity, LinkError};
 use proto::view::ClusterView;
 use proto::wire::consensus_client::ConsensusClient;
 use proto::wire::{Hello, SessionUp};
-use proto::MESSAGE_MAX;
-use proto::frame::framed;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -83,12 +83,7 @@ impl Session {
         };
         let core = Core::new(params, now()).expect("a view has 3f+1 replicas with distinct keys");
         let (asks, waiting) = mpsc::channel(1024);
-        let driver = Driver {
-            core,
-            links,
-            queue: VecDeque::new(),
-            outstanding: BTreeMap::new(),
-        };
+        let driver = Driver { core, links, queue: VecDeque::new(), outstanding: BTreeMap::new() };
         tokio::spawn(driver.run(waiting, replies));
         Ok(Session { asks })
     }

@@ -16,5 +16,8 @@ mod mount;
 mod translate;
 pub mod wire;
 
+/// The kind of our mounts, as `/proc/self/mountinfo` has it.
+pub const KIND: &str = "fuse.mangrove";
+
 pub use mount::{Mount, MountError, MountOptions, mount, unmount};
 pub use wire::{UnmountError, check_mountpoint, clear_stale};

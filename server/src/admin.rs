@@ -27,7 +27,14 @@ pub(crate) struct AdminService {
 /// What this node is.
 pub(crate) enum Part {
     /// A replica.
-    Replica { me: ReplicaId, replicas: usize, seen: Arc<Mutex<Seen>>, door: Arc<Door>, sessions: Arc<Sessions>, log_bytes: Arc<AtomicU64> },
+    Replica {
+        me: ReplicaId,
+        replicas: usize,
+        seen: Arc<Mutex<Seen>>,
+        door: Arc<Door>,
+        sessions: Arc<Sessions>,
+        log_bytes: Arc<AtomicU64>,
+    },
     /// A storage node.
     Storage { store: Arc<Store>, dropped: Arc<Counts> },
 }

@@ -89,14 +89,16 @@ impl NodeConfig {
     /// # Errors
     /// What is wrong, in which file, and how to mend it.
     pub fn read(path: &Path) -> Result<NodeConfig, NodeConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| NodeConfigError::Read { path: path.into(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| NodeConfigError::Read { path: path.into(), source })?;
         let file: NodeFile = toml::from_str(&text)
             .map_err(|source| NodeConfigError::Syntax { path: path.into(), source: Box::new(source) })?;
         let invalid = |what| NodeConfigError::Invalid { path: path.into(), what };
         if file.format != proto::view::FORMAT {
             let (found, known) = (file.format, proto::view::FORMAT);
-            return Err(invalid(format!("format {found} is not one this program knows ({known}); use a newer mangrove")));
+            return Err(invalid(format!(
+                "format {found} is not one this program knows ({known}); use a newer mangrove"
+            )));
         }
         let folder = path.parent().unwrap_or(Path::new("."));
         let view = ClusterView::read(&folder.join(&file.cluster))?;

@@ -34,7 +34,13 @@ impl Door {
         self.admit(&(), bytes, "malformed request", "forged request")
     }
 
-    fn admit<M>(&self, from: &M::From, bytes: &[u8], malformed: &'static str, forged: &'static str) -> Option<Verified<M>>
+    fn admit<M>(
+        &self,
+        from: &M::From,
+        bytes: &[u8],
+        malformed: &'static str,
+        forged: &'static str,
+    ) -> Option<Verified<M>>
     where
         M: Decode + Check<Context = bft::Context>,
     {

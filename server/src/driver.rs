@@ -139,7 +139,9 @@ impl Thinking {
             }
             // Replicas first: no client delays agreement.
             for waiting in [&mut peers, &mut clients] {
-                while inputs.len() < TAKE_MAX && let Ok(input) = waiting.try_recv() {
+                while inputs.len() < TAKE_MAX
+                    && let Ok(input) = waiting.try_recv()
+                {
                     inputs.push(input);
                 }
             }

@@ -78,7 +78,9 @@ pub enum NodeError {
 
 fn listen_hint(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::AddrInUse => "another process (this node, started twice?) has the port; stop it or give the node another",
+        io::ErrorKind::AddrInUse => {
+            "another process (this node, started twice?) has the port; stop it or give the node another"
+        }
         io::ErrorKind::PermissionDenied => "ports below 1024 need root; give the node another",
         io::ErrorKind::AddrNotAvailable => "the address is not this machine's; set `listen` in node.toml",
         _ => "see the node's address in cluster.toml and `listen` in node.toml",

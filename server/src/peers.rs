@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use base::{ReplicaId, To};
 use bytes::Bytes;
+use proto::MESSAGE_MAX;
+use proto::frame::framed;
 use proto::link::{self, Identity, LinkError};
 use proto::view::ClusterView;
 use proto::wire::PeerFrame;
 use proto::wire::consensus_client::ConsensusClient;
-use proto::MESSAGE_MAX;
-use proto::frame::framed;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;

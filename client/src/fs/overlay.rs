@@ -108,6 +108,8 @@ impl Overlay {
         let end = offset + bytes.len() as u64;
         self.carve(offset..end, u64::MAX);
         if !self.join(offset, &bytes, seq) {
+            // A copy is nobody else's, so that what follows can join it.
+            let bytes = if bytes.len() <= JOIN_MAX { Bytes::copy_from_slice(&bytes) } else { bytes };
             let held = bytes.len();
             self.insert(offset, Segment { end, seq, body: Body::Data(bytes), held });
         }
@@ -373,7 +375,7 @@ mod tests {
     fn small_appends_join_and_long_runs_are_found() {
         let mut overlay = Overlay::default();
         for at in 0..1000 {
-            overlay.write(at, Bytes::from(vec![at as u8]), at);
+            overlay.write(at, Bytes::from_static(b"x"), at);
         }
         assert_eq!(overlay.segments.len(), 1);
         overlay.write(5000, vec![0; 10].into(), 2000);

@@ -25,7 +25,7 @@ pub(crate) fn build_release(arguments: &[&str]) -> anyhow::Result<()> {
 /// # Errors
 /// If it does not build or run.
 pub(crate) fn bft(arguments: &[String]) -> anyhow::Result<bool> {
-    let program = ["--package", "tests", "--features", "bench", "--bin", "bench_bft", "--"];
+    let program = ["--package", "tests", "--features", "rooms", "--bin", "bench_bft", "--"];
     let mut command = cargo(&["run", "--release", "--quiet"]);
     command.args(program);
     Ok(command.args(arguments).status().context("cargo run")?.success())

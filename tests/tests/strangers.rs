@@ -1,0 +1,172 @@
+//! Strangers who speak the wire, and users who abuse it: dropped, counted, at bounded cost.
+
+use std::fs;
+use std::time::Duration;
+
+use base::SecretKey;
+use bytes::Bytes;
+use futures::stream;
+use proto::MESSAGE_MAX;
+use proto::keyfile::KeyFile;
+use proto::link::{Identity, dial};
+use proto::view::{ClusterView, Node};
+use proto::wire::admin_client::AdminClient;
+use proto::wire::block_answer::Answer;
+use proto::wire::block_ask::Ask;
+use proto::wire::blocks_client::BlocksClient;
+use proto::wire::consensus_client::ConsensusClient;
+use proto::wire::{Block, BlockAsk, Get, Has, Hello, Outcome, PeerFrame, Put, SessionUp, StatusAsk};
+use tests::cluster::NODES;
+use tests::random::noise;
+use tests::{Cluster, one_at_a_time};
+use tonic::Code;
+use tonic::transport::Channel;
+
+const REPLICA: usize = 1;
+const STORAGE: usize = 4;
+/// Messages that are too long, sent one after the other.
+const FLOOD: usize = 24;
+/// What such a flood may add to a node's memory, in KiB: it adds 120 MiB if all of it is kept.
+const GROWTH_KIB_MAX: u64 = 80 << 10;
+const SETTLE: Duration = Duration::from_secs(30);
+
+fn view(cluster: &Cluster) -> ClusterView {
+    ClusterView::read(&cluster.path().join("cluster.toml")).expect("the view")
+}
+
+fn admin(cluster: &Cluster) -> Identity {
+    let key = KeyFile::read(&cluster.path().join("admin.key")).expect("the admin's key");
+    Identity::new(&key.secret()).expect("an identity")
+}
+
+fn channel(identity: &Identity, node: &Node) -> Channel {
+    dial(identity, node.address, node.key).expect("a channel")
+}
+
+/// The most memory a process ever had, in KiB.
+fn peak_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+fn dropped(cluster: &Cluster, node: usize) -> u64 {
+    cluster.status().node(node).dropped_messages()
+}
+
+/// Runs a story on a runtime of its own, when it is this test's turn.
+fn drive(story: impl Future<Output = ()>) {
+    let _turn = one_at_a_time();
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(story);
+}
+
+fn hello(requests: Vec<Bytes>) -> SessionUp {
+    SessionUp { hello: Some(Hello { session: 77, label: "abuse".to_owned() }), requests }
+}
+
+#[test]
+fn an_unknown_key_gets_no_answer_at_all() {
+    drive(async {
+        let cluster = Cluster::start();
+        let stranger = Identity::new(&SecretKey::from_seed(&[99; 32])).expect("an identity");
+        for node in &view(&cluster).nodes {
+            let asked = AdminClient::new(channel(&stranger, node)).status(StatusAsk {}).await;
+            assert!(asked.is_err(), "node {} answered a stranger: {asked:?}", node.id);
+            let impostor = SecretKey::from_seed(&[98; 32]).public();
+            let wrong = dial(&admin(&cluster), node.address, impostor).expect("a channel");
+            assert!(AdminClient::new(wrong).status(StatusAsk {}).await.is_err(), "a node passed for another");
+        }
+        let status = cluster.status();
+        assert_eq!((status.replicas_up(), status.storage_up()), (4, 4));
+    });
+}
+
+#[test]
+fn a_user_who_abuses_a_replica() {
+    drive(async {
+        let mut cluster = Cluster::start();
+        let (view, identity) = (view(&cluster), admin(&cluster));
+        let replica =
+            || ConsensusClient::new(channel(&identity, &view.nodes[REPLICA])).max_encoding_message_size(64 << 20);
+
+        let frame = PeerFrame { messages: vec![Bytes::from_static(b"I am a replica")] };
+        let refused = replica().peer(stream::iter([frame])).await.expect_err("a user is no replica");
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        let no_hello = replica().session(stream::iter([SessionUp::default()])).await.expect_err("no hello");
+        assert_eq!(no_hello.code(), Code::InvalidArgument);
+
+        let before = dropped(&cluster, REPLICA);
+        let nonsense = (0..40).map(|seed| Bytes::from(noise(seed, 0, 500))).collect();
+        let answers = replica().session(stream::iter([hello(nonsense)])).await.expect("a session opens");
+        cluster.wait_status("40 malformed requests are counted", SETTLE, |status| {
+            status.node(REPLICA).dropped_messages() >= before + 40
+        });
+        drop(answers);
+
+        let (before, peak) = (dropped(&cluster, REPLICA), peak_kib(cluster.node(REPLICA).id()));
+        for _ in 0..FLOOD {
+            let long = SessionUp { hello: None, requests: vec![Bytes::from(vec![7; MESSAGE_MAX + 1])] };
+            if let Ok(answers) = replica().session(stream::iter([hello(Vec::new()), long])).await {
+                // The node ends the session; whether with an error or without is its business.
+                let mut answers = answers.into_inner();
+                while let Ok(Some(_)) = answers.message().await {}
+            }
+        }
+        let growth = peak_kib(cluster.node(REPLICA).id()).saturating_sub(peak);
+        assert!(growth < GROWTH_KIB_MAX, "messages that are too long cost {growth} KiB");
+        cluster.wait_status("messages that are too long are counted", SETTLE, |status| {
+            status.node(REPLICA).dropped_messages() >= before + FLOOD as u64
+        });
+        cluster.stop_nodes(0..NODES);
+    });
+}
+
+#[test]
+fn a_user_who_abuses_a_storage_node() {
+    drive(async {
+        let mut cluster = Cluster::start();
+        let (view, identity) = (view(&cluster), admin(&cluster));
+        let storage =
+            || BlocksClient::new(channel(&identity, &view.nodes[STORAGE])).max_encoding_message_size(64 << 20);
+
+        let before = dropped(&cluster, STORAGE);
+        let wrong = Block { id: Bytes::from(vec![0; 33]), body: Bytes::from_static(b"not what the id says") };
+        let short = Block { id: Bytes::from_static(b"short"), body: Bytes::new() };
+        let asks = [
+            None,
+            Some(Ask::Has(Has { ids: vec![Bytes::from_static(b"no id")] })),
+            Some(Ask::Get(Get { id: Bytes::from(noise(1, 0, 1000)) })),
+            Some(Ask::Put(Put { blocks: vec![wrong, short] })),
+        ];
+        let asks = asks.into_iter().enumerate().map(|(ticket, ask)| BlockAsk { ticket: ticket as u64, ask });
+        let mut answers = storage().exchange(stream::iter(asks)).await.expect("it listens").into_inner();
+        let mut seen = 0;
+        while let Ok(Some(answer)) = answers.message().await {
+            seen += 1;
+            match answer.answer {
+                Some(Answer::Refused(_)) => assert!(answer.ticket < 3),
+                Some(Answer::Kept(kept)) => assert_eq!(kept.outcomes, [i32::from(Outcome::Wrong); 2]),
+                other => panic!("an answer to nonsense: {other:?}"),
+            }
+        }
+        assert_eq!(seen, 4, "each question was answered");
+        assert!(dropped(&cluster, STORAGE) >= before + 5, "and counted: three questions, two blocks");
+
+        let (before, peak) = (dropped(&cluster, STORAGE), peak_kib(cluster.node(STORAGE).id()));
+        for _ in 0..FLOOD {
+            let block = Block { id: Bytes::from(vec![0; 33]), body: Bytes::from(vec![7; MESSAGE_MAX + 1]) };
+            let ask = BlockAsk { ticket: 9, ask: Some(Ask::Put(Put { blocks: vec![block] })) };
+            if let Ok(answers) = storage().exchange(stream::iter([ask])).await {
+                let mut answers = answers.into_inner();
+                assert!(!matches!(answers.message().await, Ok(Some(_))), "a message that is too long was answered");
+            }
+        }
+        let growth = peak_kib(cluster.node(STORAGE).id()).saturating_sub(peak);
+        assert!(growth < GROWTH_KIB_MAX, "messages that are too long cost {growth} KiB");
+        cluster.wait_status("messages that are too long are counted", SETTLE, |status| {
+            status.node(STORAGE).dropped_messages() >= before + FLOOD as u64
+        });
+        assert_eq!(cluster.status().storage_sum(|storage| storage.blocks), 0, "nothing of it was kept");
+        cluster.stop_nodes(0..NODES);
+    });
+}
