@@ -344,7 +344,9 @@ macro_rules! canonical_struct {
 /// variant is written `tag => Name { fields }`, `tag => Name(a, b)` or `tag => Name`.
 #[macro_export]
 macro_rules! canonical_enum {
-    ($name:ident { $($tag:literal => $variant:ident $({ $($field:ident),* $(,)? })? $(( $($item:ident),* ))? ),* $(,)? }) => {
+    ($name:ident {
+        $($tag:literal => $variant:ident $({ $($field:ident),* $(,)? })? $(( $($item:ident),* ))? ),* $(,)?
+    }) => {
         impl $crate::Encode for $name {
             fn encode(&self, out: &mut Vec<u8>) {
                 match self {

@@ -154,7 +154,8 @@ impl Shared {
         }
         let (made, wanted, nodes) = (self.copies - block.missing, self.copies, self.links.len());
         BlockError::Unavailable(format!(
-            "only {made} of {wanted} copies could be made on {nodes} storage nodes; `mangrove status` shows which are up"
+            "only {made} of {wanted} copies could be made on {nodes} storage nodes; \
+             `mangrove status` shows which are up"
         ))
     }
 

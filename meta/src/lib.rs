@@ -27,6 +27,7 @@ mod rename;
 mod snapshot;
 mod state;
 mod table;
+mod types;
 mod volume;
 mod xattr;
 

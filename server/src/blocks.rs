@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::consensus::peer_key;
+use crate::consensus::{next_frame, peer_key};
 use crate::counts::Counts;
 use crate::store::{PutOutcome, Store};
 
@@ -40,7 +40,7 @@ impl Blocks for BlocksService {
         let mut asks = request.into_inner();
         tokio::spawn(async move {
             let slots = Arc::new(Semaphore::new(ASKS_MAX));
-            while let Ok(Some(BlockAsk { ticket, ask })) = asks.message().await {
+            while let Some(BlockAsk { ticket, ask }) = next_frame(&mut asks, &dropped).await {
                 let slot = slots.clone().acquire_owned().await.expect("never closed");
                 let (store, dropped, answers) = (store.clone(), dropped.clone(), answers.clone());
                 tokio::spawn(async move {

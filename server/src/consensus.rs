@@ -13,8 +13,9 @@ use proto::wire::consensus_server::Consensus;
 use proto::wire::{Hello, PeerFrame, SessionDown, SessionUp};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::counts::Counts;
 use crate::door::Door;
 use crate::sessions::Sessions;
 
@@ -43,6 +44,23 @@ pub(crate) fn peer_key<T>(request: &Request<T>) -> Result<PublicKey, Status> {
     key.map(|key| key.0).ok_or_else(|| Status::unauthenticated("no key on this link"))
 }
 
+/// The next frame of a link; `None` at its end. A frame that can't be read ends it too, and is
+/// counted: what comes after it in the stream can't be found.
+pub(crate) async fn next_frame<T>(frames: &mut Streaming<T>, dropped: &Counts) -> Option<T> {
+    match frames.message().await {
+        Ok(frame) => frame,
+        Err(status) => {
+            match status.code() {
+                Code::OutOfRange => dropped.add("message that is too long"),
+                Code::Internal => dropped.add("unreadable frame"),
+                // The link broke.
+                _ => {}
+            }
+            None
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Consensus for ConsensusService {
     type PeerStream = Answers<PeerFrame>;
@@ -60,7 +78,7 @@ impl Consensus for ConsensusService {
         tokio::spawn(async move {
             let _alive = alive;
             let mut bad_in_a_row = 0;
-            while let Ok(Some(frame)) = frames.message().await {
+            while let Some(frame) = next_frame(&mut frames, &door.dropped).await {
                 for bytes in frame.messages {
                     let Some(message) = door.peer_message(from, &bytes) else {
                         bad_in_a_row += 1;
@@ -135,9 +153,7 @@ async fn carry_requests(
                 None => bad_in_a_row += 1,
             }
         }
-        match frames.message().await {
-            Ok(Some(frame)) => requests = frame.requests,
-            _ => return,
-        }
+        let Some(frame) = next_frame(&mut frames, &door.dropped).await else { return };
+        requests = frame.requests;
     }
 }

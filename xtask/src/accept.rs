@@ -64,7 +64,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     }
     let mut steps = Steps::default();
     steps.run("system programs", tools::check);
-    let built = steps.run("build", || bench::build_release(&["--package", "mangrove"]).map(|()| String::new()));
+    let built = steps.run("build", || bench::build_release().map(|()| String::new()));
     if built {
         tests::process::use_mangrove(&root().join("target/release/mangrove"));
         let source = tempfile::tempdir()?;

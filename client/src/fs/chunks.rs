@@ -18,8 +18,8 @@ use crate::cache::{BlockCache, Lru, SingleFlight};
 
 /// Most chunks fetched at a time for one call.
 const FETCHES_MAX: usize = 16;
-/// Most chunks fetched ahead of readers at a time.
-const AHEAD_MAX: usize = 32;
+/// Most readers for whom chunks are fetched ahead at a time.
+const AHEAD_MAX: usize = 16;
 
 impl From<Corrupt> for FsError {
     fn from(why: Corrupt) -> FsError {
@@ -115,19 +115,22 @@ impl<B: BlockStore> Chunks<B> {
 
     /// Starts to open chunks that will be wanted soon.
     pub(super) fn read_ahead(self: &Arc<Self>, parts: Vec<Part>) {
-        for part in parts {
-            let Source::Sealed(slice) = part.source else { continue };
-            let known = self.opened.lock().contains(&slice.chunk.block);
-            let Ok(permit) = self.ahead.clone().try_acquire_owned() else { return };
-            if !known {
-                let chunks = self.clone();
-                tokio::spawn(async move {
-                    // Whoever reads it for good will see the error.
-                    drop(chunks.open(&slice.chunk).await);
-                    drop(permit);
-                });
-            }
-        }
+        let sealed = |part: Part| match part.source {
+            Source::Sealed(slice) => Some(slice.chunk),
+            _ => None,
+        };
+        let wanted: Vec<ChunkRef> = parts.into_iter().filter_map(sealed).collect();
+        let Ok(permit) = self.ahead.clone().try_acquire_owned() else { return };
+        let chunks = self.clone();
+        tokio::spawn(async move {
+            let open = |chunk: ChunkRef| {
+                let chunks = chunks.clone();
+                // Whoever reads it for good will see the error.
+                async move { drop(tokio::spawn(async move { chunks.open(&chunk).await.map(drop) }).await) }
+            };
+            stream::iter(wanted).for_each_concurrent(FETCHES_MAX, open).await;
+            drop(permit);
+        });
     }
 }
 

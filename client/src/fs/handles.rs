@@ -236,7 +236,13 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     /// Commits a file that nobody has open; gives up what can never be committed.
     pub(super) async fn settle_closed(self: &Arc<Self>, file: &Arc<OpenFile>) -> Result<()> {
         let committed = self.commit(file, Vec::new()).await.map(drop);
-        if committed.as_ref().is_err_and(|error| !error.may_pass()) {
+        let hopeless = match &committed {
+            Ok(()) => false,
+            // Full nodes would hide that the file is gone, and with it what there is to commit.
+            Err(FsError::NoSpace) => self.is_gone(file).await,
+            Err(error) => !error.may_pass(),
+        };
+        if hopeless {
             self.give_up(file).await;
         }
         let mut files = self.files.lock();
@@ -246,8 +252,14 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         committed
     }
 
+    async fn is_gone(&self, file: &OpenFile) -> bool {
+        let writer = file.state.lock().writer.clone();
+        let asked = self.call(&writer, Op::GetAttr { ino: file.ino }).await;
+        matches!(asked, Err(FsError::Denied(Denied::Stale)))
+    }
+
     /// Forgets what was written to a file that nobody has open; says whether that is so still.
-    async fn give_up(&self, file: &OpenFile) -> bool {
+    pub(super) async fn give_up(&self, file: &OpenFile) -> bool {
         let mut pipeline = file.pipeline.lock().await;
         let mut files = self.files.lock();
         if files.get(&file.ino).is_none_or(|(_, handles)| *handles > 0) {

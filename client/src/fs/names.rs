@@ -266,6 +266,13 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         };
         if let Some((ino, nlink)) = removed {
             let open = self.lost_name(ino, nlink);
+            if nlink == 0
+                && !open
+                && let Some(closed) = self.file(ino)
+            {
+                // It was closed with something that could not be committed.
+                self.give_up(&closed).await;
+            }
             if nlink == 0 && !open && anything_open && !(released && hinted == Some(ino)) {
                 self.release_orphan(caller, ino).await;
             }

@@ -9,7 +9,9 @@ use client::backend::BlockError;
 use client::fs::{Filesystem, FsError, OpenFlags, Options, SetAttr};
 use meta::{AttrChange, Chunking, SetTime, Timestamp};
 
-use super::world::{Fs, ROOT, World, close, create, denied, noise, read_all, read_file, until, write_all, write_file};
+use super::world::{
+    Fs, ROOT, World, close, cramped, create, denied, noise, read_all, read_file, until, write_all, write_file,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_put_is_told_once_and_nothing_is_lost() {
@@ -66,7 +68,7 @@ async fn a_put_that_fails_in_the_background_is_told_by_the_next_write_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_cluster_refuses_writers_and_deleting_works() {
     let world = World::new();
-    let fs = world.cramped_mount();
+    let fs = world.mount_with(Options { write_back: Duration::from_millis(10), ..cramped() });
     let bytes = noise(3, 500_000);
     write_file(&fs, "old", &bytes[..10_000]).await;
     *world.stores.fail.lock() = Some(BlockError::Full);
@@ -81,6 +83,16 @@ async fn a_full_cluster_refuses_writers_and_deleting_works() {
     fs.unlink(&ROOT, fs.root(), b"old").await.expect("removed");
     fs.unlink(&ROOT, fs.root(), b"new").await.expect("removed");
     fs.release(opened.handle).await.expect("released");
+    // The same goes for what was closed before it was removed, by this mount or another.
+    let other = world.mount();
+    for remover in [&fs, &other] {
+        until(|| fs.dirty_bytes() == 0).await;
+        let opened = create(&fs, "closed").await;
+        fs.write(opened.handle, 0, Bytes::copy_from_slice(&bytes[..30_000])).await.expect("written");
+        assert_eq!(fs.release(opened.handle).await, Err(FsError::NoSpace));
+        assert!(fs.dirty_bytes() > 0);
+        remover.unlink(&ROOT, fs.root(), b"closed").await.expect("removed");
+    }
     // What can not be reached any more takes no room, once puts under way have ended.
     until(|| fs.dirty_bytes() == 0).await;
     assert_eq!(world.replicas.state().counts().inodes, 1);

@@ -164,8 +164,7 @@ impl World {
 
     /// A mount with so little memory that everything is put in the background all the time.
     pub(crate) fn cramped_mount(&self) -> Fs {
-        let cache = CacheOptions { memory_bytes: 64 << 10, opened_bytes: 64 << 10, disk: None };
-        self.mount_with(Options { cache, dirty_bytes_max: 48 << 10, stage_bytes: 20 << 10, ..Options::default() })
+        self.mount_with(cramped())
     }
 
     pub(crate) fn mount_with(&self, options: Options) -> Fs {
@@ -182,6 +181,12 @@ impl World {
         let fs = self.mount();
         read_file(&fs, name).await
     }
+}
+
+/// Options of a [`World::cramped_mount`].
+pub(crate) fn cramped() -> Options {
+    let cache = CacheOptions { memory_bytes: 64 << 10, opened_bytes: 64 << 10, disk: None };
+    Options { cache, dirty_bytes_max: 48 << 10, stage_bytes: 20 << 10, ..Options::default() }
 }
 
 /// The whole of a file in the root directory.

@@ -54,8 +54,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     if let Some(why) = tests::cannot_mount() {
         bail!("{why}");
     }
-    super::build_release(&["--package", "mangrove"])?;
-    super::build_release(&["--package", "fuse", "--example", "passthrough"])?;
+    super::build_release()?;
     tests::process::use_mangrove(&root().join("target/release/mangrove"));
 
     let parent = options.dir.clone().unwrap_or_else(|| root().join("target"));
