@@ -11,6 +11,7 @@ use proto::view::{ClusterView, FORMAT, Node, Principal, Role};
 use server::config::NodeFile;
 
 use crate::args::{ClusterNew, NodeRun};
+use crate::output::say;
 
 /// How a new cluster is laid out.
 #[derive(Clone, Copy, Debug)]
@@ -25,14 +26,11 @@ pub(crate) fn new(args: &ClusterNew) -> anyhow::Result<ExitCode> {
     let layout = Layout { replicas: args.replicas, nodes: args.nodes, host: args.host, base_port: args.base_port };
     let view = write(&args.dir, layout)?;
     let dir = args.dir.display();
-    println!("made a cluster of {} replicas and {} storage nodes in {dir}", args.replicas, args.nodes);
-    println!(
-        "start each node:   mangrove node run --config {dir}/node-N/node.toml   (N = 0 to {})",
-        view.nodes.len() - 1
-    );
-    println!("make a volume:     mangrove --cluster {dir}/cluster.toml volume create main");
-    println!("mount it:          mangrove --cluster {dir}/cluster.toml mount main MOUNTPOINT");
-    println!("keep {dir}/admin.key safe: whoever has it can read everything, and without it nobody can");
+    say!("made a cluster of {} replicas and {} storage nodes in {dir}", args.replicas, args.nodes);
+    say!("start each node:   mangrove node run --config {dir}/node-N/node.toml   (N = 0 to {})", view.nodes.len() - 1);
+    say!("make a volume:     mangrove --cluster {dir}/cluster.toml volume create main");
+    say!("mount it:          mangrove --cluster {dir}/cluster.toml mount main MOUNTPOINT");
+    say!("keep {dir}/admin.key safe: whoever has it can read everything, and without it nobody can");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -56,7 +54,8 @@ pub(crate) fn write(dir: &Path, layout: Layout) -> anyhow::Result<ClusterView> {
     let fresh = parent.join(format!(".{}.new-{}", name.to_string_lossy(), std::process::id()));
     let written = fill(&fresh, layout);
     let made = written.and_then(|view| {
-        std::fs::rename(&fresh, dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let rename = || std::fs::rename(&fresh, dir).and_then(|()| sync_folder(parent));
+        rename().with_context(|| format!("cannot make {}", dir.display()))?;
         Ok(view)
     });
     if made.is_err() {
@@ -91,6 +90,7 @@ fn fill(dir: &Path, layout: Layout) -> anyhow::Result<ClusterView> {
     getrandom::fill(&mut id).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
     let user = Principal { name: "admin".into(), key: admin.secret().public(), uids: None, admin: true };
     let view = ClusterView { cluster: ClusterId(id), nodes, principals: vec![user] };
+    // Syncs the folder, and so the names of all that was made in it.
     write_file(&dir.join("cluster.toml"), &view.to_toml())?;
     Ok(view)
 }
@@ -109,8 +109,23 @@ fn new_key(path: &Path) -> anyhow::Result<KeyFile> {
     Ok(key)
 }
 
-fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+/// Writes a file whole or not at all, and durably: the settings must outlive a power cut as the data
+/// do.
+pub(crate) fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let fresh = path.with_extension("new");
+    let write = || {
+        let mut file = std::fs::File::create(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, path)?;
+        sync_folder(path.parent().unwrap_or(Path::new(".")))
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    std::fs::File::open(folder)?.sync_all()
 }
 
 /// An address for each node: consecutive ports, or free ones.
@@ -140,7 +155,7 @@ pub(crate) async fn run_node(args: &NodeRun) -> anyhow::Result<ExitCode> {
     let id = config.id;
     let mut stop = Stop::listen()?;
     let mut node = server::Node::start(config).await?;
-    println!("node-{id} ready on {}", node.address());
+    say!("node-{id} ready on {}", node.address());
     let cause = tokio::select! {
         () = stop.asked() => None,
         cause = node.failed() => Some(cause),
@@ -152,8 +167,9 @@ pub(crate) async fn run_node(args: &NodeRun) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Ctrl-C or SIGTERM.
+/// Ctrl-C, SIGTERM, or a terminal that was closed.
 pub(crate) struct Stop {
+    hangup: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
@@ -163,12 +179,17 @@ impl Stop {
     pub(crate) fn listen() -> anyhow::Result<Stop> {
         use tokio::signal::unix::{SignalKind, signal};
         let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Stop { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        Ok(Stop {
+            hangup: listen(SignalKind::hangup())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
     }
 
     /// Waits until somebody asks to stop. Cancel-safe.
     pub(crate) async fn asked(&mut self) {
         tokio::select! {
+            _ = self.hangup.recv() => {}
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use client::blocks::Blocks;
 use client::cache::{CacheOptions, DiskOptions};
 use client::connect::DEFAULT_VOLUME;
@@ -15,6 +15,7 @@ use client::{Caller, Cluster};
 use crate::args::{Access, Cache, Mount, Umount};
 use crate::cluster::Stop;
 use crate::config;
+use crate::output::say;
 
 /// A mounted volume.
 pub(crate) struct Mounted {
@@ -36,12 +37,12 @@ pub(crate) async fn run(access: &Access, args: Mount) -> anyhow::Result<ExitCode
         mounted = mount(&cluster, volume, mountpoint, &args.cache) => mounted?,
         () = stop.asked() => return Ok(ExitCode::SUCCESS),
     };
-    println!("mounted at {}; Ctrl-C unmounts", mountpoint.display());
+    say!("mounted at {}; Ctrl-C unmounts", mountpoint.display());
     tokio::select! {
         () = stop.asked() => {}
         () = mounted.ended() => {}
     }
-    mounted.close().await?;
+    mounted.close(&mut stop).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -93,14 +94,30 @@ impl Mounted {
     }
 
     /// Unmounts, then writes out what is still unwritten.
-    pub(crate) async fn close(self) -> anyhow::Result<()> {
-        self.mount.unmount().await?;
-        self.fs.sync_all().await.context("what was still unwritten could not be written")
+    ///
+    /// # Errors
+    /// If either fails; what could be written is written in any case, unless somebody asks to stop
+    /// once more.
+    pub(crate) async fn close(self, stop: &mut Stop) -> anyhow::Result<()> {
+        let closed = async {
+            let unmounted = self.mount.unmount().await;
+            self.fs.sync_all().await.context("what was still unwritten could not be written")?;
+            Ok(unmounted?)
+        };
+        let long = async {
+            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            eprintln!("writing out what is not written yet; Ctrl-C again gives it up ...");
+            stop.asked().await;
+        };
+        tokio::select! {
+            closed = closed => closed,
+            () = long => bail!("given up: what was not written yet is lost"),
+        }
     }
 }
 
 pub(crate) fn umount(args: &Umount) -> anyhow::Result<ExitCode> {
     fuse::unmount(&args.mountpoint, args.lazy)?;
-    println!("unmounted {}", args.mountpoint.display());
+    say!("unmounted {}", args.mountpoint.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Access, Status};
 use crate::config;
-use crate::output::{duration, print_table, size};
+use crate::output::{duration, print_table, say, size};
 
 pub(crate) async fn run(access: &Access, args: &Status) -> anyhow::Result<ExitCode> {
     let (view, key) = config::load(access)?;
@@ -19,7 +19,7 @@ pub(crate) async fn run(access: &Access, args: &Status) -> anyhow::Result<ExitCo
     loop {
         let heard = ask_all(&view, &identity).await?;
         if args.json {
-            println!("{}", serde_json::to_string_pretty(&to_json(&view.cluster.to_string(), &heard))?);
+            say!("{}", serde_json::to_string_pretty(&to_json(&view.cluster.to_string(), &heard))?);
         } else {
             if args.watch {
                 print!("\x1b[2J\x1b[H");
@@ -40,23 +40,24 @@ fn print(cluster: &str, heard: &[Heard]) {
         let up = all.clone().filter(|heard| heard.status.is_ok()).count();
         format!("{up} of {}", all.count())
     };
-    println!("cluster {cluster}: {} replicas up, {} storage nodes up", up(Role::Replica), up(Role::Storage));
-    println!();
+    say!("cluster {cluster}: {} replicas up, {} storage nodes up", up(Role::Replica), up(Role::Storage));
+    say!("");
     let mut rows = vec![header(&["REPLICA", "ADDRESS", "STATE", "EXECUTED", "INODES", "LOG", "UP"])];
     rows.extend(heard.iter().filter(|heard| heard.node.role == Role::Replica).map(replica_row));
     print_table(&rows);
-    println!();
+    say!("");
     let mut rows = vec![header(&["STORAGE", "ADDRESS", "STATE", "BLOCKS", "USED", "FREE", "CORRUPT", "UP"])];
     rows.extend(heard.iter().filter(|heard| heard.node.role == Role::Storage).map(storage_row));
     print_table(&rows);
-    println!();
+    say!("");
     let sessions = sessions(heard);
     if sessions.is_empty() {
-        println!("no mounts");
+        say!("no mounts");
     } else {
         let mut rows = vec![header(&["SESSION", "USER", "REPLICAS", "SINCE"])];
         for ((label, user), (replicas, seconds)) in sessions {
-            rows.push(vec![label, user[..8].to_owned(), replicas.to_string(), duration(seconds)]);
+            let user = user.chars().take(8).collect();
+            rows.push(vec![label, user, replicas.to_string(), duration(seconds)]);
         }
         print_table(&rows);
     }

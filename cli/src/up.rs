@@ -15,6 +15,7 @@ use server::{Node, NodeConfig, NodeError};
 
 use crate::args::Up;
 use crate::cluster::{self, Layout, Stop};
+use crate::output::say;
 use crate::{config, mount};
 
 pub(crate) async fn run(args: Up) -> anyhow::Result<ExitCode> {
@@ -98,7 +99,7 @@ async fn start(args: &Up, dir: &Path) -> anyhow::Result<Running> {
     let key = KeyFile::read(&dir.join("admin.key"))?;
     let mut view = ClusterView::read(&view_file)?;
     eprintln!("starting {} replicas and {} storage nodes ...", view.replicas().count(), view.storage().count());
-    let mut nodes = start_nodes(dir, &view).await;
+    let (mut nodes, mut readdressed) = (start_nodes(dir, &view).await, false);
     if let Err(StartError::Node(NodeError::Listen { source, .. })) = &nodes
         && source.kind() == std::io::ErrorKind::AddrInUse
     {
@@ -107,11 +108,23 @@ async fn start(args: &Up, dir: &Path) -> anyhow::Result<Running> {
         for (node, address) in view.nodes.iter_mut().zip(cluster::free_addresses(host, view_len)?) {
             node.address = address;
         }
-        std::fs::write(&view_file, view.to_toml()).with_context(|| format!("cannot write {}", view_file.display()))?;
         nodes = start_nodes(dir, &view).await;
+        readdressed = true;
     }
-    config::remember(&absolute(&view_file)?, &absolute(&dir.join("admin.key"))?)?;
-    Ok(Running { nodes: nodes?, view, key, _lock: lock })
+    let running = Running { nodes: nodes?, view, key, _lock: lock };
+    let noted = match readdressed {
+        // Only once all nodes are ours: the ports may have been taken by these very nodes.
+        true => cluster::write_file(&view_file, &running.view.to_toml()),
+        false => Ok(()),
+    };
+    let noted = noted.and_then(|()| config::remember(&absolute(&view_file)?, &absolute(&dir.join("admin.key"))?));
+    match noted {
+        Ok(()) => Ok(running),
+        Err(error) => {
+            running.stop().await;
+            Err(error)
+        }
+    }
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
@@ -130,7 +143,10 @@ async fn start_nodes(dir: &Path, view: &ClusterView) -> Result<Vec<Node>, StartE
     let mut nodes = Vec::new();
     for node in &view.nodes {
         let started = match NodeConfig::read(&cluster::node_file(dir, node.id)) {
-            Ok(config) => Node::start(config).await.map_err(StartError::from),
+            Ok(config) => {
+                let config = NodeConfig { listen: node.address, view: view.clone(), ..config };
+                Node::start(config).await.map_err(StartError::from)
+            }
             Err(error) => Err(error.into()),
         };
         match started {
@@ -167,19 +183,25 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
 /// Mounts, and waits until somebody asks to stop or something breaks.
 async fn serve(args: &Up, dir: &Path, running: &mut Running, stop: &mut Stop) -> anyhow::Result<()> {
     let Some(mountpoint) = &args.mountpoint else {
-        ensure_volume(&Cluster::connect(running.view.clone(), running.key.clone(), "up")?).await?;
-        println!("running, not mounted; cluster view: {}", dir.join("cluster.toml").display());
+        let cluster = Cluster::connect(running.view.clone(), running.key.clone(), "up")?;
+        tokio::select! {
+            ready = ensure_volume(&cluster) => ready?,
+            () = stop.asked() => return Ok(()),
+            cause = running.failed() => bail!("{cause}"),
+        }
+        say!("running, not mounted; cluster view: {}", dir.join("cluster.toml").display());
         return wait(running, stop, std::future::pending()).await;
     };
     let cluster = Cluster::connect(running.view.clone(), running.key.clone(), &mount::label(mountpoint))?;
     tokio::select! {
         ready = ensure_volume(&cluster) => ready?,
         () = stop.asked() => return Ok(()),
+        cause = running.failed() => bail!("{cause}"),
     }
     let mounted = mount::mount(&cluster, DEFAULT_VOLUME, mountpoint, &args.cache).await?;
-    println!("mounted at {}; Ctrl-C stops the cluster and keeps the files", mountpoint.display());
+    say!("mounted at {}; Ctrl-C stops the cluster and keeps the files", mountpoint.display());
     let outcome = wait(running, stop, mounted.ended()).await;
-    mounted.close().await.and(outcome)
+    mounted.close(stop).await.and(outcome)
 }
 
 async fn wait(running: &mut Running, stop: &mut Stop, ended: impl Future<Output = ()>) -> anyhow::Result<()> {

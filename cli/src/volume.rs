@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use crate::args::{Access, VolumeCreate, VolumeList};
-use crate::output::print_table;
+use crate::output::{print_table, say};
 use crate::{config, mount};
 
 pub(crate) async fn create(access: &Access, args: &VolumeCreate) -> anyhow::Result<ExitCode> {
     config::connect(access, "volume create")?.create_volume(&args.name, mount::owner()).await?;
-    println!("made volume {}", args.name);
+    say!("made volume {}", args.name);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -27,7 +27,7 @@ pub(crate) async fn list(access: &Access, args: &VolumeList) -> anyhow::Result<E
                 })
             })
             .collect();
-        println!("{}", serde_json::to_string_pretty(&volumes)?);
+        say!("{}", serde_json::to_string_pretty(&volumes)?);
         return Ok(ExitCode::SUCCESS);
     }
     let mut rows = vec![vec!["VOLUME".to_owned(), "REDUNDANCY".to_owned()]];

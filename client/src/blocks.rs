@@ -124,7 +124,10 @@ impl Shared {
     async fn put(&self, blocks: Vec<(BlockId, Bytes)>) -> Result<(), BlockError> {
         let mut placing: BTreeMap<BlockId, Placing> = BTreeMap::new();
         for (id, body) in blocks {
-            let candidates = self.ring.ranked(&id).into();
+            // A node that is silent is not waited for while others can take its place.
+            let mut candidates = self.ring.ranked(&id);
+            candidates.sort_by_key(|node| self.links[node].is_resting());
+            let candidates = candidates.into();
             placing.entry(id).or_insert(Placing { body, candidates, missing: self.copies, full: false });
         }
         while placing.values().any(|block| block.missing > 0) {
@@ -216,6 +219,7 @@ impl Shared {
         let (mut order, others): (Vec<_>, Vec<_>) =
             self.ring.ranked(&id).into_iter().partition(|node| holders.contains(node));
         self.times.lock().quickest_first(&mut order);
+        order.sort_by_key(|node| self.links[node].is_resting());
         let mut waiting: VecDeque<NodeId> = order.into_iter().chain(others).collect();
         let mut asked = FuturesUnordered::new();
         let (mut lacking, mut silent) = (Vec::new(), false);
@@ -245,10 +249,11 @@ impl Shared {
     }
 
     async fn get_from(&self, node: NodeId, id: BlockId) -> (NodeId, Result<Option<Bytes>, Silent>) {
-        let started = Instant::now();
+        let mut clocked = Clocked { times: &self.times, node, started: Instant::now(), answered: false };
         let get = wire::Get { id: Bytes::copy_from_slice(&id.to_array()) };
         let answer = self.links[&node].ask(Ask::Get(get), GET_PATIENCE).await;
-        self.times.lock().took(node, started.elapsed());
+        clocked.answered = answer.is_ok();
+        drop(clocked);
         let got = match answer {
             Ok(Answer::Got(wire::Got { body: Some(body) })) if *blake3::hash(&body).as_bytes() == id.hash => {
                 Ok(Some(body))
@@ -262,6 +267,21 @@ impl Shared {
             Ok(_) | Err(Silent) => Err(Silent),
         };
         (node, got)
+    }
+}
+
+/// Takes the time of one question, also of one that was given up because another node was quicker:
+/// else a slow node would never be known for slow.
+struct Clocked<'a> {
+    times: &'a Mutex<Times>,
+    node: NodeId,
+    started: Instant,
+    answered: bool,
+}
+
+impl Drop for Clocked<'_> {
+    fn drop(&mut self) {
+        self.times.lock().took(self.node, self.started.elapsed(), self.answered);
     }
 }
 
@@ -283,11 +303,13 @@ fn batches(blocks: Vec<(BlockId, Bytes)>) -> Vec<Vec<(BlockId, Bytes)>> {
 }
 
 impl Times {
-    fn took(&mut self, node: NodeId, time: Duration) {
-        if self.recent.len() == TIMES_MAX {
-            self.recent.pop_front();
+    fn took(&mut self, node: NodeId, time: Duration, answered: bool) {
+        if answered {
+            if self.recent.len() == TIMES_MAX {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(time);
         }
-        self.recent.push_back(time);
         let average = self.average.entry(node).or_insert(time);
         *average = (*average * 7 + time) / 8;
     }
@@ -317,10 +339,10 @@ mod tests {
         let mut times = Times::default();
         assert_eq!(times.hedge_after(), HEDGE_MAX);
         for _ in 0..94 {
-            times.took(NodeId(1), Duration::from_millis(20));
+            times.took(NodeId(1), Duration::from_millis(20), true);
         }
         for _ in 0..6 {
-            times.took(NodeId(2), Duration::from_millis(300));
+            times.took(NodeId(2), Duration::from_millis(300), true);
         }
         assert_eq!(times.hedge_after(), Duration::from_millis(300));
         let mut order = [NodeId(2), NodeId(1), NodeId(3)];

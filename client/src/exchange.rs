@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use proto::MESSAGE_MAX;
@@ -18,11 +18,15 @@ use tonic::transport::Channel;
 const QUEUE_MAX: usize = 64;
 /// After a failed connection, how long questions fail at once before the next try.
 const REST: Duration = Duration::from_millis(500);
+/// For how long a node that did not answer is asked last.
+const SHUNNED: Duration = Duration::from_secs(30);
 
 /// A link to one storage node. Connects when first asked, and again after a loss.
 #[derive(Clone, Debug)]
 pub(crate) struct Exchange {
     questions: mpsc::Sender<Question>,
+    /// Until when the node is asked only if nobody else is left, because it was silent.
+    resting: Arc<Mutex<Option<Instant>>>,
 }
 
 #[derive(Debug)]
@@ -40,7 +44,7 @@ impl Exchange {
     pub(crate) fn start(channel: Channel) -> Exchange {
         let (questions, waiting) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(run(channel, waiting));
-        Exchange { questions }
+        Exchange { questions, resting: Arc::default() }
     }
 
     /// Asks, and waits for the answer at most `patience`.
@@ -50,7 +54,14 @@ impl Exchange {
             self.questions.send(Question { ask, answer }).await.map_err(|_| Silent)?;
             answered.await.map_err(|_| Silent)
         };
-        tokio::time::timeout(patience, asked).await.map_err(|_| Silent)?
+        let answer = tokio::time::timeout(patience, asked).await.map_err(|_| Silent).flatten();
+        *self.resting.lock() = answer.is_err().then(|| Instant::now() + SHUNNED);
+        answer
+    }
+
+    /// Whether the node was silent lately.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.resting.lock().is_some_and(|until| Instant::now() < until)
     }
 }
 
@@ -87,9 +98,15 @@ async fn run(channel: Channel, mut waiting: mpsc::Receiver<Question>) {
                 continue;
             }
             ticket += 1;
-            pending.lock().insert(ticket, question.answer);
-            if asks.send(BlockAsk { ticket, ask: Some(question.ask) }).await.is_err() {
-                break;
+            {
+                let mut open = pending.lock();
+                open.retain(|_, asker| !asker.is_closed());
+                open.insert(ticket, question.answer);
+            }
+            let sent = asks.send(BlockAsk { ticket, ask: Some(question.ask) });
+            tokio::select! {
+                _ = &mut reading => break,
+                sent = sent => if sent.is_err() { break },
             }
         }
         reading.abort();

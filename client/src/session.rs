@@ -4,7 +4,7 @@
 //! matching replies) is `bft::client`; this module gives it a clock and links.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base::{Decode as _, Encode as _, ReplicaId, SecretKey, Time, To};
 use bft::client::{Output, Session as Core};
@@ -81,9 +81,10 @@ impl Session {
             session,
             retransmit: RETRANSMIT,
         };
-        let core = Core::new(params, now()).expect("a view has 3f+1 replicas with distinct keys");
+        let clock = Clock::start();
+        let core = Core::new(params, clock.now()).expect("a view has 3f+1 replicas with distinct keys");
         let (asks, waiting) = mpsc::channel(1024);
-        let driver = Driver { core, links, queue: VecDeque::new(), outstanding: BTreeMap::new() };
+        let driver = Driver { core, clock, links, queue: VecDeque::new(), outstanding: BTreeMap::new() };
         tokio::spawn(driver.run(waiting, replies));
         Ok(Session { asks })
     }
@@ -125,15 +126,29 @@ impl Metadata for Session {
     }
 }
 
-/// The wall clock; the protocol needs no more of it than that it mostly grows.
-fn now() -> Time {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Time(u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX))
+/// The wall clock as it was when the session began, and what has passed since by a clock that nobody
+/// sets: setting the wall clock back must not delay a retransmission.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    began: Time,
+    at: Instant,
+}
+
+impl Clock {
+    fn start() -> Clock {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { began: Time::ZERO.after(wall), at: Instant::now() }
+    }
+
+    fn now(self) -> Time {
+        self.began.after(self.at.elapsed())
+    }
 }
 
 /// The task that owns the session's core.
 struct Driver {
     core: Core,
+    clock: Clock,
     links: Vec<mpsc::Sender<Bytes>>,
     queue: VecDeque<Ask>,
     /// The asks whose calls travel in each request, in order.
@@ -144,14 +159,14 @@ impl Driver {
     async fn run(mut self, mut asks: mpsc::Receiver<Ask>, mut replies: mpsc::Receiver<(ReplicaId, bft::Reply)>) {
         let mut outputs = Vec::new();
         loop {
-            let wait = self.core.deadline().map_or(Duration::from_secs(3600), |at| at.since(now()));
+            let wait = self.core.deadline().map_or(Duration::from_secs(3600), |at| at.since(self.clock.now()));
             tokio::select! {
                 ask = asks.recv(), if self.queue.len() < 1024 => match ask {
                     Some(ask) => self.queue.push_back(ask),
                     None => return,
                 },
-                Some((from, reply)) = replies.recv() => self.core.on_reply(now(), from, reply, &mut outputs),
-                () = tokio::time::sleep(wait) => self.core.on_deadline(now(), &mut outputs),
+                Some((from, reply)) = replies.recv() => self.core.on_reply(self.clock.now(), from, reply, &mut outputs),
+                () = tokio::time::sleep(wait) => self.core.on_deadline(self.clock.now(), &mut outputs),
             }
             while let Ok(ask) = asks.try_recv() {
                 self.queue.push_back(ask);
@@ -180,7 +195,7 @@ impl Driver {
                 calls.extend(ask.calls.iter().cloned());
                 asks.push(ask);
             }
-            let ticket = self.core.submit(now(), Bytes::from(Batch(calls).to_bytes()), outputs);
+            let ticket = self.core.submit(self.clock.now(), Bytes::from(Batch(calls).to_bytes()), outputs);
             self.outstanding.insert(ticket, asks);
         }
     }

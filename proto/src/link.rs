@@ -4,7 +4,7 @@
 //! The dialler accepts exactly the key it expects; the listener accepts the keys its view knows
 //! and tells the service whose link it is ([`PeerKey`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -23,13 +23,14 @@ use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tonic::transport::{Channel, Endpoint};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes under way at once; a further stranger waits in the kernel's queue.
-const HANDSHAKES_MAX: usize = 64;
+/// Handshakes under way at once; a further one ends the oldest.
+const HANDSHAKES_MAX: usize = 256;
 /// Connections open at once.
 const CONNECTIONS_MAX: usize = 1024;
 /// HTTP/2 flow-control windows, bytes. The defaults cost six sevenths of the throughput.
@@ -252,12 +253,10 @@ pub fn accept(
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let (ready, accepted) = mpsc::channel(HANDSHAKES_MAX);
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let mut under_way: VecDeque<AbortHandle> = VecDeque::new();
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     tokio::spawn(async move {
         loop {
-            let handshake = handshakes.clone().acquire_owned().await.expect("never closed");
-            let connection = connections.clone().acquire_owned().await.expect("never closed");
             let stream = tokio::select! {
                 () = ready.closed() => return,
                 accepted = listener.accept() => match accepted {
@@ -266,17 +265,26 @@ pub fn accept(
                     Err(_) => { tokio::time::sleep(Duration::from_millis(10)).await; continue }
                 },
             };
-            let (acceptor, ready) = (acceptor.clone(), ready.clone());
-            tokio::spawn(async move {
-                let _handshake = handshake;
+            // A stranger who dawdles must not keep others out: the oldest handshake gives way. A real
+            // one takes milliseconds.
+            under_way.retain(|handshake| !handshake.is_finished());
+            if under_way.len() >= HANDSHAKES_MAX
+                && let Some(oldest) = under_way.pop_front()
+            {
+                oldest.abort();
+            }
+            let (acceptor, ready, connections) = (acceptor.clone(), ready.clone(), connections.clone());
+            let handshake = tokio::spawn(async move {
                 let _ = stream.set_nodelay(true);
                 let Ok(Ok(secured)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else {
                     return;
                 };
                 let certificates = secured.get_ref().1.peer_certificates().unwrap_or_default();
                 let Some(key) = certificates.first().and_then(key_of) else { return };
+                let Ok(connection) = connections.try_acquire_owned() else { return };
                 let _ = ready.send(Ok(Link { stream: secured, key, _connection: connection })).await;
             });
+            under_way.push_back(handshake.abort_handle());
         }
     });
     Ok(accepted)

@@ -129,13 +129,14 @@ impl Thinking {
     ) {
         let mut inputs = Vec::with_capacity(TAKE_MAX);
         loop {
+            let mut waited = false;
             let wait = self.core.deadline().map_or(Duration::from_secs(3600), |at| at.since(self.clock.now()));
             tokio::select! {
                 biased;
                 _ = stopped.recv() => return,
                 first = peers.recv() => match first { Some(first) => inputs.push(first), None => return },
                 first = clients.recv() => match first { Some(first) => inputs.push(first), None => return },
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(wait) => waited = true,
             }
             // Replicas first: no client delays agreement.
             for waiting in [&mut peers, &mut clients] {
@@ -145,21 +146,22 @@ impl Thinking {
                     inputs.push(input);
                 }
             }
-            if !self.step(&mut inputs) {
+            if !self.step(&mut inputs, waited) {
                 return;
             }
         }
     }
 
-    /// Hands the core what came, and its effects to the voice. False if the voice is gone.
-    fn step(&mut self, inputs: &mut Vec<bft::Input>) -> bool {
+    /// Hands the core what came, and its effects to the voice. `waited`: its deadline has come, by a
+    /// clock that nobody sets, whatever the wall clock says. False if the voice is gone.
+    fn step(&mut self, inputs: &mut Vec<bft::Input>, waited: bool) -> bool {
         let mut fx = Effects::new();
         for input in inputs.drain(..) {
             self.core.handle(self.clock.now(), input, &mut fx);
         }
         let now = self.clock.now();
-        if self.core.deadline().is_some_and(|at: Time| at <= now) {
-            self.core.on_deadline(now, &mut fx);
+        if let Some(at) = self.core.deadline().filter(|at: &Time| *at <= now || waited) {
+            self.core.on_deadline(now.max(at), &mut fx);
         }
         *self.seen.lock() = see(&self.core);
         if !fx.is_empty() && self.work.send(Work::Effects(fx)).is_err() {

@@ -140,7 +140,8 @@ impl Node {
             Some(cause) => cause,
             None => match &self.store {
                 Some(store) => store_failed(store.clone()).await,
-                None => std::future::pending().await,
+                // The voice ends only when its core has: after a panic, which is on standard error.
+                None => "its core has stopped; this is a bug of mangrove's, and standard error says where".to_owned(),
             },
         }
     }

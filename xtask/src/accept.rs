@@ -90,7 +90,6 @@ fn prepare(steps: &mut Steps, options: &Options, spare: &Path) -> anyhow::Result
         tree::make(&source, &tree::plan(options.files(), 1));
         Ok(format!("{} files", options.files()))
     });
-    // Kept until the process ends: the folder above is the caller's to remove.
     Ok(source)
 }
 
@@ -107,10 +106,11 @@ fn same(from: &Path, to: &Path) -> anyhow::Result<String> {
 }
 
 fn on_a_mount(steps: &mut Steps, options: &Options, source: &Path) {
-    let mut up = match &options.dir {
-        Some(dir) => Up::start_in(dir),
-        None => Up::start(),
-    };
+    let mut started = None;
+    steps.run("up mounts", || {
+        note(|| started = Some(options.dir.as_ref().map_or_else(Up::start, |dir| Up::start_in(dir))))
+    });
+    let Some(mut up) = started else { return };
     let mnt = up.mountpoint();
     let (copied, big, size) = (mnt.join("copy"), mnt.join("big"), options.size_mib());
     let transactions = if options.quick { 20 } else { 500 };
@@ -171,8 +171,14 @@ fn build(mnt: &Path) -> anyhow::Result<String> {
 }
 
 fn with_faults(steps: &mut Steps, options: &Options, source: &Path) {
-    let mut cluster = Cluster::start();
-    let mount = cluster.mount("mnt");
+    let mut started = None;
+    steps.run("a cluster of eight processes starts", || {
+        let cluster = Cluster::start();
+        let mount = cluster.mount("mnt");
+        started = Some((cluster, mount));
+        Ok(String::new())
+    });
+    let Some((mut cluster, mount)) = started else { return };
     let copied = mount.path().join("copy");
     steps.run("cp -a while a backup and a storage node are killed", || {
         copy_under_fire(&mut cluster, source, &copied, options.files() / 5)

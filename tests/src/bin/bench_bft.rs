@@ -35,7 +35,9 @@ fn main() -> Outcome<()> {
             _ => return Err(format!("unknown argument {arg}; usage: bench_bft [--seconds N]").into()),
         }
     }
-    let dir = tempfile::tempdir_in(std::env::current_dir()?)?;
+    // In the build folder: on the project's disk, and not among its files.
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let dir = tempfile::Builder::new().prefix("bench-bft-").tempdir_in(target)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build()?;
     runtime.block_on(run(dir.path(), Duration::from_secs(seconds)))
 }
