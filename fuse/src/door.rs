@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -41,6 +42,17 @@ pub(crate) struct Door<M, B> {
     notifier: OnceLock<Notifier>,
     /// Handles that append, and who opened them; see [`Door::write_back`].
     appending: Mutex<HashMap<Handle, Caller>>,
+    /// How many operations that change something have ended; see [`Door::changing`].
+    changes: AtomicU64,
+}
+
+/// Counts a change when it ends, however it ends: one that failed may have been made all the same.
+struct Change<'a>(&'a AtomicU64);
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 /// What the kernel was told of a file.
@@ -65,12 +77,36 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
             told: Mutex::default(),
             notifier: OnceLock::new(),
             appending: Mutex::default(),
+            changes: AtomicU64::new(0),
         }
     }
 
     /// The library's result, or EINTR; see [`patiently`].
     async fn wait<T>(&self, request: &Request, operation: impl Future<Output = client::fs::Result<T>>) -> Result<T> {
         patiently(&request.interrupt, self.grace, operation).await?.map_err(|error| refuse(request, &error))
+    }
+
+    /// Like [`Door::wait`], for what changes files or names. Before the kernel learns that it has
+    /// ended, what was listed ahead is void: it may be from before, and the kernel would go back to it.
+    /// (Flushing and closing change no size and no name that writing had not changed before.)
+    async fn changing<T>(
+        &self,
+        request: &Request,
+        operation: impl Future<Output = client::fs::Result<T>>,
+    ) -> Result<T> {
+        let _change = Change(&self.changes);
+        self.wait(request, operation).await
+    }
+
+    /// After a failure to write to a file the kernel's cached pages may hold what is lost, though
+    /// the content is none but the one they were read from: the next open drops them.
+    fn doubt_pages<T>(&self, inode: u64, written: Result<T>) -> Result<T> {
+        if written.is_err()
+            && let Some(told) = self.told.lock().get_mut(&self.ino(inode))
+        {
+            told.pages = None;
+        }
+        written
     }
 
     fn caller(&self, request: &Request) -> Caller {
@@ -152,6 +188,9 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         let ino = self.ino(inode);
         let listing = self.listings.get(read.handle);
         let mut listing = listing.lock().await;
+        if read.offset == 0 {
+            listing.forget();
+        }
         if read.offset < 2 {
             let parent = match inode {
                 ROOT => ROOT,
@@ -167,9 +206,11 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         // The cookies of the cluster begin above those two.
         let mut cookie = if read.offset <= 2 { 0 } else { read.offset };
         loop {
-            if !listing.has(cookie) {
+            // Read before it is asked: a change meanwhile may be in the answer or not.
+            let now = self.changes.load(Ordering::Acquire);
+            if !listing.has(cookie, now) {
                 let more = self.fs.readdir(&caller, ino, cookie, meta::ENTRIES_MAX);
-                listing.take(cookie, self.wait(request, more).await?);
+                listing.take(cookie, self.wait(request, more).await?, now);
             }
             while let Some(entry) = listing.after(cookie) {
                 if !self.add(entries, &entry, with_attributes) {
@@ -257,7 +298,7 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         let change = SetAttr { size: set.size, attrs };
         let attr = match change == SetAttr::default() {
             true => self.wait(request, self.fs.getattr(&caller, ino)).await?,
-            false => self.wait(request, self.fs.setattr(&caller, ino, &change, handle)).await?,
+            false => self.changing(request, self.fs.setattr(&caller, ino, &change, handle)).await?,
         };
         Ok(self.attributes(&attr))
     }
@@ -271,29 +312,29 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         let (caller, parent) = (self.caller(request), self.ino(parent));
         let (kind, permissions) = (translate::kind(mode).ok_or(Errno::INVAL)?, translate::permissions(mode));
         let made = self.fs.mknod(&caller, parent, name.as_bytes(), kind, permissions, device);
-        Ok(self.entry(&self.wait(request, made).await?))
+        Ok(self.entry(&self.changing(request, made).await?))
     }
 
     async fn mkdir(&self, request: &Request, parent: u64, name: &OsStr, mode: u32) -> Result<Entry> {
         let (caller, parent) = (self.caller(request), self.ino(parent));
         let made = self.fs.mkdir(&caller, parent, name.as_bytes(), translate::permissions(mode));
-        Ok(self.entry(&self.wait(request, made).await?))
+        Ok(self.entry(&self.changing(request, made).await?))
     }
 
     async fn unlink(&self, request: &Request, parent: u64, name: &OsStr) -> Result<()> {
         let caller = self.caller(request);
-        self.wait(request, self.fs.unlink(&caller, self.ino(parent), name.as_bytes())).await
+        self.changing(request, self.fs.unlink(&caller, self.ino(parent), name.as_bytes())).await
     }
 
     async fn rmdir(&self, request: &Request, parent: u64, name: &OsStr) -> Result<()> {
         let caller = self.caller(request);
-        self.wait(request, self.fs.rmdir(&caller, self.ino(parent), name.as_bytes())).await
+        self.changing(request, self.fs.rmdir(&caller, self.ino(parent), name.as_bytes())).await
     }
 
     async fn symlink(&self, request: &Request, parent: u64, name: &OsStr, target: &OsStr) -> Result<Entry> {
         let (caller, parent) = (self.caller(request), self.ino(parent));
         let made = self.fs.symlink(&caller, parent, name.as_bytes(), target.as_bytes());
-        Ok(self.entry(&self.wait(request, made).await?))
+        Ok(self.entry(&self.changing(request, made).await?))
     }
 
     async fn rename(&self, request: &Request, parent: u64, rename: request::Rename) -> Result<()> {
@@ -307,18 +348,22 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         let caller = self.caller(request);
         let from = (self.ino(parent), rename.name.as_bytes());
         let to = (self.ino(rename.new_parent), rename.new_name.as_bytes());
-        self.wait(request, self.fs.rename(&caller, from, to, how)).await
+        self.changing(request, self.fs.rename(&caller, from, to, how)).await
     }
 
     async fn link(&self, request: &Request, inode: u64, new_parent: u64, new_name: &OsStr) -> Result<Entry> {
         let (caller, parent) = (self.caller(request), self.ino(new_parent));
         let linked = self.fs.link(&caller, self.ino(inode), parent, new_name.as_bytes());
-        Ok(self.entry(&self.wait(request, linked).await?))
+        Ok(self.entry(&self.changing(request, linked).await?))
     }
 
     async fn open(&self, request: &Request, inode: u64, open: request::Open) -> Result<Opened> {
         let (caller, flags) = (self.caller(request), translate::open_flags(open.flags));
-        let opened = self.wait(request, self.fs.open(&caller, self.ino(inode), flags)).await?;
+        let opening = self.fs.open(&caller, self.ino(inode), flags);
+        let opened = match flags.truncate {
+            true => self.changing(request, opening).await?,
+            false => self.wait(request, opening).await?,
+        };
         Ok(self.opened(caller, &opened, flags))
     }
 
@@ -333,7 +378,7 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         let (caller, parent, flags) = (self.caller(request), self.ino(parent), translate::open_flags(open.flags));
         let (mode, exclusive) = (translate::permissions(mode), translate::is_exclusive(open.flags));
         let created = self.fs.create(&caller, parent, name.as_bytes(), mode, flags, exclusive);
-        let created = self.wait(request, created).await?;
+        let created = self.changing(request, created).await?;
         let entry = self.entry(&created.attr);
         Ok(Created { entry, opened: self.opened(caller, &created, flags) })
     }
@@ -345,25 +390,25 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
 
     async fn write(&self, request: &Request, inode: u64, write: request::Write) -> Result<Written> {
         let written = match write.from_cache {
-            true => self.wait(request, self.write_back(inode, write)).await?,
-            false => self.wait(request, self.fs.write(Handle(write.handle), write.offset, write.data)).await?,
+            true => self.changing(request, self.write_back(inode, write)).await,
+            false => self.changing(request, self.fs.write(Handle(write.handle), write.offset, write.data)).await,
         };
-        Ok(Written(written))
+        self.doubt_pages(inode, written).map(Written)
     }
 
-    async fn flush(&self, request: &Request, _: u64, handle: u64, _: u64) -> Result<()> {
-        self.wait(request, self.fs.flush(Handle(handle))).await
+    async fn flush(&self, request: &Request, inode: u64, handle: u64, _: u64) -> Result<()> {
+        self.doubt_pages(inode, self.wait(request, self.fs.flush(Handle(handle))).await)
     }
 
-    async fn release(&self, request: &Request, _: u64, release: request::Release) -> Result<()> {
+    async fn release(&self, request: &Request, inode: u64, release: request::Release) -> Result<()> {
         let handle = Handle(release.handle);
         self.appending.lock().remove(&handle);
         // Nobody waits for this, so nobody can be interrupted in it.
-        self.fs.release(handle).await.map_err(|error| refuse(request, &error))
+        self.doubt_pages(inode, self.fs.release(handle).await.map_err(|error| refuse(request, &error)))
     }
 
-    async fn fsync(&self, request: &Request, _: u64, handle: u64, _: bool) -> Result<()> {
-        self.wait(request, self.fs.fsync(Handle(handle))).await
+    async fn fsync(&self, request: &Request, inode: u64, handle: u64, _: bool) -> Result<()> {
+        self.doubt_pages(inode, self.wait(request, self.fs.fsync(Handle(handle))).await)
     }
 
     async fn opendir(&self, _: &Request, _: u64, _: request::Open) -> Result<Opened> {
@@ -445,7 +490,7 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     async fn fallocate(&self, request: &Request, _: u64, fallocate: request::Fallocate) -> Result<()> {
         let how = Fallocate::from_mode(fallocate.mode as i32).map_err(|error| errno(&error))?;
         let handle = Handle(fallocate.handle);
-        self.wait(request, self.fs.fallocate(handle, how, fallocate.offset, fallocate.length)).await
+        self.changing(request, self.fs.fallocate(handle, how, fallocate.offset, fallocate.length)).await
     }
 
     async fn lseek(&self, request: &Request, _: u64, handle: u64, offset: i64, whence: u32) -> Result<Offset> {

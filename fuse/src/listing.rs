@@ -1,6 +1,8 @@
 //! Open directories: entries that came with the last question and did not fit into the answer.
 //!
 //! The cluster answers with hundreds of entries at once, the kernel has room for as few as twenty.
+//! What is left over has attributes of the time it was asked for, and the kernel takes them for new:
+//! it would undo what was changed here since. So they are only good until the next change.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -25,6 +27,8 @@ pub(crate) struct Listing {
     entries: VecDeque<Entry>,
     end: bool,
     fetched: Option<Instant>,
+    /// How many changes were made through this mount before it was asked for.
+    of: u64,
     ttl: Duration,
 }
 
@@ -53,12 +57,12 @@ impl Listings {
 impl Listing {
     fn new(ttl: Duration) -> Arc<tokio::sync::Mutex<Listing>> {
         let (entries, fetched) = (VecDeque::new(), None);
-        Arc::new(tokio::sync::Mutex::new(Listing { cookie: 0, entries, end: false, fetched, ttl }))
+        Arc::new(tokio::sync::Mutex::new(Listing { cookie: 0, entries, end: false, fetched, of: 0, ttl }))
     }
 
-    /// Whether it is known, and lately, what follows `cookie`.
-    pub(crate) fn has(&self, cookie: u64) -> bool {
-        let fresh = self.fetched.is_some_and(|fetched| fetched.elapsed() < self.ttl);
+    /// Whether it is known, and lately, what follows `cookie`: `now` changes were made by now.
+    pub(crate) fn has(&self, cookie: u64, now: u64) -> bool {
+        let fresh = self.of == now && self.fetched.is_some_and(|fetched| fetched.elapsed() < self.ttl);
         fresh && self.cookie == cookie && (self.end || !self.entries.is_empty())
     }
 
@@ -67,10 +71,16 @@ impl Listing {
         self.cookie == cookie && self.end && self.entries.is_empty()
     }
 
-    /// Notes what follows `cookie`.
-    pub(crate) fn take(&mut self, cookie: u64, found: Entries) {
+    /// Notes what follows `cookie`; `now` changes had been made before it was asked for.
+    pub(crate) fn take(&mut self, cookie: u64, found: Entries, now: u64) {
         (self.cookie, self.end, self.fetched) = (cookie, found.end, Some(Instant::now()));
-        self.entries = found.entries.into();
+        (self.entries, self.of) = (found.entries.into(), now);
+    }
+
+    /// Forgets what is known: the directory is read from the start.
+    pub(crate) fn forget(&mut self) {
+        (self.end, self.fetched) = (false, None);
+        self.entries.clear();
     }
 
     /// Takes the entry after `cookie` out; the one after that is next. `None`: ask again.
@@ -123,20 +133,20 @@ mod tests {
         let handle = listings.open();
         let shared = listings.get(handle);
         let mut listing = shared.lock().await;
-        assert!(!listing.has(0), "nothing was asked for yet");
-        listing.take(0, Entries { entries: vec![entry(3), entry(7)], end: false });
+        assert!(!listing.has(0, 0), "nothing was asked for yet");
+        listing.take(0, Entries { entries: vec![entry(3), entry(7)], end: false }, 0);
         assert_eq!(listing.after(0).unwrap().cookie, 3);
         let second = listing.after(3).unwrap();
         listing.put_back(3, second);
-        assert!(listing.has(3) && !listing.has(0) && !listing.has(7));
+        assert!(listing.has(3, 0) && !listing.has(0, 0) && !listing.has(7, 0));
         assert_eq!(listing.after(5), None, "somebody seeked");
         assert_eq!(listing.after(3).unwrap().cookie, 7);
-        assert!(!listing.has(7) && !listing.is_at_end(7), "there is more to ask for");
-        listing.take(7, Entries { entries: vec![], end: true });
+        assert!(!listing.has(7, 0) && !listing.is_at_end(7), "there is more to ask for");
+        listing.take(7, Entries { entries: vec![], end: true }, 0);
         assert!(listing.is_at_end(7) && !listing.is_at_end(3));
         drop(listing);
         listings.close(handle);
-        assert!(!listings.get(handle).lock().await.has(7));
+        assert!(!listings.get(handle).lock().await.has(7, 0));
     }
 
     #[tokio::test]
@@ -144,7 +154,18 @@ mod tests {
         let listings = Listings::new(Duration::ZERO);
         let shared = listings.get(listings.open());
         let mut listing = shared.lock().await;
-        listing.take(0, Entries { entries: vec![entry(3)], end: true });
-        assert!(!listing.has(0));
+        listing.take(0, Entries { entries: vec![entry(3)], end: true }, 0);
+        assert!(!listing.has(0, 0));
+    }
+
+    #[tokio::test]
+    async fn entries_from_before_a_change_or_a_rewind_are_asked_for_again() {
+        let listings = Listings::new(Duration::from_secs(60));
+        let shared = listings.get(listings.open());
+        let mut listing = shared.lock().await;
+        listing.take(0, Entries { entries: vec![entry(3)], end: true }, 4);
+        assert!(listing.has(0, 4) && !listing.has(0, 5));
+        listing.forget();
+        assert!(!listing.has(0, 4) && !listing.is_at_end(0) && listing.after(0).is_none());
     }
 }

@@ -4,8 +4,11 @@
 
 mod cluster;
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -15,7 +18,7 @@ use std::time::Duration;
 use cluster::Cluster;
 use fuse::wire::{Errno, HelperError};
 use fuse::{Mount, MountError, MountOptions, mount};
-use rustix::fs::{CWD, FallocateFlags, RenameFlags, XattrFlags};
+use rustix::fs::{CWD, FallocateFlags, RawDir, RenameFlags, XattrFlags};
 use tempfile::TempDir;
 
 /// How long anything here may take before the test fails instead of hanging.
@@ -185,6 +188,77 @@ async fn listings_of_any_length_name_everything_once() {
         fs::remove_dir_all(mount.join("many")).unwrap();
     };
     on_mount(make, find).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_does_not_undo_what_was_changed_while_it_was_read() {
+    const FILES: usize = 300;
+    let cluster = Cluster::new();
+    let Some((mount, mountpoint)) = mounted(&cluster).await else { return };
+    let many = mountpoint.path().join("many");
+    blocking(move || {
+        fs::create_dir(&many).unwrap();
+        (0..FILES).for_each(|i| fs::write(many.join(i.to_string()), "ten bytes.").unwrap());
+        // A page of names at a time, and the attributes of each, or the kernel stops to ask for them.
+        let next = |entries: &mut RawDir<'_, File>| {
+            let name = loop {
+                let name = entries.next()?.unwrap().file_name().to_bytes().to_vec();
+                if !name.starts_with(b".") {
+                    break name;
+                }
+            };
+            let path = many.join(OsStr::from_bytes(&name));
+            let size = fs::metadata(&path).unwrap().len();
+            Some((path, size))
+        };
+        let mut page = [MaybeUninit::uninit(); 4096];
+        let mut entries = RawDir::new(File::open(&many).unwrap(), &mut page);
+        let order: Vec<_> = std::iter::from_fn(|| next(&mut entries)).map(|(path, _)| path).collect();
+        assert_eq!(order.len(), FILES);
+        let [.., unlinked, truncated, written] = order.as_slice() else { panic!("too few") };
+        let open = |path| OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let (truncate, write) = (open(truncated), open(written));
+
+        let mut page = [MaybeUninit::uninit(); 4096];
+        let mut entries = RawDir::new(File::open(&many).unwrap(), &mut page);
+        (0..30).for_each(|_| assert_eq!(next(&mut entries).unwrap().1, 10));
+        fs::remove_file(unlinked).unwrap();
+        truncate.set_len(5).unwrap();
+        write.write_all_at(&[7; 1000], 10).unwrap();
+        let rest: Vec<_> = std::iter::from_fn(|| next(&mut entries)).collect();
+        assert_eq!(rest.len(), FILES - 31);
+        assert_eq!((truncate.metadata().unwrap().len(), write.metadata().unwrap().len()), (5, 1010));
+        assert_eq!(rest[rest.len() - 2..], [(truncated.clone(), 5), (written.clone(), 1010)]);
+        assert_eq!(fs::read(written).unwrap()[10..], [7; 1000]);
+        assert!(!unlinked.exists());
+    })
+    .await;
+    unmount(mount).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_read_again_from_the_start_shows_what_was_made_elsewhere() {
+    let cluster = Cluster::new();
+    let Some((here, here_path)) = mounted(&cluster).await else { return };
+    let Some((there, there_path)) = mounted(&cluster).await else { return };
+    let (near, far) = (here_path.path().join("directory"), there_path.path().join("directory"));
+    blocking(move || {
+        fs::create_dir(&near).unwrap();
+        let mut directory = rustix::fs::Dir::new(File::open(&near).unwrap()).unwrap();
+        let mut names = || -> Vec<_> {
+            directory.rewind();
+            let names = std::iter::from_fn(|| directory.read()).map(|entry| entry.unwrap().file_name().to_owned());
+            names.filter(|name| !name.to_bytes().starts_with(b".")).collect()
+        };
+        assert!(names().is_empty());
+        for made in ["first", "second"] {
+            fs::write(far.join(made), "").unwrap();
+            assert!(names().iter().any(|name| name.to_bytes() == made.as_bytes()), "{made}");
+        }
+    })
+    .await;
+    unmount(here).await;
+    unmount(there).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

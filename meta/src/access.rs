@@ -10,6 +10,9 @@ pub const READ: u8 = 4;
 pub const WRITE: u8 = 2;
 /// Permission to execute a file or to search a directory.
 pub const EXECUTE: u8 = 1;
+/// With [`WRITE`], to open a file again: the caller opened it for writing earlier. Judged as
+/// `opened` in [`Commit`](crate::Commit) is; no permission to ask for otherwise.
+pub const OPENED: u8 = 8;
 
 /// The low twelve bits: all that a mode can hold.
 pub(crate) const MODE_BITS: u16 = 0o7777;

@@ -45,7 +45,7 @@ impl State {
 /// Whether the caller may write to this file. One that says it `opened` the file before may also
 /// if it owns the file (it could give itself the right) or if the file's mode or owner, as they
 /// were not long ago, allowed it.
-fn need_write(cx: &Context<'_>, inode: &Inode, opened: bool) -> Result<(), Denied> {
+pub(crate) fn need_write(cx: &Context<'_>, inode: &Inode, opened: bool) -> Result<(), Denied> {
     let formers = match &inode.body {
         Body::File { formers, .. } => formers,
         Body::Directory { .. } => return Err(Denied::IsDirectory),

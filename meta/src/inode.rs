@@ -3,7 +3,8 @@
 use base::{Decode, DecodeError, Encode, Reader, Time, canonical_enum, canonical_struct};
 use bytes::Bytes;
 
-use crate::access::{Context, EXECUTE, READ, SET_GID, WRITE};
+use crate::access::{Context, EXECUTE, OPENED, READ, SET_GID, WRITE};
+use crate::content::need_write;
 use crate::directory::FIRST_COOKIE;
 use crate::op::{Attr, AttrChange, Content, Denied, Ino, Kind, NewInode, Reply, SetTime, Timestamp};
 use crate::orphan::ORPHAN_TERM;
@@ -157,15 +158,21 @@ impl State {
         Ok(Reply::Unit)
     }
 
-    /// `mask` may also ask for execute: whoever may run a file may have its content.
+    /// `mask` may also ask for execute: whoever may run a file may have its content. With
+    /// [`OPENED`], writing is asked for as a commit to an open file asks for it.
     pub(crate) fn open(&self, cx: &Context<'_>, ino: Ino, mask: u8) -> Result<Reply, Denied> {
         let inode = self.inode(ino)?;
-        if mask == 0 || mask & !(READ | WRITE | EXECUTE) != 0 {
+        let opened = mask & (OPENED | WRITE) == OPENED | WRITE;
+        let asked = if opened { mask & !(OPENED | WRITE) } else { mask };
+        if mask == 0 || asked & !(READ | WRITE | EXECUTE) != 0 {
             return Err(Denied::Invalid);
         }
         match &inode.body {
             Body::File { content, .. } => {
-                cx.need(&inode.attr, mask)?;
+                cx.need(&inode.attr, asked)?;
+                if opened {
+                    need_write(cx, inode, true)?;
+                }
                 Ok(Reply::Opened { attr: inode.attr, content: content.clone() })
             }
             Body::Directory { .. } if mask & WRITE != 0 => Err(Denied::IsDirectory),

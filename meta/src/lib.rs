@@ -31,7 +31,7 @@ mod types;
 mod volume;
 mod xattr;
 
-pub use access::{EXECUTE, Grant, READ, Uids, WRITE};
+pub use access::{EXECUTE, Grant, OPENED, READ, Uids, WRITE};
 pub use audit::Unsound;
 pub use op::*;
 pub use orphan::ORPHAN_TERM;

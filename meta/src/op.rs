@@ -201,8 +201,8 @@ pub enum Op {
     GetAttr { ino: Ino },
     /// Checks `mask` (4 read, 2 write, 1 execute) for the caller. -> [`Reply::Unit`]
     Access { ino: Ino, mask: u8 },
-    /// Attributes and content of a regular file the caller may read (`mask` 4), write (2) or both.
-    /// -> [`Reply::Opened`]
+    /// Attributes and content of a regular file the caller may read (`mask` 4), write (2) or both;
+    /// or wrote to before ([`crate::OPENED`] and 2). -> [`Reply::Opened`]
     Open { ino: Ino, mask: u8 },
     /// Changes attributes. -> [`Reply::Attr`]
     SetAttr { ino: Ino, change: AttrChange },

@@ -496,6 +496,36 @@ fn a_creator_writes_to_what_it_made_unwritable() {
 }
 
 #[test]
+fn an_open_file_is_opened_again_by_those_who_could_open_it() {
+    let mut world = World::new();
+    let root = world.root;
+    let file = world.file(ALICE, root, "object", 0o444);
+    world.write(&user(ALICE), file, content(3, 3), true).unwrap();
+    let secret = world.file(ROOT, root, "shadow", 0o600);
+    let again = WRITE | OPENED;
+    let open = |world: &mut World, uid, ino, mask| world.run(&user(uid), Op::Open { ino, mask });
+    assert_eq!(open(&mut world, ALICE, file, WRITE), Err(Denied::Access), "as the mode has it");
+    let Ok(Reply::Opened { content: held, .. }) = open(&mut world, ALICE, file, again) else { panic!() };
+    assert_eq!(held, content(3, 3));
+    assert_eq!(open(&mut world, BOB, file, again), Err(Denied::Access), "it never could");
+    assert_eq!(open(&mut world, BOB, secret, again), Err(Denied::Access), "saying so opens nothing");
+    assert_eq!(open(&mut world, ALICE, file, again | EXECUTE), Err(Denied::Access), "the rest goes by the mode");
+    assert!(open(&mut world, ALICE, file, again | READ).is_ok());
+    for mask in [OPENED, OPENED | READ, again | 16, 128 | again] {
+        assert_eq!(open(&mut world, ALICE, file, mask), Err(Denied::Invalid), "{mask}");
+    }
+    assert_eq!(open(&mut world, ROOT, root, again), Err(Denied::IsDirectory));
+    let access = Op::Access { ino: file, mask: again };
+    assert_eq!(world.run(&user(ALICE), access), Err(Denied::Invalid), "only to open");
+
+    world.chmod(&user(ALICE), file, 0o666).unwrap();
+    world.chmod(&user(ALICE), file, 0o644).unwrap();
+    assert!(open(&mut world, BOB, file, again).is_ok(), "it was open when the mode changed");
+    world.later(ORPHAN_TERM.as_secs());
+    assert_eq!(open(&mut world, BOB, file, again), Err(Denied::Access), "not for ever");
+}
+
+#[test]
 fn the_last_four_permissions_are_remembered() {
     let mut world = World::new();
     let root = world.root;

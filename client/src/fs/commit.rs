@@ -131,7 +131,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     /// size of both together.
     async fn merge(self: &Arc<Self>, file: &Arc<OpenFile>, pipeline: &mut Pipeline) -> Result<u64> {
         let writer = file.state.lock().writer.clone();
-        let (attr, content) = self.open_content(&writer, file.ino, meta::WRITE).await?;
+        // The mode may have changed since the file was opened, or never have allowed it.
+        let (attr, content) = self.open_content(&writer, file.ino, meta::WRITE | meta::OPENED).await?;
         let theirs = Layout::from_recipe(&self.chunks.recipe(file.ino, &content).await?);
         let size = file.state.lock().merge(attr, content, theirs);
         let nothing = Overlay::default();

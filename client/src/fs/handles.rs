@@ -95,13 +95,11 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         let shared = &self.shared;
         let sealed = shared.seal_name(parent, name)?;
         let new = NewInode { kind: Kind::File, mode, rdev: 0, target: Default::default() };
+        let _opening = shared.begin_open();
         match shared.call(caller, Op::Create { parent, name: sealed, new, exclusive }).await? {
-            Reply::Created { attr, fresh } => {
-                shared.hint(parent, name, attr.ino);
-                if !fresh {
-                    return shared.open(caller, attr.ino, flags).await;
-                }
-                let file = shared.attach(attr, &Content::default());
+            Reply::Created { attr, fresh: false } => shared.open(caller, attr.ino, flags).await,
+            Reply::Created { attr, fresh: true } => {
+                let file = shared.attach(attr, &Content::default())?;
                 Ok(shared.add_handle(file, caller, flags))
             }
             other => Err(unexpected(&other)),
@@ -149,11 +147,12 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     }
 
     pub(super) async fn open(self: &Arc<Self>, caller: &Caller, ino: Ino, flags: OpenFlags) -> Result<Opened> {
+        let _opening = self.begin_open();
         let file = if flags.truncate {
             self.open_empty(caller, ino, flags).await?
         } else {
             let (attr, content) = self.open_content(caller, ino, flags.mask()).await?;
-            self.attach(attr, &content)
+            self.attach(attr, &content)?
         };
         Ok(self.add_handle(file, caller, flags))
     }
@@ -178,12 +177,17 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             self.outbox.discard(ino, &pipeline.pending);
             pipeline.pending.clear();
         }
-        Ok(self.attach(attr, &content))
+        self.attach(attr, &content)
     }
 
     /// The open file of an inode whose attributes and content were just asked for, with one more
-    /// handle.
-    pub(super) fn attach(&self, attr: Attr, content: &Content) -> Arc<OpenFile> {
+    /// handle. The ticket of asking is still held.
+    ///
+    /// # Errors
+    /// `Denied(Stale)` if it lost its last name since and is let go.
+    fn attach(&self, attr: Attr, content: &Content) -> Result<Arc<OpenFile>> {
+        let opening = self.opening.lock();
+        let lost = opening.is_lost(attr.ino)?;
         let file = {
             let mut files = self.files.lock();
             let new = || (Arc::new(OpenFile::new(attr, content.clone(), self.options.stage_bytes)), 0);
@@ -192,7 +196,16 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             file.clone()
         };
         file.refresh(attr, content);
-        file
+        if lost {
+            let mut state = file.state.lock();
+            if state.attr.nlink > 0 {
+                // As in `lost_name`: what was asked before must not bring the name back.
+                state.attr.version += 1;
+                (state.attr.nlink, state.fetched) = (0, None);
+            }
+            state.orphan = true;
+        }
+        Ok(file)
     }
 
     fn add_handle(&self, file: Arc<OpenFile>, caller: &Caller, flags: OpenFlags) -> Opened {
@@ -219,7 +232,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             if !self.give_up(file).await {
                 return Ok(());
             }
-            let released = self.call_unit(&open.caller, Op::ReleaseOrphan { ino: file.ino }).await;
+            let released = self.let_go(file.ino, &open.caller).await;
             // Its last name may have gone another way than through here.
             return match released {
                 Err(FsError::Denied(Denied::Invalid | Denied::Stale | Denied::NotPermitted)) => Ok(()),

@@ -5,8 +5,8 @@
 //! as it was when they opened it, or newer (close-to-open consistency). Attributes and names are
 //! asked of the replicas every time, except what was changed here and is not committed yet.
 //!
-//! Where to look: `names` and `attrs` are the namespace; `handles` opens, flushes and closes; `data`
-//! reads and writes; `file` is what is known of an open file; `overlay`, `layout` and `view` say
+//! Where to look: `names` and `attrs` are the namespace; `handles` opens, flushes and closes;
+//! `opening` keeps what loses its name while it is opened; `data` reads and writes; `file` is what is known of an open file; `overlay`, `layout` and `view` say
 //! where its bytes are; `stage`, `outbox` and `commit` are the way down; `room` keeps the bound;
 //! `chunks` is the way up.
 
@@ -19,6 +19,7 @@ mod file;
 mod handles;
 mod layout;
 mod names;
+mod opening;
 mod outbox;
 mod overlay;
 mod room;
@@ -103,8 +104,8 @@ struct Shared<M, B> {
     files: Mutex<HashMap<Ino, (Arc<OpenFile>, usize)>>,
     handles: Mutex<HashMap<Handle, Arc<handles::Open>>>,
     next_handle: AtomicU64,
-    /// What names led to when they were last looked up: hints only.
-    hints: Mutex<names::Hints>,
+    /// What is being opened, and what lost its last name. Locked before `files`.
+    opening: Mutex<opening::Opening>,
     /// Held by the one writer that makes room.
     relief: tokio::sync::Mutex<()>,
     space: Mutex<StoreSpace>,
@@ -143,7 +144,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
             files: Mutex::default(),
             handles: Mutex::default(),
             next_handle: AtomicU64::new(1),
-            hints: Mutex::new(names::Hints::default()),
+            opening: Mutex::default(),
             relief: tokio::sync::Mutex::default(),
             space: Mutex::default(),
             threads: std::thread::available_parallelism().map_or(2, usize::from),

@@ -1,18 +1,14 @@
 //! The namespace: finding, making, linking, renaming, removing and listing names.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chunk::name::{DirectoryKey, open_target, seal_name, seal_target};
-use meta::{Answer, Attr, Call, Caller, Denied, Ino, Kind, NewInode, Op, RenameHow, Reply, SealedName};
+use meta::{Attr, Caller, Denied, Ino, Kind, NewInode, Op, RenameHow, Reply, SealedName};
 
 use super::error::{FsError, Result};
 use super::{Filesystem, Shared, sealed_name, unexpected};
 use crate::backend::{BlockStore, Metadata};
-use crate::cache::Lru;
-
-/// How many names are remembered.
-const HINTS_MAX: u64 = 1 << 14;
 
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,18 +30,6 @@ pub struct Entries {
     pub end: bool,
 }
 
-/// What names led to, as far as this mount remembers: never relied upon.
-pub(super) struct Hints {
-    hasher: RandomState,
-    inodes: Lru<(Ino, u64), Ino>,
-}
-
-impl Default for Hints {
-    fn default() -> Self {
-        Hints { hasher: RandomState::new(), inodes: Lru::new(HINTS_MAX) }
-    }
-}
-
 impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// Finds a name in a directory.
     ///
@@ -53,9 +37,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// `Denied(NotFound)`, and others of `lookup`'s.
     pub async fn lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Attr> {
         let sealed = self.shared.seal_name(parent, name)?;
-        let attr = self.shared.call_attr(caller, Op::Lookup { parent, name: sealed }).await?;
-        self.shared.hint(parent, name, attr.ino);
-        Ok(attr)
+        self.shared.call_attr(caller, Op::Lookup { parent, name: sealed }).await
     }
 
     /// The directory that a directory is in; of the root, itself.
@@ -128,9 +110,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// `Denied(Exists)` and others.
     pub async fn link(&self, caller: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
         let sealed = self.shared.seal_name(parent, name)?;
-        let attr = self.shared.call_attr(caller, Op::Link { ino, parent, name: sealed }).await?;
-        self.shared.hint(parent, name, ino);
-        Ok(attr)
+        self.shared.call_attr(caller, Op::Link { ino, parent, name: sealed }).await
     }
 
     /// Removes a name. A file that loses its last one lives on while it is open here.
@@ -139,8 +119,8 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// `Denied(IsDirectory)` for directories, and others.
     pub async fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
         let sealed = self.shared.seal_name(parent, name)?;
-        let unlink = |keep| Op::Unlink { parent, name: sealed.clone(), keep };
-        match self.shared.remove(caller, unlink, self.shared.hinted(parent, name)).await? {
+        let unlink = Op::Unlink { parent, name: sealed, keep: true };
+        match self.shared.remove(caller, unlink).await? {
             Reply::Unlinked { .. } => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -167,17 +147,10 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         how: RenameHow,
     ) -> Result<()> {
         let shared = &self.shared;
-        let (from_sealed, to_sealed) = (shared.seal_name(from, from_name)?, shared.seal_name(to, to_name)?);
-        let rename = |keep| {
-            let (from_name, to_name) = (from_sealed.clone(), to_sealed.clone());
-            Op::Rename { from, from_name, to, to_name, how, keep }
-        };
-        match shared.remove(caller, rename, shared.hinted(to, to_name)).await? {
-            Reply::Renamed { moved, .. } => {
-                shared.localize(moved);
-                shared.hint(to, to_name, moved.ino);
-                Ok(())
-            }
+        let (from_name, to_name) = (shared.seal_name(from, from_name)?, shared.seal_name(to, to_name)?);
+        let rename = Op::Rename { from, from_name, to, to_name, how, keep: true };
+        match shared.remove(caller, rename).await? {
+            Reply::Renamed { .. } => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
@@ -206,7 +179,6 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
                     Some(Entry { cookie: entry.cookie, name: name?, attr: self.shared.localize(entry.attr) })
                 })
                 .collect();
-            entries.iter().for_each(|entry| self.shared.hint(ino, &entry.name, entry.attr.ino));
             if end || !entries.is_empty() {
                 return Ok(Entries { entries, end });
             }
@@ -220,64 +192,55 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         sealed_name(seal_name(&self.chunks.keys, parent.0, name))
     }
 
-    /// Remembers what a name leads to.
-    pub(super) fn hint(&self, parent: Ino, name: &[u8], ino: Ino) {
-        let hints = &mut *self.hints.lock();
-        let key = (parent, hints.hasher.hash_one(name));
-        hints.inodes.insert(key, ino, 1);
-    }
-
-    fn hinted(&self, parent: Ino, name: &[u8]) -> Option<Ino> {
-        let hints = &mut *self.hints.lock();
-        let key = (parent, hints.hasher.hash_one(name));
-        hints.inodes.get(&key)
-    }
-
     async fn make(&self, caller: &Caller, parent: Ino, name: &[u8], new: NewInode) -> Result<Attr> {
         let sealed = self.seal_name(parent, name)?;
         let create = Op::Create { parent, name: sealed, new, exclusive: true };
         match self.call(caller, create).await? {
-            Reply::Created { attr, .. } => {
-                self.hint(parent, name, attr.ino);
-                Ok(attr)
-            }
+            Reply::Created { attr, .. } => Ok(attr),
             other => Err(unexpected(&other)),
         }
     }
 
-    /// Does `op`, which may take the last name off an inode. If that is open here it is kept as an
-    /// orphan; which inode it is, only the answer tells for certain. `hinted` is which it may be.
-    async fn remove(&self, caller: &Caller, op: impl Fn(bool) -> Op, hinted: Option<Ino>) -> Result<Reply> {
-        let (anything_open, hinted) = {
-            let files = self.files.lock();
-            (!files.is_empty(), hinted.filter(|ino| !files.contains_key(ino)))
-        };
-        let mut ops = vec![op(anything_open)];
-        // Most likely it is not open, and can go in the same request. (Refused if it has names.)
-        ops.extend(hinted.filter(|_| anything_open).map(|ino| Op::ReleaseOrphan { ino }));
-        let calls = ops.into_iter().map(|op| Call { caller: caller.clone(), op }).collect();
-        let mut answers = self.calls(calls).await?.into_iter();
-        let reply = answers.next().expect("as many answers as calls").into_result()?;
-        let released = matches!(answers.next(), Some(Answer::Done(_)));
-        let removed = match &reply {
-            Reply::Unlinked { ino, nlink } => Some((*ino, *nlink)),
-            Reply::Renamed { replaced, .. } => *replaced,
-            _ => None,
-        };
-        if let Some((ino, nlink)) = removed {
-            let open = self.lost_name(ino, nlink);
-            if nlink == 0
-                && !open
-                && let Some(closed) = self.file(ino)
-            {
-                // It was closed with something that could not be committed.
-                self.give_up(&closed).await;
+    /// Does `op`, which may take the last name off an inode and then keeps it as an orphan. If that
+    /// is neither open nor being opened here, it is let go in the background. Goes on even if the
+    /// caller stops waiting.
+    async fn remove(self: &Arc<Self>, caller: &Caller, op: Op) -> Result<Reply> {
+        let (shared, caller) = (self.clone(), caller.clone());
+        let removed = tokio::spawn(async move {
+            let reply = shared.call(&caller, op).await?;
+            match &reply {
+                Reply::Unlinked { ino, nlink } => shared.note_removed(&caller, *ino, *nlink).await,
+                Reply::Renamed { moved, replaced } => {
+                    if let Some((ino, nlink)) = replaced {
+                        shared.note_removed(&caller, *ino, *nlink).await;
+                    }
+                    shared.localize(*moved);
+                }
+                _ => {}
             }
-            if nlink == 0 && !open && anything_open && !(released && hinted == Some(ino)) {
-                self.release_orphan(caller, ino).await;
+            Ok(reply)
+        });
+        removed.await.map_err(|failure| FsError::Unavailable(failure.to_string()))?
+    }
+
+    async fn note_removed(self: &Arc<Self>, caller: &Caller, ino: Ino, nlink: u32) {
+        let gone = {
+            // No open may be attached between looking and taking note.
+            let mut opening = self.opening.lock();
+            let gone = !self.lost_name(ino, nlink) && nlink == 0;
+            if gone {
+                opening.lose(ino, caller);
             }
+            gone
+        };
+        if !gone {
+            return;
         }
-        Ok(reply)
+        if let Some(closed) = self.file(ino) {
+            // It was closed with something that could not be committed.
+            self.give_up(&closed).await;
+        }
+        self.settle_lost();
     }
 
     /// Takes note that an inode lost a name; says whether it is open here.

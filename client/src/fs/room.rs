@@ -167,11 +167,6 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         }
     }
 
-    /// Lets go of an inode that lost its last name and is not open here.
-    pub(super) async fn release_orphan(&self, caller: &Caller, ino: Ino) {
-        self.log_orphan(caller, ino, Op::ReleaseOrphan { ino }).await;
-    }
-
     /// Failing costs no more than an hour's worth of space, or a file that nobody can find.
     async fn log_orphan(&self, caller: &Caller, ino: Ino, op: Op) {
         if let Err(error) = self.call_unit(caller, op).await {

@@ -3,6 +3,7 @@
 mod durability;
 mod model;
 mod names;
+mod opening;
 mod shapes;
 mod sharing;
 mod world;

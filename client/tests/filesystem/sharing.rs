@@ -24,6 +24,7 @@ async fn who_opens_after_a_close_sees_what_was_written() {
         assert!(read_all(&two, held).await == bytes);
     }
     one.unlink(&ROOT, one.root(), b"file").await.expect("removed");
+    until(|| world.replicas.state().counts().inodes == 1).await;
     assert_eq!(denied(two.getattr(&ROOT, attr.ino).await), Denied::Stale);
     assert!(read_all(&two, held).await == noise(4, 120_000), "as it was");
     two.release(held).await.expect("released");
@@ -98,6 +99,7 @@ async fn a_file_that_others_removed_takes_no_more_writes() {
     let (one, two) = (world.mount(), world.mount());
     let opened = create(&one, "file").await;
     two.unlink(&ROOT, two.root(), b"file").await.expect("removed");
+    until(|| world.replicas.state().counts().inodes == 1).await;
     one.write(opened.handle, 0, Bytes::from_static(b"lost")).await.expect("written");
     assert_eq!(denied(one.flush(opened.handle).await), Denied::Stale);
     assert_eq!(denied(one.release(opened.handle).await), Denied::Stale);
@@ -135,4 +137,21 @@ async fn a_creator_writes_to_a_file_nobody_may_write_to() {
     close(&one, opened.handle).await;
     assert_eq!(denied(two.open(&user, opened.attr.ino, flags).await), Denied::Access);
     assert_eq!(read_file(&two, "readonly").await, b"object");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_creator_merges_into_a_file_nobody_may_write_to() {
+    let world = World::new();
+    let (one, two) = (world.mount(), world.mount());
+    let user = meta::Caller { uid: 1000, gid: 1000, groups: Vec::new() };
+    let flags = OpenFlags::writing();
+    let first = one.create(&user, one.root(), b"object", 0o444, flags, true).await.expect("created");
+    one.write(first.handle, 0, Bytes::from_static(b"first")).await.expect("written");
+    one.fsync(first.handle).await.expect("synced");
+    let second = two.open(&ROOT, first.attr.ino, flags).await.expect("opened");
+    two.write(second.handle, 5, Bytes::from_static(b", second")).await.expect("written");
+    close(&two, second.handle).await;
+    one.write(first.handle, 0, Bytes::from_static(b"FIRST")).await.expect("written");
+    close(&one, first.handle).await;
+    assert_eq!(world.read_afresh("object").await, b"FIRST, second");
 }

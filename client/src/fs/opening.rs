@@ -1,0 +1,176 @@
+//! Files between the replicas' answer and a handle, and inodes that lost their last name.
+//!
+//! Names are always removed so that the inode is kept for this mount. It is let go in the background
+//! once it is not open here and nothing that began before can still open it: an open may have been
+//! answered before the removal and be heard of after it.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use meta::{Answer, Call, Caller, Denied, Ino, Op};
+
+use super::Shared;
+use super::error::{FsError, Result};
+use crate::backend::{BlockStore, Metadata};
+
+/// How many inodes are let go in one request at most.
+const RELEASES_MAX: usize = 128;
+/// How long to gather inodes for one request.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// What is being opened, and which inodes without a name are not open here.
+#[derive(Default)]
+pub(super) struct Opening {
+    /// Counts the opens and creations that began.
+    next: u64,
+    /// Those under way.
+    begun: BTreeSet<u64>,
+    /// Inodes to let go when nothing that began before is under way, unless they are open then; and
+    /// for whom.
+    lost: VecDeque<(u64, Ino, Caller)>,
+    /// Inodes that are let go: they can't be opened any more.
+    releasing: HashSet<Ino>,
+    /// Those of them that are gone, to be forgotten when nothing that began before is under way.
+    released: VecDeque<(u64, Ino)>,
+    /// Those that replicas were not told yet.
+    queue: VecDeque<(Ino, Caller)>,
+    /// A task works on the queue.
+    draining: bool,
+}
+
+impl Opening {
+    fn is_past(&self, moment: u64) -> bool {
+        self.begun.first().is_none_or(|oldest| *oldest >= moment)
+    }
+
+    /// Takes note of an inode that lost its last name and is not open here.
+    pub(super) fn lose(&mut self, ino: Ino, caller: &Caller) {
+        self.lost.push_back((self.next, ino, caller.clone()));
+    }
+
+    /// Whether an inode that is being opened lost its last name meanwhile.
+    ///
+    /// # Errors
+    /// `Denied(Stale)` if it is let go.
+    pub(super) fn is_lost(&self, ino: Ino) -> Result<bool> {
+        if self.releasing.contains(&ino) {
+            return Err(FsError::Denied(Denied::Stale));
+        }
+        Ok(self.lost.iter().any(|(_, lost, _)| *lost == ino))
+    }
+}
+
+/// Held from before replicas are asked to open or make a file until it is attached.
+pub(super) struct Ticket<M: Metadata, B: BlockStore> {
+    shared: Arc<Shared<M, B>>,
+    number: u64,
+}
+
+impl<M: Metadata, B: BlockStore> Drop for Ticket<M, B> {
+    fn drop(&mut self) {
+        self.shared.opening.lock().begun.remove(&self.number);
+        self.shared.settle_lost();
+    }
+}
+
+impl<M: Metadata, B: BlockStore> Shared<M, B> {
+    /// To be called before replicas are asked to open or make a file.
+    pub(super) fn begin_open(self: &Arc<Self>) -> Ticket<M, B> {
+        let mut opening = self.opening.lock();
+        let number = opening.next;
+        opening.next += 1;
+        opening.begun.insert(number);
+        Ticket { shared: self.clone(), number }
+    }
+
+    /// Lets go of what can't be opened here any more.
+    pub(super) fn settle_lost(self: &Arc<Self>) {
+        let opening = &mut *self.opening.lock();
+        while let Some((moment, ino)) = opening.released.front().copied()
+            && opening.is_past(moment)
+        {
+            opening.released.pop_front();
+            opening.releasing.remove(&ino);
+        }
+        while opening.lost.front().is_some_and(|(moment, ..)| opening.is_past(*moment)) {
+            let (_, ino, caller) = opening.lost.pop_front().expect("looked at just now");
+            // The last handle of one that is open lets go of it.
+            if !self.is_open(ino) {
+                opening.releasing.insert(ino);
+                opening.queue.push_back((ino, caller));
+            }
+        }
+        if !opening.queue.is_empty()
+            && !opening.draining
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            opening.draining = true;
+            runtime.spawn(self.clone().release_queued());
+        }
+    }
+
+    /// Lets go of an orphan whose last handle was closed.
+    ///
+    /// # Errors
+    /// Why replicas may still keep it; they do for an hour.
+    pub(super) async fn let_go(self: &Arc<Self>, ino: Ino, caller: &Caller) -> Result<()> {
+        {
+            let mut opening = self.opening.lock();
+            if self.is_open(ino) {
+                return Ok(());
+            }
+            if !opening.begun.is_empty() {
+                opening.lose(ino, caller);
+                return Ok(());
+            }
+            opening.releasing.insert(ino);
+        }
+        let released = self.call_unit(caller, Op::ReleaseOrphan { ino }).await;
+        self.note_released(&[ino]);
+        released
+    }
+
+    fn is_open(&self, ino: Ino) -> bool {
+        self.files.lock().get(&ino).is_some_and(|(_, handles)| *handles > 0)
+    }
+
+    /// An open that began before this moment may have been answered while they were there.
+    fn note_released(self: &Arc<Self>, inos: &[Ino]) {
+        {
+            let opening = &mut *self.opening.lock();
+            let moment = opening.next;
+            opening.released.extend(inos.iter().map(|ino| (moment, *ino)));
+        }
+        self.settle_lost();
+    }
+
+    /// Tells replicas what is let go, many inodes at a time, until there are no more.
+    async fn release_queued(self: Arc<Self>) {
+        loop {
+            if self.opening.lock().queue.len() < RELEASES_MAX {
+                tokio::time::sleep(GATHER).await;
+            }
+            let batch: Vec<(Ino, Caller)> = {
+                let opening = &mut *self.opening.lock();
+                let count = opening.queue.len().min(RELEASES_MAX);
+                opening.draining = count > 0;
+                opening.queue.drain(..count).collect()
+            };
+            if batch.is_empty() {
+                return;
+            }
+            let (inos, calls): (Vec<Ino>, Vec<Call>) =
+                batch.into_iter().map(|(ino, caller)| (ino, Call { caller, op: Op::ReleaseOrphan { ino } })).unzip();
+            // Failing costs no more than an hour's worth of space.
+            match self.calls(calls).await {
+                Ok(answers) => {
+                    let refused = answers.iter().filter(|answer| matches!(answer, Answer::Denied(_))).count();
+                    tracing::debug!(inodes = inos.len(), refused, "let go of inodes without a name");
+                }
+                Err(error) => tracing::warn!(inodes = inos.len(), %error, "inodes without a name"),
+            }
+            self.note_released(&inos);
+        }
+    }
+}
