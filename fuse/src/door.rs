@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use client::fs::{Fallocate, FsError, Handle, OpenFlags, Seek, SetAttr};
 use meta::{Attr, AttrChange, Caller, Ino, Kind, RenameHow, XattrHow};
 use parking_lot::Mutex;
 
+use crate::changes::Changes;
 use crate::errno::errno;
 use crate::groups::Groups;
 use crate::listing::Listings;
@@ -43,16 +43,7 @@ pub(crate) struct Door<M, B> {
     /// Handles that append, and who opened them; see [`Door::write_back`].
     appending: Mutex<HashMap<Handle, Caller>>,
     /// How many operations that change something have ended; see [`Door::changing`].
-    changes: AtomicU64,
-}
-
-/// Counts a change when it ends, however it ends: one that failed may have been made all the same.
-struct Change<'a>(&'a AtomicU64);
-
-impl Drop for Change<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
-    }
+    changes: Changes,
 }
 
 /// What the kernel was told of a file.
@@ -77,7 +68,7 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
             told: Mutex::default(),
             notifier: OnceLock::new(),
             appending: Mutex::default(),
-            changes: AtomicU64::new(0),
+            changes: Changes::default(),
         }
     }
 
@@ -87,19 +78,17 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     }
 
     /// Like [`Door::wait`], for what changes files or names. Before the kernel learns that it has
-    /// ended, what was listed ahead is void: it may be from before, and the kernel would go back to it.
-    /// (Flushing and closing change no size and no name that writing had not changed before.)
+    /// ended, what was listed ahead is void: it may be older. (Flushing and closing change nothing more.)
     async fn changing<T>(
         &self,
         request: &Request,
         operation: impl Future<Output = client::fs::Result<T>>,
     ) -> Result<T> {
-        let _change = Change(&self.changes);
+        let _change = self.changes.begin();
         self.wait(request, operation).await
     }
 
-    /// After a failure to write to a file the kernel's cached pages may hold what is lost, though
-    /// the content is none but the one they were read from: the next open drops them.
+    /// After a failure to write, the kernel's cached pages may hold what is lost: the next open drops them.
     fn doubt_pages<T>(&self, inode: u64, written: Result<T>) -> Result<T> {
         if written.is_err()
             && let Some(told) = self.told.lock().get_mut(&self.ino(inode))
@@ -207,7 +196,7 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         let mut cookie = if read.offset <= 2 { 0 } else { read.offset };
         loop {
             // Read before it is asked: a change meanwhile may be in the answer or not.
-            let now = self.changes.load(Ordering::Acquire);
+            let now = self.changes.now();
             if !listing.has(cookie, now) {
                 let more = self.fs.readdir(&caller, ino, cookie, meta::ENTRIES_MAX);
                 listing.take(cookie, self.wait(request, more).await?, now);

@@ -6,9 +6,9 @@
 //! asked of the replicas every time, except what was changed here and is not committed yet.
 //!
 //! Where to look: `names` and `attrs` are the namespace; `handles` opens, flushes and closes;
-//! `opening` keeps what loses its name while it is opened; `data` reads and writes; `file` is what is known of an open file; `overlay`, `layout` and `view` say
-//! where its bytes are; `stage`, `outbox` and `commit` are the way down; `room` keeps the bound;
-//! `chunks` is the way up.
+//! `opening` keeps what loses its name while it is opened; `data` reads and writes; `file` is what is
+//! known of an open file; `overlay`, `layout` and `view` say where its bytes are; `stage`, `outbox`
+//! and `commit` are the way down; `room` keeps the bound; `chunks` is the way up.
 
 mod attrs;
 mod chunks;
