@@ -47,6 +47,7 @@ const ROOT_FOLDERS: &[(&str, &str)] = &[
     ("dht", "crate: core"),
     ("docs", "decisions, papers, results"),
     ("fuse", "crate: door"),
+    ("jepsen", "clusters on several hosts while everything goes wrong"),
     ("meta", "crate: core"),
     ("proto", "crate: the wire"),
     ("server", "crate: a node"),
