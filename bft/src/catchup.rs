@@ -52,18 +52,29 @@ struct Peer {
     answered: Option<Time>,
     vouched_through: Option<Seq>,
     burst: u32,
+    asked: Option<Time>,
 }
 
 impl Peers {
     /// Notes a STATUS; gives back the one before it, unless the peer restarted since.
     fn note(&mut self, from: ReplicaId, status: &Status) -> Option<Status> {
         let Some(peer) = self.known.get_mut(&from) else {
-            let new = Peer { status: status.clone(), answered: None, vouched_through: None, burst: 0 };
+            let new = Peer { status: status.clone(), answered: None, vouched_through: None, burst: 0, asked: None };
             self.known.insert(from, new);
             return None;
         };
         let earlier = core::mem::replace(&mut peer.status, status.clone());
         (status.round > 0).then_some(earlier)
+    }
+
+    /// Whether a peer may ask for something again.
+    pub(crate) fn admits_asking(&mut self, from: ReplicaId, now: Time, pause: Duration) -> bool {
+        let Some(peer) = self.known.get_mut(&from) else { return true };
+        let admits = peer.asked.is_none_or(|asked| now < asked || now.since(asked) >= pause);
+        if admits {
+            peer.asked = Some(now);
+        }
+        admits
     }
 }
 
@@ -93,6 +104,7 @@ impl<S: StateMachine> Replica<S> {
         if self.pacing.round == 0 {
             self.resume(fx);
         }
+        self.review_view(now, fx);
         self.broadcast_status(now, fx);
     }
 
@@ -104,6 +116,9 @@ impl<S: StateMachine> Replica<S> {
 
     /// Says again, after a restart, what was said of places not executed, and of checkpoints not stable.
     fn resume(&self, fx: &mut Effects<Self>) {
+        if !self.views.active {
+            fx.broadcast(Message::ViewChange(self.own_change()));
+        }
         for (seq, slot) in self.log.slots_after(self.last_executed) {
             if let Some(accepted) = slot.accepted().filter(|_| self.is_primary()) {
                 fx.broadcast(Message::Proposal(accepted.proposal.clone()));
@@ -121,11 +136,13 @@ impl<S: StateMachine> Replica<S> {
     }
 
     fn report(&self) -> Status {
-        let slots = (self.last_executed.0 + 1..=self.log.last_known().0)
+        let before = self.last_executed.max(self.log.low());
+        let slots = (before.0 + 1..=self.log.last_known().0)
             .map(|seq| self.log.slot(Seq(seq)).map_or(SlotState::Empty, |slot| slot.state()));
         Status {
             round: self.pacing.round,
             view: self.view,
+            active: self.views.active,
             last_executed: self.last_executed,
             low_water_mark: self.log.low(),
             oldest_retained: self.oldest_retained(),
@@ -146,6 +163,7 @@ impl<S: StateMachine> Replica<S> {
     fn is_busy(&self) -> bool {
         let known = self.last_executed.max(self.log.last_known());
         !self.queue.is_empty()
+            || !self.views.active
             || known > self.last_executed
             || self.checkpoints.after(self.log.low(), self.params.me).next().is_some()
             || self.peers.known.len() < self.quorums.prepares()
@@ -154,6 +172,7 @@ impl<S: StateMachine> Replica<S> {
                 .known
                 .values()
                 .any(|peer| peer.status.last_known() > known || peer.status.low_water_mark > self.log.low())
+            || self.peers.known.values().any(|peer| peer.status.view > self.view)
     }
 
     /// STATUS of a peer.
@@ -176,11 +195,23 @@ impl<S: StateMachine> Replica<S> {
         let stuck = earlier.last_executed >= status.last_executed && earlier.low_water_mark >= status.low_water_mark;
         let in_flight = self.params.in_flight_max;
         let far_behind = status.last_executed.0.saturating_add(in_flight) < self.last_executed.0;
-        (stuck || far_behind) && self.has_for(status)
+        (stuck || far_behind || self.lacks_view(status)) && self.has_for(status)
+    }
+
+    /// Whether a peer has yet to come to this view.
+    fn lacks_view(&self, status: &Status) -> bool {
+        status.view < self.view || (status.view == self.view && !status.active)
+    }
+
+    /// Whether `f + 1` others have executed more than this replica.
+    pub(crate) fn is_lagging(&self) -> bool {
+        let ahead = |peer: &&Peer| peer.status.last_executed > self.last_executed;
+        self.peers.known.values().filter(ahead).count() >= self.quorums.weak()
     }
 
     fn has_for(&self, status: &Status) -> bool {
         status.last_executed < self.last_executed
+            || self.lacks_view(status)
             || self.checkpoints.after(status.low_water_mark, self.params.me).next().is_some()
             || self.log.slots_after(status.last_executed).any(|(seq, slot)| {
                 let theirs = status.slot(seq);
@@ -194,6 +225,9 @@ impl<S: StateMachine> Replica<S> {
         fx.send_to(to, Message::Status(self.report()));
         let mut room = ANSWER_BYTES_MAX;
         self.send_vouchers(to, status, &mut room, fx);
+        if self.lacks_view(status) {
+            self.send_view(to, fx);
+        }
         for (seq, slot) in self.log.slots_after(status.last_executed) {
             let theirs = status.slot(seq);
             if let Some(accepted) = slot.accepted().filter(|_| theirs == SlotState::Empty) {

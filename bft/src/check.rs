@@ -1,18 +1,21 @@
 //! The door: every signature in a message is checked here, and that it comes from whom it claims.
 
-use base::{Check, Forged, ReplicaId, Signable, Signed, Verifier, View};
+use std::collections::BTreeSet;
 
-use crate::message::{Message, PrePrepare};
+use base::{Check, Forged, Quorums, ReplicaId, Signable, Signed, Verifier, View};
+
+use crate::message::{Checkpoint, Message, PrePrepare, Prepare};
 use crate::params::Context;
+use crate::record::StableProof;
 use crate::request::{ClientRequest, Request};
-use crate::view_change::{NewView, ViewChange};
+use crate::view_change::{NewView, Prepared, ViewChange};
 
 impl Check for Message {
     type Context = Context;
     type From = ReplicaId;
 
-    /// Votes must be signed by whom they come from. Proposals and requests may be passed on: a
-    /// proposal is its primary's and a request its client's, whoever carries it.
+    /// Votes must be signed by whom they come from. Proposals, requests, view changes and new views
+    /// may be passed on: they are their signers', whoever carries them.
     fn check(&self, from: &ReplicaId, context: &Context, verifier: &dyn Verifier) -> Result<(), Forged> {
         if usize::from(from.0) >= context.replicas.len() {
             return Err(Forged { what: "sender" });
@@ -29,8 +32,10 @@ impl Check for Message {
             Message::Commit(_) | Message::Status(_) => Ok(()),
             Message::Committed(committed) => check_requests(committed.batch.requests(), context, verifier),
             Message::Forward(request) => check_request(request, context, verifier),
-            Message::ViewChange(change) => check_vote(change, change.body.replica, *from, context, verifier),
-            Message::NewView(new_view) => check_new_view(new_view, *from, context, verifier),
+            Message::ViewChange(change) => check_view_change(change, context, verifier),
+            Message::NewView(new_view) => check_new_view(new_view, context, verifier),
+            Message::Ask(_) => Ok(()),
+            Message::Body(body) => check_requests(body.batch.requests(), context, verifier),
         }
     }
 }
@@ -84,13 +89,62 @@ fn check_requests(requests: &[Signed<Request>], context: &Context, verifier: &dy
     requests.iter().try_for_each(|request| check_request(request, context, verifier))
 }
 
-fn check_new_view(
-    new_view: &Signed<NewView>,
-    from: ReplicaId,
+/// A view change, and every certificate in it: what it says prepared did prepare, somewhere.
+fn check_view_change(change: &Signed<ViewChange>, context: &Context, verifier: &dyn Verifier) -> Result<(), Forged> {
+    let forged = |what| Err(Forged { what });
+    let ViewChange { view, ref stable, ref prepared, replica } = change.body;
+    let Some(quorums) = Quorums::of(context.replicas.len()) else { return forged("group") };
+    if let Some(proof) = stable {
+        check_stable(proof, quorums, context, verifier)?;
+    }
+    let mut before = change.body.low_water_mark();
+    for Prepared { header, prepares } in prepared {
+        let PrePrepare { view: in_view, seq, .. } = header.body;
+        if seq <= before || in_view >= view {
+            return forged("prepared set");
+        }
+        before = seq;
+        let (digest, primary) = (header.body.digest(), primary(in_view, context));
+        let backups: BTreeSet<ReplicaId> = prepares.iter().map(|prepare| prepare.body.replica).collect();
+        if backups.len() != prepares.len() || backups.len() < quorums.prepares() || backups.contains(&primary) {
+            return forged("prepared certificate");
+        }
+        let same = |prepare: &Prepare| (prepare.view, prepare.seq, prepare.digest) == (in_view, seq, digest);
+        if !prepares.iter().all(|prepare| same(&prepare.body)) {
+            return forged("prepared certificate");
+        }
+        check_header(header, context, verifier)?;
+        let check = |prepare: &Signed<Prepare>| check_signer(prepare, prepare.body.replica, context, verifier);
+        prepares.iter().try_for_each(check)?;
+    }
+    check_signer(change, replica, context, verifier)
+}
+
+fn check_stable(
+    proof: &StableProof,
+    quorums: Quorums,
     context: &Context,
     verifier: &dyn Verifier,
 ) -> Result<(), Forged> {
-    check_vote(new_view, primary(new_view.body.view, context), from, context, verifier)?;
-    let check = |change: &Signed<ViewChange>| check_signer(change, change.body.replica, context, verifier);
-    new_view.body.view_changes.iter().try_for_each(check)
+    let forged = Err(Forged { what: "stable checkpoint" });
+    let signers: BTreeSet<ReplicaId> = proof.checkpoints.iter().map(|checkpoint| checkpoint.body.replica).collect();
+    if signers.len() != proof.checkpoints.len() || signers.len() < quorums.strong() {
+        return forged;
+    }
+    if !proof.checkpoints.iter().all(|vote| (vote.body.seq, vote.body.digest) == (proof.seq, proof.digest)) {
+        return forged;
+    }
+    let check = |vote: &Signed<Checkpoint>| check_signer(vote, vote.body.replica, context, verifier);
+    proof.checkpoints.iter().try_for_each(check)
+}
+
+/// A new view, and every pre-prepare in it. What it follows from is checked by the replica.
+fn check_new_view(new_view: &Signed<NewView>, context: &Context, verifier: &dyn Verifier) -> Result<(), Forged> {
+    let NewView { view, ref view_changes, ref proposals } = new_view.body;
+    let ordered = view_changes.is_sorted_by(|a, b| a.0 < b.0);
+    if !ordered || proposals.iter().any(|header| header.body.view != view) {
+        return Err(Forged { what: "new view" });
+    }
+    check_signer(new_view, primary(view, context), context, verifier)?;
+    proposals.iter().try_for_each(|header| check_header(header, context, verifier))
 }

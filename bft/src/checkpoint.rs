@@ -94,6 +94,12 @@ impl<S: StateMachine> Replica<S> {
     pub(crate) fn say_checkpoint(&mut self, now: Time, fx: &mut Effects<Self>) {
         let seq = self.last_executed;
         let Some(own) = self.checkpoints.of(seq, self.params.me).cloned() else { return };
+        if let Some(stable) = self.checkpoints.stable.as_ref().filter(|stable| stable.seq == seq)
+            && stable.digest != own.body.digest
+        {
+            let divergence = Divergence { seq, mine: own.body.digest, theirs: stable.digest };
+            return self.diverge(divergence, fx);
+        }
         fx.persist.push(Record::Checkpoint(own.clone()));
         fx.broadcast(Message::Checkpoint(own));
         self.stabilize(now, seq, fx);
@@ -126,11 +132,7 @@ impl<S: StateMachine> Replica<S> {
         let mine = own.body.digest;
         let Some((digest, checkpoints)) = self.checkpoints.agreed(seq, self.quorums.strong()) else { return };
         if digest != mine {
-            let divergence = Divergence { seq, mine, theirs: digest };
-            fx.persist.push(Record::Diverged(divergence));
-            fx.events.push(Event::Diverged(divergence));
-            self.divergence = Some(divergence);
-            return;
+            return self.diverge(Divergence { seq, mine, theirs: digest }, fx);
         }
         if seq <= self.log.low() {
             return;
@@ -142,9 +144,9 @@ impl<S: StateMachine> Replica<S> {
         self.propose(now, fx);
     }
 
-    /// Moves the low water mark, and forgets what is below it.
+    /// Moves the low water mark, and forgets what is below it. A new view may move it beyond what is
+    /// executed here: that must then come from others.
     pub(crate) fn admit_stable(&mut self, proof: StableProof) {
-        assert!(proof.seq <= self.last_executed, "a checkpoint is stable only once it is taken here");
         self.log.truncate(proof.seq);
         self.checkpoints.drop_below(proof.seq);
         self.retained.trim(proof.seq, self.params.retained_bytes_max);

@@ -8,6 +8,7 @@ use base::{Digest, PublicKey, ReplicaId, Seq, Signed, View};
 use crate::message::{Checkpoint, PrePrepare, Prepare};
 use crate::record::Divergence;
 use crate::request::Reply;
+use crate::view_change::NewView;
 
 /// Something a node should know, or pass on to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub enum Event {
     Misbehaved {
         /// Which replica.
         who: ReplicaId,
-        /// Two contradicting signed statements, good for showing to others.
+        /// Signed statements, good for showing to others.
         evidence: Evidence,
     },
     /// A proposal's time is this far behind the clock. It is accepted all the same: a primary that
@@ -58,6 +59,16 @@ pub enum Event {
         last_executed: Seq,
         /// The first batch that others can still vouch for.
         oldest_retained: Seq,
+    },
+    /// The primary is suspected, here or by `f + 1` others: this replica votes no more in its view.
+    LeftView {
+        /// The view it asks for.
+        asked_for: View,
+    },
+    /// A new view has begun.
+    EnteredView {
+        /// The view.
+        view: View,
     },
     /// This replica's state is not that of `2f + 1` others: it no longer takes part.
     Diverged(Divergence),
@@ -92,15 +103,12 @@ pub enum Ignored {
     UnknownPrincipal,
     /// There is no room for it.
     Overloaded,
-    /// Only the primary orders requests, and this replica is not it.
-    NotPrimary,
-    /// A part of the protocol that this version does not speak.
-    Unsupported,
     /// This replica's state diverged; it takes no part.
     Diverged,
 }
 
-/// Two statements, signed by one replica, of which a correct one signs at most one.
+/// What a replica signed and no correct one signs: two statements of which it signs at most one, or
+/// one that is wrong in itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Evidence {
     /// Two proposals for one place in one view.
@@ -109,6 +117,8 @@ pub enum Evidence {
     TwoPrepares(Box<[Signed<Prepare>; 2]>),
     /// Two states at one checkpoint.
     TwoCheckpoints(Box<[Signed<Checkpoint>; 2]>),
+    /// A new view that does not follow from the view changes it names.
+    BadNewView(Box<Signed<NewView>>),
 }
 
 /// Whether a replica takes part.
@@ -117,6 +127,8 @@ pub enum Standing {
     /// It takes part.
     #[default]
     Normal,
+    /// It has asked for its view and waits for it to begin. It executes, and votes in no view.
+    ChangingView,
     /// Its state is not that of `2f + 1` others. It votes, executes and answers no more.
     Diverged,
 }

@@ -19,6 +19,10 @@ impl<S: StateMachine> Replica<S> {
             fx.persist.push(record);
             let replies = self.execute(&committed);
             let requests = replies.iter().filter(|event| executed_now(event)).count();
+            for request in committed.batch.requests() {
+                self.queue.executed(now, &request.body.client, request.body.session, request.body.timestamp);
+            }
+            self.note_progress(now, requests);
             fx.events.push(Event::Executed { seq: committed.seq, requests });
             fx.events.extend(replies);
             self.say_checkpoint(now, fx);
@@ -54,7 +58,6 @@ impl<S: StateMachine> Replica<S> {
         let mut replies = Vec::new();
         for request in committed.batch.requests() {
             replies.extend(self.execute_request(&request.body));
-            self.queue.remove(&request.body.client, request.body.session, request.body.timestamp);
         }
         self.retained.push(committed.clone());
         self.retained.trim(self.log.low(), self.params.retained_bytes_max);

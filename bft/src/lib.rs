@@ -8,9 +8,8 @@
 //! forgets; `catchup` resends what was lost; `restore` makes all of it survive a crash. [`client`]
 //! is the other end: it signs requests and believes `f + 1` replies.
 //!
-//! View change and state transfer have their messages here ([`ViewChange`], [`NewView`]) but not
-//! their protocol: the primary is that of view 0, and a replica that needs what nobody retains
-//! says [`Event::Behind`].
+//! `views` says when the primary is suspected and leaves its view; `new_view` begins the next. State
+//! transfer is not here yet: a replica that needs what nobody retains says [`Event::Behind`].
 
 mod archive;
 mod catchup;
@@ -21,6 +20,7 @@ mod event;
 mod execute;
 mod log;
 mod message;
+mod new_view;
 mod normal;
 mod params;
 mod queue;
@@ -30,9 +30,12 @@ mod request;
 mod restore;
 mod table;
 mod view_change;
+mod views;
 
 pub use event::{Event, Evidence, Ignored, ReplicaStatus, Standing};
-pub use message::{Checkpoint, Commit, Committed, Message, PrePrepare, Prepare, Proposal, SlotState, Status};
+pub use message::{
+    Body, Checkpoint, Commit, Committed, Message, PrePrepare, Prepare, Proposal, SlotState, Status, Want,
+};
 pub use params::{
     BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, BadParams, Context, MESSAGE_MAX, PRINCIPAL_BYTES_MAX, PRINCIPAL_REQUESTS_MAX,
     PRINCIPAL_RESULT_BYTES_MAX, Params, QUEUE_BYTES_MAX, QUEUE_REQUESTS_MAX, REPLICAS_MAX, REQUEST_OP_MAX,
@@ -42,4 +45,4 @@ pub use record::{CachedResult, Certificate, Divergence, Place, Record, SNAPSHOT_
 pub use replica::{Input, Replica};
 pub use request::{Batch, ClientRequest, RefusedWhy, Reply, ReplyResult, Request};
 pub use restore::{Condensed, Corrupt};
-pub use view_change::{CHECKPOINTS_MAX, Chosen, HeldCheckpoint, NewView, PRE_PREPARED_MAX, ViewChange, Vote};
+pub use view_change::{NewView, Prepared, ViewChange};

@@ -1,14 +1,21 @@
 //! The vote log: for every place between the water marks, what was proposed and who voted.
 //!
-//! Everything in a slot is of the current view; a view change will fold the log into P and Q and
-//! start an empty one.
+//! Everything in a slot is of the current view. A view change folds the slots into what *prior*
+//! views left at their places (the P set, and the batches it names) and starts with empty ones.
 
 use core::ops::Bound::{Excluded, Unbounded};
 use std::collections::BTreeMap;
 
 use base::{Digest, Quorums, ReplicaId, Seq, Signed, Time};
 
-use crate::message::{Commit, Prepare, Proposal, SlotState};
+use crate::message::{Commit, PrePrepare, Prepare, Proposal, SlotState};
+use crate::request::Batch;
+use crate::view_change::Prepared;
+
+/// Batches of prior views kept at a place. Only the one that prepared last can be needed, but a
+/// batch may have prepared elsewhere that was merely accepted here; more than one such a place
+/// takes a view change for each.
+const PRIOR_BATCHES_MAX: usize = 4;
 
 /// The slots between the water marks.
 #[derive(Clone, Debug)]
@@ -17,12 +24,24 @@ pub(crate) struct Log {
     window: u64,
     slots: BTreeMap<Seq, Slot>,
     last_proposed: Seq,
+    prior: BTreeMap<Seq, Prior>,
+}
+
+/// What prior views left at a place.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Prior {
+    /// What prepared here in the highest view.
+    prepared: Option<Prepared>,
+    /// Batches accepted here, the latest last.
+    batches: Vec<Batch>,
 }
 
 /// One place in the order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Slot {
     accepted: Option<Accepted>,
+    /// What the new view proposes here, while its batch is not here.
+    announced: Option<Signed<PrePrepare>>,
     /// At most one of each backup, whatever it is for; may be there before the proposal.
     prepares: BTreeMap<ReplicaId, Signed<Prepare>>,
     /// At most one of each replica, whatever it is for; may be there before the proposal.
@@ -42,7 +61,7 @@ pub(crate) struct Accepted {
 
 impl Log {
     pub(crate) fn new(window: u64) -> Log {
-        Log { low: Seq(0), window, slots: BTreeMap::new(), last_proposed: Seq(0) }
+        Log { low: Seq(0), window, slots: BTreeMap::new(), last_proposed: Seq(0), prior: BTreeMap::new() }
     }
 
     /// The low water mark: the last stable checkpoint (h).
@@ -77,7 +96,7 @@ impl Log {
         self.slots.entry(seq).or_default()
     }
 
-    /// The last place for which a proposal was accepted since the beginning of time.
+    /// The last place for which this view has a proposal, or one before it had one.
     pub(crate) fn last_proposed(&self) -> Seq {
         self.last_proposed
     }
@@ -98,18 +117,86 @@ impl Log {
         let (seq, digest) = (header.seq, header.digest());
         let slot = self.slot_mut(seq);
         assert!(slot.accepted.is_none(), "one proposal a place and view");
+        let announced = slot.announced.take();
+        assert!(announced.is_none_or(|announced| announced.body.digest() == digest), "what the new view announced");
         slot.accepted = Some(Accepted { proposal, digest });
         self.last_proposed = self.last_proposed.max(seq);
     }
 
+    /// Notes what the new view proposes at an empty place, while its batch is not here.
+    pub(crate) fn announce(&mut self, header: Signed<PrePrepare>) {
+        let seq = header.body.seq;
+        let slot = self.slot_mut(seq);
+        assert!(slot.accepted.is_none() && slot.announced.is_none(), "one proposal a place and view");
+        slot.announced = Some(header);
+        self.last_proposed = self.last_proposed.max(seq);
+    }
+
+    /// What the new view proposes at places whose batch is not here.
+    pub(crate) fn announced(&self) -> impl Iterator<Item = &Signed<PrePrepare>> {
+        self.slots.values().filter_map(|slot| slot.announced.as_ref())
+    }
+
+    /// Leaves the view: what prepared in it, and the batches accepted in it, are kept; all votes go.
+    pub(crate) fn fold(&mut self) {
+        for (seq, slot) in core::mem::take(&mut self.slots) {
+            let Some(Accepted { proposal, .. }) = slot.accepted else { continue };
+            if let Some(prepares) = slot.certificate {
+                self.keep_prepared(Prepared { header: proposal.header, prepares });
+            }
+            self.keep_batch(seq, proposal.batch);
+        }
+        self.last_proposed = self.low;
+    }
+
+    /// Keeps a certificate of a prior view.
+    pub(crate) fn keep_prepared(&mut self, prepared: Prepared) {
+        let seq = prepared.header.body.seq;
+        self.prior.entry(seq).or_default().prepared = Some(prepared);
+    }
+
+    /// Keeps a batch of a prior view, and in the end forgets those that can't be of use.
+    pub(crate) fn keep_batch(&mut self, seq: Seq, batch: Batch) {
+        let prior = self.prior.entry(seq).or_default();
+        prior.batches.retain(|kept| kept.digest() != batch.digest());
+        prior.batches.push(batch);
+        if prior.batches.len() > PRIOR_BATCHES_MAX {
+            let needed = prior.prepared.as_ref().map(|prepared| prepared.header.body.batch);
+            let spare = prior.batches.iter().position(|kept| Some(kept.digest()) != needed);
+            prior.batches.remove(spare.expect("more than one"));
+        }
+    }
+
+    /// What prior views left at each place.
+    pub(crate) fn prior(&self) -> impl Iterator<Item = (Seq, Option<&Prepared>, &[Batch])> {
+        self.prior.iter().map(|(seq, prior)| (*seq, prior.prepared.as_ref(), prior.batches.as_slice()))
+    }
+
+    /// P: for each place, in order, what prepared last, in this view or a prior one.
+    pub(crate) fn prepared(&self) -> Vec<Prepared> {
+        let mut prepared: BTreeMap<Seq, Prepared> = BTreeMap::new();
+        prepared.extend(self.prior.iter().filter_map(|(seq, prior)| Some((*seq, prior.prepared.clone()?))));
+        prepared.extend(self.slots.iter().filter_map(|(seq, slot)| Some((*seq, slot.prepared()?))));
+        prepared.into_values().collect()
+    }
+
+    /// The batch of this digest, if it was accepted at this place in this view or a prior one.
+    pub(crate) fn batch(&self, seq: Seq, digest: Digest) -> Option<&Batch> {
+        let accepted = self.accepted(seq).map(|accepted| &accepted.proposal.batch);
+        let prior = self.prior.get(&seq).into_iter().flat_map(|prior| &prior.batches);
+        accepted.into_iter().chain(prior).find(|batch| batch.digest() == digest)
+    }
+
     /// The time proposed for the nearest earlier place that has a proposal.
     pub(crate) fn at_before(&self, seq: Seq) -> Option<Time> {
-        self.slots.range(..seq).rev().find_map(|(_, slot)| slot.at())
+        // A null request says no time.
+        self.slots.range(..seq).rev().find_map(|(_, slot)| slot.at().filter(|at| *at != Time::ZERO))
     }
 
     /// The time proposed for the nearest later place that has a proposal.
     pub(crate) fn at_after(&self, seq: Seq) -> Option<Time> {
-        self.slots.range((Excluded(seq), Unbounded)).find_map(|(_, slot)| slot.at())
+        let mut after = self.slots.range((Excluded(seq), Unbounded));
+        after.find_map(|(_, slot)| slot.at().filter(|at| *at != Time::ZERO))
     }
 
     /// Moves the low water mark to a stable checkpoint and forgets what is not above it (TOCS'02 §4.3).
@@ -117,6 +204,8 @@ impl Log {
         assert!(stable >= self.low, "water marks only rise");
         self.low = stable;
         self.slots = self.slots.split_off(&stable.next());
+        self.prior = self.prior.split_off(&stable.next());
+        self.last_proposed = self.last_proposed.max(stable);
     }
 }
 
@@ -126,7 +215,22 @@ impl Slot {
     }
 
     pub(crate) fn at(&self) -> Option<Time> {
-        self.accepted.as_ref().map(|accepted| accepted.proposal.header.body.at)
+        self.header().map(|header| header.body.at)
+    }
+
+    /// What the new view proposes here, while its batch is not here.
+    pub(crate) fn announced(&self) -> Option<&Signed<PrePrepare>> {
+        self.announced.as_ref()
+    }
+
+    /// The one proposal of this view for this place, with its batch or not.
+    pub(crate) fn header(&self) -> Option<&Signed<PrePrepare>> {
+        self.accepted.as_ref().map(|accepted| &accepted.proposal.header).or(self.announced.as_ref())
+    }
+
+    fn prepared(&self) -> Option<Prepared> {
+        let (accepted, prepares) = (self.accepted.as_ref()?, self.certificate.clone()?);
+        Some(Prepared { header: accepted.proposal.header.clone(), prepares })
     }
 
     pub(crate) fn prepare_of(&self, replica: ReplicaId) -> Option<&Signed<Prepare>> {

@@ -5,7 +5,7 @@ use base::{
     canonical_struct,
 };
 
-use crate::params::WINDOW_MAX;
+use crate::params::{REPLICAS_MAX, WINDOW_MAX};
 use crate::request::{Batch, Request};
 use crate::view_change::{NewView, ViewChange};
 
@@ -31,6 +31,10 @@ pub enum Message {
     ViewChange(Signed<ViewChange>),
     /// The new view's primary starts it.
     NewView(Signed<NewView>),
+    /// The sender lacks something that it knows the digest of.
+    Ask(Want),
+    /// A batch that was asked for.
+    Body(Body),
 }
 canonical_enum!(Message {
     0 => Proposal(proposal),
@@ -42,6 +46,8 @@ canonical_enum!(Message {
     6 => Forward(request),
     7 => ViewChange(view_change),
     8 => NewView(new_view),
+    9 => Ask(want),
+    10 => Body(body),
 });
 
 /// ⟨PRE-PREPARE, v, n, d⟩ and the time agreed with it (TOCS'02 §4.1, §4.6).
@@ -144,13 +150,16 @@ pub struct Status {
     pub round: u64,
     /// The sender's view.
     pub view: View,
+    /// Whether the sender is in it; else it has asked for it, and waits for its new view.
+    pub active: bool,
     /// Everything up to here is executed.
     pub last_executed: Seq,
     /// The stable checkpoint (h).
     pub low_water_mark: Seq,
     /// The first of the executed batches that the sender can still vouch for, which go on to `last_executed`.
     pub oldest_retained: Seq,
-    /// What the sender has for the places after `last_executed`, as far as it knows of any.
+    /// What the sender has for the places that still need votes, as far as it knows of any: those
+    /// after `last_executed` and `low_water_mark`.
     pub slots: Vec<SlotState>,
 }
 
@@ -158,17 +167,18 @@ impl Status {
     /// What the sender has for `seq`.
     #[must_use]
     pub fn slot(&self, seq: Seq) -> SlotState {
-        if seq <= self.last_executed {
+        let before = self.last_executed.max(self.low_water_mark);
+        if seq <= before {
             return SlotState::Committed;
         }
-        let index = seq.0 - self.last_executed.0 - 1;
+        let index = seq.0 - before.0 - 1;
         usize::try_from(index).ok().and_then(|index| self.slots.get(index)).copied().unwrap_or(SlotState::Empty)
     }
 
     /// The last place that the sender knows something of.
     #[must_use]
     pub fn last_known(&self) -> Seq {
-        Seq(self.last_executed.0.saturating_add(self.slots.len() as u64))
+        Seq(self.last_executed.max(self.low_water_mark).0.saturating_add(self.slots.len() as u64))
     }
 }
 
@@ -176,6 +186,7 @@ impl Encode for Status {
     fn encode(&self, out: &mut Vec<u8>) {
         self.round.encode(out);
         self.view.encode(out);
+        self.active.encode(out);
         self.last_executed.encode(out);
         self.low_water_mark.encode(out);
         self.oldest_retained.encode(out);
@@ -188,6 +199,7 @@ impl Decode for Status {
         Ok(Status {
             round: u64::decode(input)?,
             view: View::decode(input)?,
+            active: bool::decode(input)?,
             last_executed: Seq::decode(input)?,
             low_water_mark: Seq::decode(input)?,
             oldest_retained: Seq::decode(input)?,
@@ -232,3 +244,59 @@ impl Committed {
         agreed_digest(self.seq, self.at, self.batch.digest())
     }
 }
+
+/// What a replica lacks and knows the digest of. Answers are bounded like those to a STATUS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// View changes that a new view refers to.
+    ViewChanges {
+        /// The new view.
+        view: View,
+        /// Whose.
+        of: Vec<ReplicaId>,
+    },
+    /// Batches that a new view proposes.
+    Batches {
+        /// Where they are proposed, and their digests.
+        places: Vec<(Seq, Digest)>,
+    },
+}
+
+impl Encode for Want {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Want::ViewChanges { view, of } => {
+                out.push(0);
+                view.encode(out);
+                of.encode(out);
+            }
+            Want::Batches { places } => {
+                out.push(1);
+                places.encode(out);
+            }
+        }
+    }
+}
+
+impl Decode for Want {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match u8::decode(input)? {
+            0 => {
+                let view = View::decode(input)?;
+                Ok(Want::ViewChanges { view, of: input.seq_max("senders", REPLICAS_MAX)? })
+            }
+            1 => Ok(Want::Batches { places: input.seq_max("places", WINDOW_MAX as usize)? }),
+            tag => Err(DecodeError::Tag { what: "want", tag: u64::from(tag) }),
+        }
+    }
+}
+
+/// A batch that was asked for. Its digest is all the proof it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Body {
+    /// Where it is proposed.
+    pub seq: Seq,
+    /// The batch.
+    pub batch: Batch,
+}
+canonical_struct!(Body { seq, batch });

@@ -36,16 +36,14 @@ impl<S: StateMachine> Replica<S> {
             let (why, ignored) = (RefusedWhy::UnknownPrincipal, Ignored::UnknownPrincipal);
             return self.refuse(&request.body, via, why, ignored, fx);
         }
-        if via.is_some() && !self.is_primary() {
-            return self.ignore(Ignored::NotPrimary, fx);
-        }
+        // Another backup could not reach the primary. What is known here the primary was told.
         match self.queue.push(now, &request, self.params.status_interval) {
             Pushed::Full => {
                 self.refuse(&request.body, via, RefusedWhy::Overloaded, Ignored::Overloaded, fx);
             }
             Pushed::New if self.is_primary() => self.propose(now, fx),
             // A client that repeats a request may mean that the primary never heard of it.
-            Pushed::New | Pushed::Again { due: true } if !self.is_primary() => {
+            Pushed::New | Pushed::Again { due: true } if self.views.active && !self.is_primary() => {
                 fx.send_to(self.params.primary(self.view), Message::Forward(request));
             }
             Pushed::New | Pushed::Again { .. } => self.ignore(Ignored::Duplicate, fx),
@@ -81,7 +79,11 @@ impl<S: StateMachine> Replica<S> {
     /// The primary proposes while it may: few batches in flight, so that a backlog becomes one
     /// batch, and between the water marks.
     pub(crate) fn propose(&mut self, now: Time, fx: &mut Effects<Self>) {
-        while self.is_primary() && self.queue.has_waiting() && self.in_flight() < self.params.in_flight_max {
+        while self.views.active
+            && self.is_primary()
+            && self.queue.has_waiting()
+            && self.in_flight() < self.params.in_flight_max
+        {
             let seq = self.last_executed.max(self.log.last_proposed()).next();
             if !self.log.in_window(seq) {
                 return;
@@ -102,13 +104,20 @@ impl<S: StateMachine> Replica<S> {
         if let Some(why) = self.ignore_place(header.view, header.seq) {
             return self.ignore(why, fx);
         }
-        if let Some(accepted) = self.log.accepted(header.seq) {
-            if accepted.digest == header.digest() {
-                return self.ignore(Ignored::Duplicate, fx);
-            }
-            let evidence = Evidence::TwoProposals(Box::new([accepted.proposal.header.clone(), proposal.header]));
+        if !self.views.active {
+            return self.ignore(Ignored::OtherView, fx);
+        }
+        let slot = self.log.slot(header.seq);
+        if let Some(earlier) =
+            slot.and_then(|slot| slot.header().filter(|earlier| earlier.body.digest() != header.digest()))
+        {
+            let evidence = Evidence::TwoProposals(Box::new([earlier.clone(), proposal.header]));
             return self.accuse(self.params.primary(header.view), evidence, fx);
         }
+        if slot.is_some_and(|slot| slot.accepted().is_some()) {
+            return self.ignore(Ignored::Duplicate, fx);
+        }
+        let announced = slot.is_some_and(|slot| slot.announced().is_some());
         if header.batch != proposal.batch.digest() {
             return self.ignore(Ignored::WrongBatch, fx);
         }
@@ -117,6 +126,8 @@ impl<S: StateMachine> Replica<S> {
             if self.retained.get(header.seq).is_none_or(|executed| executed.digest() != header.digest()) {
                 return self.ignore(Ignored::Contradiction, fx);
             }
+        } else if announced {
+            // Its time was accepted when it prepared.
         } else if let Some(why) = self.ignore_time(now, header.seq, header.at) {
             return self.ignore(why, fx);
         } else if now.since(header.at) > self.params.clock_bound {
@@ -156,8 +167,7 @@ impl<S: StateMachine> Replica<S> {
     fn accept(&mut self, proposal: Proposal, fx: &mut Effects<Self>) {
         let (seq, primary) = (proposal.header.body.seq, self.is_primary());
         fx.persist.push(Record::Proposed(proposal.clone()));
-        self.log.accept(proposal.clone());
-        self.renew_prepare(seq);
+        self.adopt(proposal.clone());
         if primary {
             fx.broadcast(Message::Proposal(proposal));
         } else if let Some(prepare) = self.own_prepare(seq) {
@@ -169,7 +179,8 @@ impl<S: StateMachine> Replica<S> {
     pub(crate) fn renew_prepare(&mut self, seq: Seq) {
         let Some(accepted) = self.log.accepted(seq) else { return };
         let (view, digest) = (accepted.proposal.header.body.view, accepted.digest);
-        if !self.params.is_primary(view) {
+        let signed = self.log.slot(seq).is_some_and(|slot| slot.prepare_of(self.params.me).is_some());
+        if !signed && !self.params.is_primary(view) {
             let prepare = self.params.sign(Prepare { view, seq, digest, replica: self.params.me });
             self.log.slot_mut(seq).add_prepare(prepare);
         }
@@ -218,7 +229,7 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// Takes a place as far as its votes allow: prepared, committed-local, executed.
-    fn advance(&mut self, now: Time, seq: Seq, fx: &mut Effects<Self>) {
+    pub(crate) fn advance(&mut self, now: Time, seq: Seq, fx: &mut Effects<Self>) {
         let Some(slot) = self.log.slot(seq) else { return };
         if let Some(prepares) = slot.newly_prepared(self.quorums) {
             let certificate = Certificate { view: self.view, seq, prepares };

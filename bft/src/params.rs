@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use base::{ClusterId, PublicKey, Quorums, ReplicaId, SecretKey, Signable, Signed, View};
 
+use crate::view_change::Prepared;
+
 /// Most replicas in a group. Agreement costs grow with the square; beyond this PBFT is the wrong protocol.
 pub const REPLICAS_MAX: usize = 100;
 /// Widest distance between the water marks (L).
@@ -36,6 +38,9 @@ pub const PRINCIPAL_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const QUEUE_REQUESTS_MAX: usize = 16 * 1024;
 /// Bytes of requests of everybody waiting or proposed.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How often the view timeout doubles before it stays.
+pub(crate) const TIMEOUT_DOUBLINGS_MAX: u32 = 6;
 
 /// Longest interval or bound that makes sense.
 const DURATION_MAX: Duration = Duration::from_secs(3600);
@@ -68,6 +73,9 @@ pub struct Params {
     pub clock_bound: Duration,
     /// How often STATUS is sent while something is outstanding; ten times slower when idle.
     pub status_interval: Duration,
+    /// How long the primary may let something outstanding wait, with nothing executed, before it is
+    /// suspected. Doubles with every view that comes to nothing, six times.
+    pub view_timeout: Duration,
     /// Bytes of executed batches kept, below the stable checkpoint, for peers that lag.
     pub retained_bytes_max: usize,
 }
@@ -136,6 +144,7 @@ impl Params {
             batch_bytes_max: BATCH_BYTES_MAX,
             clock_bound: Duration::from_secs(10),
             status_interval: Duration::from_millis(500),
+            view_timeout: Duration::from_secs(1),
             retained_bytes_max: 64 * 1024 * 1024,
         };
         params.check()?;
@@ -161,17 +170,26 @@ impl Params {
         }
         let ranges = [
             ("checkpoint_interval", self.checkpoint_interval >= 1 && self.checkpoint_interval < self.window),
-            ("window", self.window <= WINDOW_MAX),
+            ("window", self.window <= WINDOW_MAX && self.view_change_bytes_max() <= MESSAGE_MAX),
             ("in_flight_max", self.in_flight_max >= 1 && self.in_flight_max <= self.window),
             ("batch_requests_max", (1..=BATCH_REQUESTS_MAX).contains(&self.batch_requests_max)),
             ("batch_bytes_max", (REQUEST_OP_MAX + 256..=BATCH_BYTES_MAX).contains(&self.batch_bytes_max)),
             ("clock_bound", self.clock_bound <= DURATION_MAX),
+            ("view_timeout", (Duration::from_millis(1)..=DURATION_MAX).contains(&self.view_timeout)),
             ("status_interval", (Duration::from_millis(1)..=DURATION_MAX).contains(&self.status_interval)),
         ];
         match ranges.iter().find(|(_, good)| !good) {
             Some((what, _)) => Err(BadParams::OutOfRange { what }),
             None => Ok(()),
         }
+    }
+
+    /// Bytes of the longest view change: the window full of certificates.
+    fn view_change_bytes_max(&self) -> usize {
+        Quorums::of(self.replicas.len()).map_or(usize::MAX, |quorums| {
+            let stable = 64 + quorums.n() * (50 + 64);
+            128 + stable + usize::try_from(self.window).unwrap_or(usize::MAX) * Prepared::encoded_len(quorums)
+        })
     }
 
     /// What is needed to check messages.

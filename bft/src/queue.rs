@@ -24,24 +24,22 @@ pub(crate) struct Queue {
 
 #[derive(Clone, Debug, Default)]
 struct Backlog {
-    waiting: BTreeMap<u64, Waiting>,
+    /// By arrival, those that wait to be proposed, by session and timestamp.
+    waiting: BTreeMap<u64, (u64, u64)>,
     places: BTreeMap<(u64, u64), Place>,
     bytes: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    /// The key in `waiting`, until it is proposed.
-    arrival: Option<u64>,
-    bytes: usize,
-    since: Time,
-    forwarded: Time,
+    /// When a request of this principal was executed last.
+    served: Time,
 }
 
 #[derive(Clone, Debug)]
-struct Waiting {
-    name: (u64, u64),
+struct Place {
     request: Signed<Request>,
+    arrival: u64,
+    proposed: bool,
+    bytes: usize,
+    since: Time,
+    forwarded: Time,
 }
 
 /// What became of a request offered to the queue.
@@ -92,8 +90,9 @@ impl Queue {
             self.turns.push_back(body.client);
         }
         backlog.bytes += bytes;
-        backlog.waiting.insert(arrival, Waiting { name, request: request.clone() });
-        backlog.places.insert(name, Place { arrival: Some(arrival), bytes, since: now, forwarded: now });
+        backlog.waiting.insert(arrival, name);
+        let request = request.clone();
+        backlog.places.insert(name, Place { request, arrival, proposed: false, bytes, since: now, forwarded: now });
         Pushed::New
     }
 
@@ -115,14 +114,14 @@ impl Queue {
             let Some(client) = self.turns.front().copied() else { break };
             let backlog = self.principals.get_mut(&client).expect("who has a turn has a backlog");
             let entry = backlog.waiting.first_entry().expect("who has a turn waits");
-            let bytes = encoded_len(&entry.get().request);
-            if bytes > room {
+            let place = backlog.places.get_mut(entry.get()).expect("what waits has a place");
+            if place.bytes > room {
                 break;
             }
-            room -= bytes;
-            let waiting = entry.remove();
-            backlog.places.get_mut(&waiting.name).expect("what waits has a place").arrival = None;
-            batch.push(waiting.request);
+            room -= place.bytes;
+            entry.remove();
+            place.proposed = true;
+            batch.push(place.request.clone());
             self.turns.pop_front();
             if !backlog.waiting.is_empty() {
                 self.turns.push_back(client);
@@ -138,14 +137,58 @@ impl Queue {
         backlog.bytes -= place.bytes;
         self.bytes -= place.bytes;
         self.requests -= 1;
-        if let Some(arrival) = place.arrival {
-            backlog.waiting.remove(&arrival);
-            if backlog.waiting.is_empty() {
-                self.turns.retain(|turn| turn != client);
-            }
-        }
+        backlog.stop_waiting(&place, client, &mut self.turns);
         if backlog.places.is_empty() {
             self.principals.remove(client);
+        }
+    }
+
+    /// A request was executed: it is forgotten, and its principal was served.
+    pub(crate) fn executed(&mut self, now: Time, client: &PublicKey, session: u64, timestamp: u64) {
+        self.remove(client, session, timestamp);
+        if let Some(backlog) = self.principals.get_mut(client) {
+            backlog.served = now;
+        }
+    }
+
+    /// A request is in a proposal of this view: it need not be proposed again.
+    pub(crate) fn note_proposed(&mut self, client: &PublicKey, session: u64, timestamp: u64) {
+        let Some(backlog) = self.principals.get_mut(client) else { return };
+        let Some(place) = backlog.places.get_mut(&(session, timestamp)).filter(|place| !place.proposed) else { return };
+        place.proposed = true;
+        let place = place.clone();
+        backlog.stop_waiting(&place, client, &mut self.turns);
+    }
+
+    /// The view is left: what was proposed in it waits again.
+    pub(crate) fn unpropose(&mut self) {
+        self.turns.clear();
+        for (client, backlog) in &mut self.principals {
+            for (name, place) in &mut backlog.places {
+                place.proposed = false;
+                backlog.waiting.insert(place.arrival, *name);
+            }
+            self.turns.push_back(*client);
+        }
+    }
+
+    /// The requests known, in no particular order: each that is not executed.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &Signed<Request>> {
+        self.principals.values().flat_map(|backlog| backlog.places.values()).map(|place| &place.request)
+    }
+
+    /// Since when some principal has waited in vain: the longest time that a request is known and
+    /// nothing of its principal was executed.
+    pub(crate) fn unserved_since(&self) -> Option<Time> {
+        let waits = |backlog: &Backlog| backlog.places.values().map(|place| place.since.max(backlog.served)).min();
+        self.principals.values().filter_map(waits).min()
+    }
+
+    /// A clock was set back: nothing waits since later than now.
+    pub(crate) fn rebase(&mut self, now: Time) {
+        for backlog in self.principals.values_mut() {
+            backlog.served = backlog.served.min(now);
+            backlog.places.values_mut().for_each(|place| place.since = place.since.min(now));
         }
     }
 
@@ -153,11 +196,19 @@ impl Queue {
     pub(crate) fn expire(&mut self, since: Time) {
         let mut old = Vec::new();
         for (client, backlog) in &self.principals {
-            let waiting = backlog.places.iter().filter(|(_, place)| place.arrival.is_some() && place.since < since);
+            let waiting = backlog.places.iter().filter(|(_, place)| !place.proposed && place.since < since);
             old.extend(waiting.map(|((session, timestamp), _)| (*client, *session, *timestamp)));
         }
         for (client, session, timestamp) in old {
             self.remove(&client, session, timestamp);
+        }
+    }
+}
+
+impl Backlog {
+    fn stop_waiting(&mut self, place: &Place, client: &PublicKey, turns: &mut VecDeque<PublicKey>) {
+        if self.waiting.remove(&place.arrival).is_some() && self.waiting.is_empty() {
+            turns.retain(|turn| turn != client);
         }
     }
 }

@@ -5,8 +5,9 @@ use base::{
 };
 use bytes::Bytes;
 
-use crate::message::{Checkpoint, Committed, Prepare, Proposal};
+use crate::message::{Body, Checkpoint, Committed, Prepare, Proposal};
 use crate::params::{REPLICAS_MAX, RESULT_MAX};
+use crate::view_change::{NewView, Prepared, ViewChange};
 
 /// Most bytes of state in one [`Snapshot::State`] piece.
 pub const SNAPSHOT_PIECE_MAX: usize = 1024 * 1024;
@@ -37,6 +38,17 @@ pub enum Record {
     Stable(StableProof),
     /// This replica's state is not the others'.
     Diverged(Divergence),
+    /// This replica asked for a view: it votes in no lower one.
+    Left(View),
+    /// A view change that the new view of the next `Entered` follows from.
+    Shown(Signed<ViewChange>),
+    /// A view began here. The prepares for what it proposes follow from it, where the batch was here;
+    /// for the others there will be a `Proposed`.
+    Entered(Signed<NewView>),
+    /// In a condensed log: what prepared last at a place, in a view before this one.
+    PriorPrepared(Prepared),
+    /// In a condensed log: a batch accepted at a place in a view before this one.
+    PriorBatch(Body),
 }
 canonical_enum!(Record {
     0 => Snapshot(piece),
@@ -47,6 +59,11 @@ canonical_enum!(Record {
     5 => Checkpoint(checkpoint),
     6 => Stable(proof),
     7 => Diverged(divergence),
+    8 => Left(view),
+    9 => Shown(view_change),
+    10 => Entered(new_view),
+    11 => PriorPrepared(prepared),
+    12 => PriorBatch(body),
 });
 
 /// A prepared certificate: beside the proposal, `2f` prepares of distinct backups.
@@ -137,7 +154,7 @@ canonical_struct!(Divergence { seq, mine, theirs });
 pub enum Snapshot {
     /// A snapshot starts.
     Begin {
-        /// The view the replica is in.
+        /// The view the replica is in, if an `Entered` follows, or asks for. (View 0 begins by itself.)
         view: View,
         /// The last batch that the state includes.
         seq: Seq,

@@ -17,6 +17,7 @@ use crate::record::{Divergence, Record};
 use crate::request::ClientRequest;
 use crate::restore::Corrupt;
 use crate::table::Table;
+use crate::views::Views;
 
 /// What the world hands to a replica.
 #[derive(Clone, Debug)]
@@ -42,7 +43,9 @@ pub struct Replica<S> {
     pub(crate) quorums: Quorums,
     /// Set once this replica's state is not the others'.
     pub(crate) divergence: Option<Divergence>,
+    /// The view it is in, or asks for.
     pub(crate) view: View,
+    pub(crate) views: Views,
     pub(crate) log: Log,
     pub(crate) queue: Queue,
     /// Everything up to here is executed.
@@ -87,17 +90,27 @@ impl<S: StateMachine> Protocol for Replica<S> {
             Input::Client(request) => self.on_request(now, request.into_inner().0, None, fx),
             Input::Peer { from, message } => self.on_message(now, from, message.into_inner(), fx),
         }
+        self.set_view_timer(now);
         self.hasten(now);
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.divergence.is_none().then_some(self.pacing.wake)
+        let wake = self.view_deadline().map_or(self.pacing.wake, |at| at.min(self.pacing.wake));
+        self.divergence.is_none().then_some(wake)
     }
 
     fn on_deadline(&mut self, now: Time, fx: &mut Effects<Self>) {
-        if self.divergence.is_none() && self.pacing.wake <= now {
+        if self.divergence.is_some() {
+            return;
+        }
+        if self.view_deadline().is_some_and(|at| at <= now) {
+            self.on_view_timeout(now, fx);
+        }
+        if self.pacing.wake <= now {
             self.on_status_due(now, fx);
         }
+        self.set_view_timer(now);
+        self.hasten(now);
     }
 }
 
@@ -114,7 +127,10 @@ impl<S: StateMachine> Replica<S> {
             Message::Status(status) => self.on_status(now, from, status, fx),
             Message::Committed(committed) => self.on_committed(now, from, committed, fx),
             Message::Forward(request) => self.on_request(now, request, Some(from), fx),
-            Message::ViewChange(_) | Message::NewView(_) => self.ignore(Ignored::Unsupported, fx),
+            Message::ViewChange(change) => self.on_view_change(now, change, fx),
+            Message::NewView(new_view) => self.on_new_view(now, from, new_view, fx),
+            Message::Ask(want) => self.on_ask(now, from, &want, fx),
+            Message::Body(body) => self.on_body(now, body, fx),
         }
     }
 
@@ -125,6 +141,7 @@ impl<S: StateMachine> Replica<S> {
             quorums,
             divergence: None,
             view: View(0),
+            views: Views::default(),
             log: Log::new(params.window),
             queue: Queue::default(),
             last_executed: Seq(0),
@@ -150,7 +167,11 @@ impl<S: StateMachine> Replica<S> {
     pub fn status(&self) -> ReplicaStatus {
         ReplicaStatus {
             view: self.view,
-            status: if self.divergence.is_some() { Standing::Diverged } else { Standing::Normal },
+            status: match self.divergence {
+                Some(_) => Standing::Diverged,
+                None if !self.views.active => Standing::ChangingView,
+                None => Standing::Normal,
+            },
             last_executed: self.last_executed,
             low_water_mark: self.log.low(),
             high_water_mark: self.log.high(),
@@ -162,8 +183,16 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
+    /// Whether this is the primary of the view it is in, or asks for.
     pub(crate) fn is_primary(&self) -> bool {
         self.params.is_primary(self.view)
+    }
+
+    /// This replica's state is not the others'.
+    pub(crate) fn diverge(&mut self, divergence: Divergence, fx: &mut Effects<Self>) {
+        fx.persist.push(Record::Diverged(divergence));
+        fx.events.push(Event::Diverged(divergence));
+        self.divergence = Some(divergence);
     }
 
     pub(crate) fn ignore(&mut self, why: Ignored, fx: &mut Effects<Self>) {

@@ -98,6 +98,13 @@ impl Batch {
         Batch { requests: requests.into(), digest: Digest::of(&encoded), bytes: encoded.len() }
     }
 
+    /// The null request.
+    #[must_use]
+    pub fn null() -> Batch {
+        static NULL: std::sync::OnceLock<Batch> = std::sync::OnceLock::new();
+        NULL.get_or_init(|| Batch::new(Vec::new())).clone()
+    }
+
     /// The requests, in the order they will be executed in.
     #[must_use]
     pub fn requests(&self) -> &[Signed<Request>] {

@@ -8,11 +8,13 @@ use bytes::Bytes;
 
 use crate::archive::Retained;
 use crate::log::Log;
-use crate::message::{Checkpoint, Committed};
+use crate::message::{Body, Checkpoint, Committed};
+use crate::new_view::Shown;
 use crate::params::{BadParams, Params};
 use crate::record::{Certificate, Divergence, Place, Record, SNAPSHOT_PIECE_MAX, Snapshot, StableProof};
 use crate::replica::Replica;
 use crate::table::{Executed, Table};
+use crate::view_change::ViewChange;
 
 /// Why records don't add up to a replica.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,8 +49,9 @@ pub(crate) fn restore<S: StateMachine>(
         replica.restore_snapshot(&mut records)?;
     }
     let included = replica.last_executed;
+    let mut shown = Vec::new();
     for (index, record) in records {
-        replica.replay(record, included).map_err(|what| Corrupt::Record { index, what })?;
+        replica.replay(record, included, &mut shown).map_err(|what| Corrupt::Record { index, what })?;
     }
     // Only now, and only for the places still in the log: a signature costs more than a replay.
     let places: Vec<Seq> = replica.log.slots().map(|(seq, _)| seq).collect();
@@ -70,7 +73,10 @@ impl<S: StateMachine> Replica<S> {
                 return Err(wrong("a snapshot begins once, at the start"));
             }
             match piece {
-                Snapshot::Begin { view, seq, at } => (self.view, self.last_executed, self.last_at) = (view, seq, at),
+                Snapshot::Begin { view, seq, at } => {
+                    (self.view, self.last_executed, self.last_at) = (view, seq, at);
+                    self.views.active = view == View(0);
+                }
                 Snapshot::State { ends, bytes } => {
                     partition.extend_from_slice(&bytes);
                     if ends {
@@ -111,16 +117,28 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// Applies a record. Places up to `included` are in the snapshot.
-    fn replay(&mut self, record: Record, included: Seq) -> Result<(), &'static str> {
+    fn replay(
+        &mut self,
+        record: Record,
+        included: Seq,
+        shown: &mut Vec<Signed<ViewChange>>,
+    ) -> Result<(), &'static str> {
         match record {
             Record::Snapshot(_) => Err("a snapshot belongs to the start"),
             Record::Proposed(proposal) => {
                 let header = proposal.header.body;
-                ensure(header.view == self.view && self.log.in_window(header.seq), "a proposal out of place")?;
+                let here = header.view == self.view && self.views.active && self.log.in_window(header.seq);
+                ensure(here, "a proposal out of place")?;
                 ensure(header.batch == proposal.batch.digest(), "a proposal of another batch")?;
-                ensure(self.log.accepted(header.seq).is_none(), "a second proposal for one place")?;
-                self.log.accept(proposal);
-                Ok(())
+                let slot = self.log.slot(header.seq);
+                let earlier = slot.and_then(|slot| slot.header()).map(|earlier| earlier.body.digest());
+                ensure(earlier.is_none_or(|earlier| earlier == header.digest()), "another proposal for one place")?;
+                if self.log.accepted(header.seq).is_none() {
+                    self.log.accept(proposal);
+                    return Ok(());
+                }
+                // What the new view proposed was taken over from elsewhere in the log.
+                ensure(self.views.proposes(header.seq), "a second proposal for one place")
             }
             Record::Prepared(certificate) => self.replay_prepared(certificate),
             Record::Committed(place) => {
@@ -131,8 +149,7 @@ impl<S: StateMachine> Replica<S> {
             Record::Learned(committed) => self.replay_committed(committed, included),
             Record::Checkpoint(checkpoint) => self.replay_checkpoint(checkpoint, included),
             Record::Stable(proof) => {
-                let after = proof.seq > self.log.low() && proof.seq <= self.last_executed;
-                ensure(after, "a stable checkpoint out of place")?;
+                ensure(proof.seq > self.log.low(), "a stable checkpoint out of place")?;
                 let own = self.checkpoints.of(proof.seq, self.params.me);
                 ensure(own.is_none_or(|own| own.body.digest == proof.digest), "a stable checkpoint of another state")?;
                 self.admit_stable(proof);
@@ -140,6 +157,32 @@ impl<S: StateMachine> Replica<S> {
             }
             Record::Diverged(divergence) => {
                 self.divergence = Some(divergence);
+                Ok(())
+            }
+            Record::Left(view) => {
+                ensure(view > self.view, "a view left before")?;
+                self.admit_left(view);
+                Ok(())
+            }
+            Record::Shown(change) => {
+                shown.push(change);
+                Ok(())
+            }
+            Record::Entered(new_view) => {
+                let view = new_view.body.view;
+                ensure(view > self.view || (view == self.view && !self.views.active), "a view entered before")?;
+                let changes = core::mem::take(shown);
+                self.admit_entered(Shown { new_view, changes });
+                Ok(())
+            }
+            Record::PriorPrepared(prepared) => {
+                ensure(self.log.in_window(prepared.header.body.seq), "a prior certificate out of place")?;
+                self.log.keep_prepared(prepared);
+                Ok(())
+            }
+            Record::PriorBatch(Body { seq, batch }) => {
+                ensure(self.log.in_window(seq), "a prior batch out of place")?;
+                self.log.keep_batch(seq, batch);
                 Ok(())
             }
         }
@@ -197,6 +240,7 @@ impl<S: StateMachine> Replica<S> {
         let own = self.checkpoints.from(low, self.params.me);
         Condensed {
             view: self.view,
+            shown: self.views.shown.clone(),
             last_executed: self.last_executed,
             last_at: self.last_at,
             state: self.state.clone(),
@@ -218,6 +262,7 @@ fn ensure(good: bool, what: &'static str) -> Result<(), &'static str> {
 #[derive(Clone, Debug)]
 pub struct Condensed<S> {
     view: View,
+    shown: Option<Shown>,
     last_executed: Seq,
     last_at: Time,
     state: S,
@@ -241,6 +286,8 @@ impl<S: StateMachine> Condensed<S> {
         pieces
             .map(Record::Snapshot)
             .chain(self.stable.clone().map(Record::Stable))
+            .chain(self.prior())
+            .chain(self.entered())
             .chain(self.votes())
             .chain(own_checkpoints)
             .chain(self.retained.iter().map(|committed| self.retained_record(committed)))
@@ -250,6 +297,22 @@ impl<S: StateMachine> Condensed<S> {
     fn digest(&self) -> base::Digest {
         let (mut state, mut table) = (self.state.clone(), self.table.clone());
         crate::checkpoint::digest_of(self.last_executed, self.last_at, &mut state, &mut table)
+    }
+
+    /// What prior views left.
+    fn prior(&self) -> impl Iterator<Item = Record> + '_ {
+        self.log.prior().flat_map(|(seq, prepared, batches)| {
+            let batches = batches.iter().map(move |batch| Record::PriorBatch(Body { seq, batch: batch.clone() }));
+            prepared.cloned().map(Record::PriorPrepared).into_iter().chain(batches)
+        })
+    }
+
+    /// How the view began.
+    fn entered(&self) -> impl Iterator<Item = Record> + '_ {
+        self.shown.iter().flat_map(|shown| {
+            let changes = shown.changes.iter().cloned().map(Record::Shown);
+            changes.chain(core::iter::once(Record::Entered(shown.new_view.clone())))
+        })
     }
 
     fn votes(&self) -> impl Iterator<Item = Record> + '_ {

@@ -1,52 +1,73 @@
-//! The messages of a view change (TOCS'02 §4.5): their types, encoding and signatures. The
-//! protocol that fills them is not here yet; replicas answer them with `Ignored`.
+//! The messages of a view change, and the choice that follows from them (OSDI'99 §4.4).
+//!
+//! This is the variant with signatures: what a replica says it prepared comes with the signed
+//! pre-prepare and the `2f` signed prepares that prove it, and its checkpoint with `2f + 1` signed
+//! checkpoints. So nobody can invent a P entry, the choice never has to wait for further witnesses,
+//! and the Q set of the MAC variant (TOCS'02 §4.5) has no purpose. See ADR 7.
 
-use base::{Decode, DecodeError, Digest, Encode, Reader, ReplicaId, Seq, Signable, Signed, View, canonical_struct};
+use std::collections::BTreeMap;
 
+use base::{Decode, DecodeError, Digest, Encode, Quorums, Reader, ReplicaId, Seq, Signable, Signed, Time, View};
+
+use crate::message::{PrePrepare, Prepare};
 use crate::params::{MESSAGE_MAX, REPLICAS_MAX, WINDOW_MAX};
+use crate::record::StableProof;
+use crate::request::Batch;
 
-/// Most checkpoints a replica holds at a time, with room: L / K is 2.
-pub const CHECKPOINTS_MAX: usize = 16;
-/// Most entries of the Q set: a few digests a sequence number (`f + 2` are kept, TOCS'02 §4.5.3).
-pub const PRE_PREPARED_MAX: usize = 4 * WINDOW_MAX as usize;
-
-/// A checkpoint that a replica holds: an element of the C set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeldCheckpoint {
-    /// The last batch that the state includes.
-    pub seq: Seq,
-    /// The checkpoint's digest.
-    pub digest: Digest,
+/// Proof that a proposal prepared: its signed pre-prepare, and `2f` prepares of distinct backups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// The proposal, by digest; whoever accepted it has the batch.
+    pub header: Signed<PrePrepare>,
+    /// The prepares, all of one digest.
+    pub prepares: Vec<Signed<Prepare>>,
 }
-canonical_struct!(HeldCheckpoint { seq, digest });
 
-/// A digest that prepared, or pre-prepared, at a replica: an element of the P or the Q set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vote {
-    /// The place in the order.
-    pub seq: Seq,
-    /// [`crate::PrePrepare::digest`] of the proposal.
-    pub digest: Digest,
-    /// The last view in which it did.
-    pub view: View,
+impl Prepared {
+    /// Bytes that a certificate of a group with these quorums takes up.
+    pub(crate) fn encoded_len(quorums: Quorums) -> usize {
+        (56 + 64) + 4 + quorums.prepares() * (50 + 64)
+    }
 }
-canonical_struct!(Vote { seq, digest, view });
 
-/// ⟨VIEW-CHANGE, v+1, h, C, P, Q, i⟩.
+impl Encode for Prepared {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.header.encode(out);
+        self.prepares.encode(out);
+    }
+}
+
+impl Decode for Prepared {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Prepared { header: Signed::decode(input)?, prepares: input.seq_max("prepares", REPLICAS_MAX)? })
+    }
+}
+
+/// ⟨VIEW-CHANGE, v+1, n, C, P, i⟩.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ViewChange {
     /// The view asked for.
     pub view: View,
-    /// The sender's stable checkpoint (h).
-    pub low_water_mark: Seq,
-    /// C: the checkpoints held.
-    pub checkpoints: Vec<HeldCheckpoint>,
-    /// P: for each place, what prepared last.
-    pub prepared: Vec<Vote>,
-    /// Q: for each place, what was pre-prepared, each digest with its last view.
-    pub pre_prepared: Vec<Vote>,
+    /// n and C: the sender's stable checkpoint and what proves it; `None` at the beginning of time.
+    pub stable: Option<StableProof>,
+    /// P: for each place after it, in order, what prepared last.
+    pub prepared: Vec<Prepared>,
     /// Who asks.
     pub replica: ReplicaId,
+}
+
+impl ViewChange {
+    /// The sender's stable checkpoint (h).
+    #[must_use]
+    pub fn low_water_mark(&self) -> Seq {
+        self.stable.as_ref().map_or(Seq(0), |proof| proof.seq)
+    }
+
+    /// The name by which a new view refers to this message.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of_encoded(self)
+    }
 }
 
 impl Signable for ViewChange {
@@ -56,48 +77,38 @@ impl Signable for ViewChange {
 impl Encode for ViewChange {
     fn encode(&self, out: &mut Vec<u8>) {
         self.view.encode(out);
-        self.low_water_mark.encode(out);
-        self.checkpoints.encode(out);
+        self.stable.encode(out);
         self.prepared.encode(out);
-        self.pre_prepared.encode(out);
         self.replica.encode(out);
     }
 }
 
 impl Decode for ViewChange {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(ViewChange {
-            view: View::decode(input)?,
-            low_water_mark: Seq::decode(input)?,
-            checkpoints: input.seq_max("checkpoints", CHECKPOINTS_MAX)?,
-            prepared: input.seq_max("prepared set", WINDOW_MAX as usize)?,
-            pre_prepared: input.seq_max("pre-prepared set", PRE_PREPARED_MAX)?,
-            replica: ReplicaId::decode(input)?,
-        })
+        let available = input.remaining();
+        let view = View::decode(input)?;
+        let stable = Option::decode(input)?;
+        let prepared = input.seq_max("prepared set", WINDOW_MAX as usize)?;
+        let change = ViewChange { view, stable, prepared, replica: ReplicaId::decode(input)? };
+        let len = available - input.remaining();
+        if len > MESSAGE_MAX {
+            return Err(DecodeError::TooLong { what: "view change", len, max: MESSAGE_MAX });
+        }
+        Ok(change)
     }
 }
 
-/// What the new view proposes at one place; a null request where `digest` is `None`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chosen {
-    /// The place in the order.
-    pub seq: Seq,
-    /// [`crate::PrePrepare::digest`] of the proposal taken over.
-    pub digest: Option<Digest>,
-}
-canonical_struct!(Chosen { seq, digest });
-
-/// ⟨NEW-VIEW, v+1, V, X⟩.
+/// ⟨NEW-VIEW, v+1, V, O⟩.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewView {
     /// The view that starts.
     pub view: View,
-    /// V: the view changes it follows from.
-    pub view_changes: Vec<Signed<ViewChange>>,
-    /// X: the checkpoint it starts from.
-    pub checkpoint: HeldCheckpoint,
-    /// X: what is proposed after the checkpoint.
-    pub chosen: Vec<Chosen>,
+    /// V: the view changes it follows from, by sender and [`ViewChange::digest`], in order. Whoever
+    /// lacks one asks for it.
+    pub view_changes: Vec<(ReplicaId, Digest)>,
+    /// O: for every place from the highest stable checkpoint in V to the last one that prepared,
+    /// what is proposed there again. Where nothing prepared, that is the null request.
+    pub proposals: Vec<Signed<PrePrepare>>,
 }
 
 impl Signable for NewView {
@@ -108,28 +119,57 @@ impl Encode for NewView {
     fn encode(&self, out: &mut Vec<u8>) {
         self.view.encode(out);
         self.view_changes.encode(out);
-        self.checkpoint.encode(out);
-        self.chosen.encode(out);
+        self.proposals.encode(out);
     }
 }
 
 impl Decode for NewView {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let available = input.remaining();
-        let view = View::decode(input)?;
-        let count = u32::decode(input)? as usize;
-        if count > REPLICAS_MAX {
-            return Err(DecodeError::TooLong { what: "view changes", len: count, max: REPLICAS_MAX });
-        }
-        let mut view_changes = Vec::with_capacity(count);
-        for _ in 0..count {
-            view_changes.push(Signed::decode(input)?);
-            let len = available - input.remaining();
-            if len > MESSAGE_MAX {
-                return Err(DecodeError::TooLong { what: "new view", len, max: MESSAGE_MAX });
+        Ok(NewView {
+            view: View::decode(input)?,
+            view_changes: input.seq_max("view changes", REPLICAS_MAX)?,
+            proposals: input.seq_max("proposals", WINDOW_MAX as usize)?,
+        })
+    }
+}
+
+/// What a set of view changes decides: the same at whoever computes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// min-s: the highest stable checkpoint.
+    pub(crate) stable: Option<StableProof>,
+    /// What to propose at each place after it, in order, without a gap: time and batch.
+    pub(crate) places: Vec<(Seq, Time, Digest)>,
+}
+
+impl Choice {
+    /// For each place what prepared in the highest view; the null request where nothing did.
+    ///
+    /// A batch that committed anywhere prepared at `f + 1` correct replicas at least, one of which is
+    /// among any `2f + 1`; and no other batch can have prepared there in a later view.
+    pub(crate) fn of<'a>(changes: impl Iterator<Item = &'a ViewChange> + Clone) -> Choice {
+        let stable = changes.clone().filter_map(|change| change.stable.as_ref()).max_by_key(|proof| proof.seq);
+        let low = stable.map_or(Seq(0), |proof| proof.seq);
+        let mut highest: BTreeMap<Seq, &PrePrepare> = BTreeMap::new();
+        for header in changes.flat_map(|change| &change.prepared).map(|prepared| &prepared.header.body) {
+            let best = highest.entry(header.seq).or_insert(header);
+            // Of two in one view only liars beyond f can be the cause; even then all choose alike.
+            if (header.view, header.digest()) > (best.view, best.digest()) {
+                *best = header;
             }
         }
-        let checkpoint = HeldCheckpoint::decode(input)?;
-        Ok(NewView { view, view_changes, checkpoint, chosen: input.seq_max("chosen", WINDOW_MAX as usize)? })
+        let last = highest.last_key_value().map_or(low, |(seq, _)| *seq);
+        let place = |seq: Seq| match highest.get(&seq) {
+            Some(header) => (seq, header.at, header.batch),
+            None => (seq, Time::ZERO, Batch::null().digest()),
+        };
+        let places = (low.0 + 1..=last.0).map(|seq| place(Seq(seq))).collect();
+        Choice { stable: stable.cloned(), places }
+    }
+
+    /// Whether these headers propose just that.
+    pub(crate) fn is_proposed_by(&self, proposals: &[Signed<PrePrepare>]) -> bool {
+        let proposed = proposals.iter().map(|header| (header.body.seq, header.body.at, header.body.batch));
+        proposed.eq(self.places.iter().copied())
     }
 }

@@ -4,10 +4,10 @@ mod common;
 
 use base::{Decode, Digest, Encode, ReplicaId, Seq, Signature, Signed, Time, View};
 use bft::{
-    BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, Batch, CachedResult, Certificate, Checkpoint, Chosen, ClientRequest, Commit,
-    Committed, Divergence, HeldCheckpoint, MESSAGE_MAX, Message, NewView, Place, PrePrepare, Prepare, Proposal,
+    BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, Batch, Body, CachedResult, Certificate, Checkpoint, ClientRequest, Commit,
+    Committed, Divergence, MESSAGE_MAX, Message, NewView, Place, PrePrepare, Prepare, Prepared, Proposal,
     REQUEST_OP_MAX, RESULT_MAX, Record, RefusedWhy, Reply, ReplyResult, Request, SlotState, Snapshot, StableProof,
-    Status, ViewChange, Vote, WINDOW_MAX,
+    Status, ViewChange, WINDOW_MAX, Want,
 };
 use bytes::Bytes;
 use common::client_secret;
@@ -73,9 +73,11 @@ fn state() -> impl Strategy<Value = SlotState> {
 
 fn status() -> impl Strategy<Value = Status> {
     let seqs = (any::<u64>(), any::<u64>(), any::<u64>());
-    (any::<u64>(), any::<u64>(), seqs, vec(state(), 0..9)).prop_map(|(round, view, (a, b, c), slots)| Status {
+    let head = (any::<u64>(), any::<u64>(), any::<bool>());
+    (head, seqs, vec(state(), 0..9)).prop_map(|((round, view, active), (a, b, c), slots)| Status {
         round,
         view: View(view),
+        active,
         last_executed: Seq(a),
         low_water_mark: Seq(b),
         oldest_retained: Seq(c),
@@ -83,31 +85,49 @@ fn status() -> impl Strategy<Value = Status> {
     })
 }
 
+fn stable() -> impl Strategy<Value = Option<StableProof>> {
+    let proof = (any::<u64>(), digest(), vec(checkpoint(), 0..3));
+    proptest::option::of(proof.prop_map(|(seq, digest, checkpoints)| StableProof {
+        seq: Seq(seq),
+        digest,
+        checkpoints,
+    }))
+}
+
+fn header() -> impl Strategy<Value = Signed<PrePrepare>> {
+    proposal().prop_map(|proposal| proposal.header)
+}
+
+fn prepared() -> impl Strategy<Value = Prepared> {
+    (header(), vec(prepare(), 0..3)).prop_map(|(header, prepares)| Prepared { header, prepares })
+}
+
 fn view_change() -> impl Strategy<Value = Signed<ViewChange>> {
-    let held = (any::<u64>(), digest()).prop_map(|(seq, digest)| HeldCheckpoint { seq: Seq(seq), digest });
-    let vote = || (place(), digest()).prop_map(|((view, seq), digest)| Vote { seq, digest, view });
-    let sets = (vec(held, 0..3), vec(vote(), 0..3), vec(vote(), 0..3));
-    let body = (place(), sets, any::<u16>()).prop_map(|((view, seq), (c, p, q), i)| ViewChange {
-        view,
-        low_water_mark: seq,
-        checkpoints: c,
-        prepared: p,
-        pre_prepared: q,
+    let body = (any::<u64>(), stable(), vec(prepared(), 0..3), any::<u16>());
+    signed(body.prop_map(|(view, stable, prepared, i)| ViewChange {
+        view: View(view),
+        stable,
+        prepared,
         replica: ReplicaId(i),
-    });
-    signed(body)
+    }))
 }
 
 fn new_view() -> impl Strategy<Value = Signed<NewView>> {
-    let chosen = (any::<u64>(), proptest::option::of(digest()));
-    let chosen = chosen.prop_map(|(seq, digest)| Chosen { seq: Seq(seq), digest });
-    let body = (place(), vec(view_change(), 0..3), digest(), vec(chosen, 0..3));
-    signed(body.prop_map(|((view, seq), view_changes, digest, chosen)| NewView {
-        view,
-        view_changes,
-        checkpoint: HeldCheckpoint { seq, digest },
-        chosen,
-    }))
+    let change = (any::<u16>(), digest()).prop_map(|(i, digest)| (ReplicaId(i), digest));
+    let body = (any::<u64>(), vec(change, 0..3), vec(header(), 0..3));
+    signed(body.prop_map(|(view, view_changes, proposals)| NewView { view: View(view), view_changes, proposals }))
+}
+
+fn want() -> impl Strategy<Value = Want> {
+    prop_oneof![
+        (any::<u64>(), vec(any::<u16>().prop_map(ReplicaId), 0..4))
+            .prop_map(|(view, of)| Want::ViewChanges { view: View(view), of }),
+        vec((any::<u64>().prop_map(Seq), digest()), 0..4).prop_map(|places| Want::Batches { places }),
+    ]
+}
+
+fn body() -> impl Strategy<Value = Body> {
+    (any::<u64>(), batch()).prop_map(|(seq, batch)| Body { seq: Seq(seq), batch })
 }
 
 fn message() -> impl Strategy<Value = Message> {
@@ -121,6 +141,8 @@ fn message() -> impl Strategy<Value = Message> {
         request().prop_map(Message::Forward),
         view_change().prop_map(Message::ViewChange),
         new_view().prop_map(Message::NewView),
+        want().prop_map(Message::Ask),
+        body().prop_map(Message::Body),
     ]
 }
 
@@ -251,6 +273,7 @@ fn bounds_are_checked_when_decoding() {
     let slots = |count| Status {
         round: 0,
         view: View(0),
+        active: true,
         last_executed: Seq(0),
         low_water_mark: Seq(0),
         oldest_retained: Seq(1),
@@ -259,26 +282,24 @@ fn bounds_are_checked_when_decoding() {
     assert!(Status::from_bytes(&slots(WINDOW_MAX as usize).to_bytes()).is_ok());
     assert!(Status::from_bytes(&slots(WINDOW_MAX as usize + 1).to_bytes()).is_err());
 
-    let votes = |count| {
-        let vote = Vote { seq: Seq(1), digest: Digest([0; 32]), view: View(0) };
-        let body = ViewChange {
-            view: View(1),
-            low_water_mark: Seq(0),
-            checkpoints: Vec::new(),
-            prepared: Vec::new(),
-            pre_prepared: vec![vote; count],
-            replica: ReplicaId(0),
-        };
-        Signed { body, signature: Signature([0; 64]) }
+    let signature = Signature([0; 64]);
+    let (zero, me) = (Digest([0; 32]), ReplicaId(0));
+    let header = PrePrepare { view: View(0), seq: Seq(1), at: Time(1), batch: zero };
+    let header = Signed { body: header, signature };
+    let prepare = Signed { body: Prepare { view: View(0), seq: Seq(1), digest: zero, replica: me }, signature };
+    let change = |count, prepares| {
+        let prepared = Prepared { header: header.clone(), prepares: vec![prepare.clone(); prepares] };
+        ViewChange { view: View(1), stable: None, prepared: vec![prepared; count], replica: me }.to_bytes()
     };
+    assert!(ViewChange::from_bytes(&change(WINDOW_MAX as usize, 2)).is_ok());
+    assert!(ViewChange::from_bytes(&change(WINDOW_MAX as usize + 1, 2)).is_err());
+    assert!(ViewChange::from_bytes(&change(WINDOW_MAX as usize, 10)).is_err(), "longer than a message");
     let new_view = |count| {
-        let view_changes = vec![votes(bft::PRE_PREPARED_MAX); count];
-        let checkpoint = HeldCheckpoint { seq: Seq(0), digest: Digest([0; 32]) };
-        NewView { view: View(1), view_changes, checkpoint, chosen: Vec::new() }.to_bytes()
+        let (view_changes, proposals) = (vec![(me, zero); 3], vec![header.clone(); count]);
+        NewView { view: View(1), view_changes, proposals }.to_bytes()
     };
-    assert!(NewView::from_bytes(&new_view(3)).is_ok());
-    assert!(NewView::from_bytes(&new_view(7)).is_err(), "longer than a message");
-    assert!(ViewChange::from_bytes(&votes(bft::PRE_PREPARED_MAX + 1).body.to_bytes()).is_err());
+    assert!(NewView::from_bytes(&new_view(WINDOW_MAX as usize)).is_ok());
+    assert!(NewView::from_bytes(&new_view(WINDOW_MAX as usize + 1)).is_err());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod common;
 
 use base::{Check, ClusterId, Digest, ReplicaId, Seq, Signed, Strict, Time, Verified, View};
-use bft::{ClientRequest, Committed, Context, HeldCheckpoint, Message, NewView, Proposal, Status, ViewChange};
+use bft::{ClientRequest, Committed, Context, Message, NewView, Prepared, Proposal, StableProof, Status, ViewChange};
 use common::bench::{NOW, checkpoint, commit, committed, prepare, proposal, request};
 use common::{CLUSTER, client_secret, params, replica_secret};
 
@@ -17,7 +17,7 @@ fn admitted(from: u16, message: &Message) -> bool {
 
 #[test]
 fn votes_come_from_their_signers() {
-    let votes = [prepare(2, 1, Digest([1; 32])), checkpoint(2, 4, Digest([1; 32])), view_change(2)];
+    let votes = [prepare(2, 1, Digest([1; 32])), checkpoint(2, 4, Digest([1; 32]))];
     for vote in &votes {
         assert!(admitted(2, vote));
         assert!(!admitted(1, vote), "passed on by another: {vote:?}");
@@ -101,34 +101,83 @@ fn nothing_signed_means_anything_in_another_cluster() {
     }
 }
 
-fn change(who: usize) -> Signed<ViewChange> {
-    let body = ViewChange {
-        view: View(1),
-        low_water_mark: Seq(0),
-        checkpoints: Vec::new(),
-        prepared: Vec::new(),
-        pre_prepared: Vec::new(),
-        replica: ReplicaId(who as u16),
-    };
+fn signed_change(body: ViewChange) -> Signed<ViewChange> {
+    let who = usize::from(body.replica.0);
     Signed::new(body, &replica_secret(who), &CLUSTER)
+}
+
+fn change(who: usize) -> Signed<ViewChange> {
+    signed_change(ViewChange { view: View(1), stable: None, prepared: Vec::new(), replica: ReplicaId(who as u16) })
 }
 
 fn view_change(who: usize) -> Message {
     Message::ViewChange(change(who))
 }
 
+fn certificate(seq: u64, backups: &[usize]) -> Prepared {
+    let header = proposal(seq, seq).header;
+    let prepares = backups.iter().map(|who| {
+        let Message::Prepare(prepare) = prepare(*who, seq, header.body.digest()) else { unreachable!() };
+        prepare
+    });
+    Prepared { prepares: prepares.collect(), header }
+}
+
 #[test]
-fn a_new_view_is_its_primarys_and_every_view_change_in_it_its_signers() {
-    let new_view = |signer, view_changes| {
-        let checkpoint = HeldCheckpoint { seq: Seq(0), digest: Digest([0; 32]) };
-        let body = NewView { view: View(1), view_changes, checkpoint, chosen: Vec::new() };
+fn a_view_change_is_its_signers_and_proves_what_it_says() {
+    let with = |prepared: Vec<Prepared>| {
+        let body = ViewChange { view: View(1), stable: None, prepared, replica: ReplicaId(2) };
+        admitted(3, &Message::ViewChange(signed_change(body)))
+    };
+    assert!(with(vec![]) && with(vec![certificate(1, &[1, 2]), certificate(3, &[2, 3])]), "whoever passes it on");
+    assert!(!with(vec![certificate(3, &[1, 2]), certificate(1, &[1, 2])]), "in order");
+    assert!(!with(vec![certificate(1, &[1])]), "2f prepares");
+    assert!(!with(vec![certificate(1, &[1, 1])]), "of distinct backups");
+    assert!(!with(vec![certificate(1, &[0, 1])]), "the primary is none");
+    let mut mixed = certificate(1, &[1, 2]);
+    mixed.prepares[1] = certificate(2, &[2]).prepares.remove(0);
+    assert!(!with(vec![mixed]), "for one place");
+    let mut invented = certificate(1, &[1, 2]);
+    invented.prepares[1].signature = invented.prepares[0].signature;
+    assert!(!with(vec![invented]), "signed");
+    let mut other_header = certificate(1, &[1, 2]);
+    other_header.header = proposal(1, 9).header;
+    assert!(!with(vec![other_header]), "for the proposal shown");
+    let mut by_backup = certificate(1, &[1, 2]);
+    by_backup.header = Signed::new(by_backup.header.body, &replica_secret(3), &CLUSTER);
+    assert!(!with(vec![by_backup]), "which its primary made");
+
+    let stable = |signers: &[usize]| {
+        let vote = |who: &usize| match checkpoint(*who, 4, Digest([1; 32])) {
+            Message::Checkpoint(vote) => vote,
+            _ => unreachable!(),
+        };
+        let proof =
+            StableProof { seq: Seq(4), digest: Digest([1; 32]), checkpoints: signers.iter().map(vote).collect() };
+        let body = ViewChange { view: View(1), stable: Some(proof), prepared: vec![], replica: ReplicaId(2) };
+        admitted(2, &Message::ViewChange(signed_change(body)))
+    };
+    assert!(stable(&[0, 1, 3]));
+    assert!(!stable(&[0, 1]) && !stable(&[0, 1, 1]), "2f + 1 checkpoints of distinct replicas");
+}
+
+#[test]
+fn a_new_view_is_its_primarys_and_so_is_all_it_proposes() {
+    let new_view = |signer, order: &[u16], header_of| {
+        let view_changes = order.iter().map(|who| (ReplicaId(*who), Digest([0; 32]))).collect();
+        let mut header = proposal(1, 1).header.body;
+        header.view = View(1);
+        let proposals = vec![Signed::new(header, &replica_secret(header_of), &CLUSTER)];
+        let body = NewView { view: View(1), view_changes, proposals };
         Message::NewView(Signed::new(body, &replica_secret(signer), &CLUSTER))
     };
-    assert!(admitted(1, &new_view(1, vec![change(0), change(2), change(3)])));
-    assert!(!admitted(2, &new_view(2, vec![change(0), change(2), change(3)])), "r1 is primary of view 1");
-    let mut forged = change(3);
-    forged.body.low_water_mark = Seq(4);
-    assert!(!admitted(1, &new_view(1, vec![change(0), change(2), forged])));
+    assert!(admitted(1, &new_view(1, &[0, 2, 3], 1)) && admitted(3, &new_view(1, &[0, 2, 3], 1)));
+    assert!(!admitted(2, &new_view(2, &[0, 2, 3], 1)), "r1 is primary of view 1");
+    assert!(!admitted(1, &new_view(1, &[0, 2, 3], 2)));
+    assert!(
+        !admitted(1, &new_view(1, &[0, 2, 2], 1)) && !admitted(1, &new_view(1, &[2, 0, 3], 1)),
+        "each once, in order"
+    );
 }
 
 #[test]
@@ -136,6 +185,7 @@ fn what_the_link_proves_needs_no_signature() {
     let status = Status {
         round: 0,
         view: View(0),
+        active: true,
         last_executed: Seq(0),
         low_water_mark: Seq(0),
         oldest_retained: Seq(1),
@@ -143,10 +193,4 @@ fn what_the_link_proves_needs_no_signature() {
     };
     assert!(admitted(3, &Message::Status(status)));
     assert!(admitted(3, &commit(1, Digest([1; 32]))));
-}
-
-#[test]
-fn what_is_not_spoken_yet_is_ignored() {
-    let mut bench = common::bench::Bench::new(4, 1);
-    assert_eq!(bench.hear(2, view_change(2)).ignored(), Some(bft::Ignored::Unsupported));
 }

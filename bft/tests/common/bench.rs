@@ -168,6 +168,7 @@ pub fn status(round: u64, last_executed: u64, slots: &[bft::SlotState]) -> Messa
     Message::Status(Status {
         round,
         view: V0,
+        active: true,
         last_executed: Seq(last_executed),
         low_water_mark: Seq(0),
         oldest_retained: Seq(1),

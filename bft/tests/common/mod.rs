@@ -56,6 +56,7 @@ pub fn params(n: usize, me: usize) -> Params {
     params.window = 16;
     params.in_flight_max = 4;
     params.status_interval = std::time::Duration::from_millis(50);
+    params.view_timeout = std::time::Duration::from_millis(400);
     params
 }
 
