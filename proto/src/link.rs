@@ -4,7 +4,7 @@
 //! The dialler accepts exactly the key it expects; the listener accepts the keys its view knows
 //! and tells the service whose link it is ([`PeerKey`]).
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -33,6 +33,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKES_MAX: usize = 256;
 /// Connections open at once.
 const CONNECTIONS_MAX: usize = 1024;
+/// Of these, how many may be one key's: a user's mounts and commands, or another node.
+const CONNECTIONS_PER_KEY_MAX: usize = 64;
 /// HTTP/2 flow-control windows, bytes. The defaults cost six sevenths of the throughput.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
@@ -197,12 +199,7 @@ impl ClientCertVerifier for Pinned {
     }
 }
 
-/// A channel to the node at `address` that holds `key`. Connects when first used and again after
-/// a loss.
-///
-/// # Errors
-/// [`LinkError::Tls`] if TLS refuses the identity.
-pub fn dial(identity: &Identity, address: SocketAddr, key: PublicKey) -> Result<Channel, LinkError> {
+fn connector(identity: &Identity, key: PublicKey) -> Result<TlsConnector, LinkError> {
     let verifier = Pinned { keys: BTreeSet::from([key]), provider: provider() };
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -210,7 +207,16 @@ pub fn dial(identity: &Identity, address: SocketAddr, key: PublicKey) -> Result<
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_auth_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = TlsConnector::from(Arc::new(config));
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// A channel to the node at `address` that holds `key`. Connects when first used and again after
+/// a loss.
+///
+/// # Errors
+/// [`LinkError::Tls`] if TLS refuses the identity.
+pub fn dial(identity: &Identity, address: SocketAddr, key: PublicKey) -> Result<Channel, LinkError> {
+    let connector = connector(identity, key)?;
     let connect = tower::service_fn(move |_| {
         let connector = connector.clone();
         async move {
@@ -245,6 +251,9 @@ pub fn accept(
     listener: TcpListener,
     known: BTreeSet<PublicKey>,
 ) -> Result<mpsc::Receiver<io::Result<Link>>, LinkError> {
+    let shares: BTreeMap<_, _> =
+        known.iter().map(|key| (*key, Arc::new(Semaphore::new(CONNECTIONS_PER_KEY_MAX)))).collect();
+    let shares = Arc::new(shares);
     let verifier = Arc::new(Pinned { keys: known, provider: provider() });
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -274,6 +283,7 @@ pub fn accept(
                 oldest.abort();
             }
             let (acceptor, ready, connections) = (acceptor.clone(), ready.clone(), connections.clone());
+            let shares = shares.clone();
             let handshake = tokio::spawn(async move {
                 let _ = stream.set_nodelay(true);
                 let Ok(Ok(secured)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else {
@@ -281,8 +291,11 @@ pub fn accept(
                 };
                 let certificates = secured.get_ref().1.peer_certificates().unwrap_or_default();
                 let Some(key) = certificates.first().and_then(key_of) else { return };
+                let Some(share) = shares.get(&key).and_then(|share| share.clone().try_acquire_owned().ok()) else {
+                    return;
+                };
                 let Ok(connection) = connections.try_acquire_owned() else { return };
-                let _ = ready.send(Ok(Link { stream: secured, key, _connection: connection })).await;
+                let _ = ready.send(Ok(Link { stream: secured, key, _places: [share, connection] })).await;
             });
             under_way.push_back(handshake.abort_handle());
         }
@@ -306,7 +319,7 @@ pub fn server() -> tonic::transport::Server {
 pub struct Link {
     stream: tokio_rustls::server::TlsStream<TcpStream>,
     key: PublicKey,
-    _connection: tokio::sync::OwnedSemaphorePermit,
+    _places: [tokio::sync::OwnedSemaphorePermit; 2],
 }
 
 impl tonic::transport::server::Connected for Link {
@@ -334,5 +347,65 @@ impl AsyncWrite for Link {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    fn identity(seed: u8) -> Identity {
+        Identity::new(&SecretKey::from_seed(&[seed; 32])).expect("an identity")
+    }
+
+    /// A connection that the listener took, or not: it says so only by closing.
+    async fn connect(
+        who: &Identity,
+        node: &Identity,
+        address: SocketAddr,
+        accepted: &mut mpsc::Receiver<io::Result<Link>>,
+    ) -> Option<(tokio_rustls::client::TlsStream<TcpStream>, Link)> {
+        let stream = TcpStream::connect(address).await.expect("it listens");
+        let name = ServerName::try_from("mangrove").expect("a valid name");
+        let mut ours = connector(who, node.public()).expect("a connector").connect(name, stream).await.ok()?;
+        let mut byte = [0];
+        tokio::select! {
+            theirs = accepted.recv() => Some((ours, theirs.expect("it goes on").expect("a link"))),
+            _ = ours.read(&mut byte) => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn one_key_cannot_take_all_connections() {
+        let (node, greedy, modest) = (identity(1), identity(2), identity(3));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let known = BTreeSet::from([greedy.public(), modest.public()]);
+        let mut accepted = accept(&node, listener, known).expect("TLS");
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS_PER_KEY_MAX {
+            held.push(connect(&greedy, &node, address, &mut accepted).await.expect("within its share"));
+        }
+        assert!(connect(&greedy, &node, address, &mut accepted).await.is_none(), "beyond its share");
+        let (_, link) = connect(&modest, &node, address, &mut accepted).await.expect("another's share is its own");
+        assert_eq!(link.key, modest.public());
+        held.truncate(CONNECTIONS_PER_KEY_MAX - 1);
+        assert!(connect(&greedy, &node, address, &mut accepted).await.is_some(), "a place that was given back");
+    }
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_keep_nobody_out() {
+        let (node, user) = (identity(1), identity(2));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let mut accepted = accept(&node, listener, BTreeSet::from([user.public()])).expect("TLS");
+        let mut idle = Vec::new();
+        for _ in 0..2 * HANDSHAKES_MAX {
+            idle.push(TcpStream::connect(address).await.expect("it listens"));
+        }
+        let connected = tokio::time::timeout(HANDSHAKE_TIMEOUT / 2, connect(&user, &node, address, &mut accepted));
+        assert!(connected.await.expect("before the idle ones time out").is_some());
     }
 }

@@ -83,7 +83,12 @@ fn replica_status(me: ReplicaId, replicas: usize, seen: &Seen, log_bytes: u64) -
         behind: status.behind.map(|seq| seq.0),
         inodes: seen.inodes,
         log_bytes,
-        state: format!("{:?}", status.status).to_lowercase(),
+        state: match status.status {
+            bft::Standing::Normal => "normal",
+            bft::Standing::ChangingView => "changing view",
+            bft::Standing::Diverged => "diverged",
+        }
+        .to_owned(),
         ignored: counts(&ignored),
         misbehaved: counts(&lied),
     }

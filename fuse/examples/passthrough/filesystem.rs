@@ -1,7 +1,6 @@
 //! A plain passthrough filesystem: every operation is the same operation on a real directory.
 //!
-//! An inode is an `O_PATH` descriptor, so it survives renames and unlinks. The system calls block,
-//! on the session's reader threads.
+//! The system calls block, on the session's reader threads.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -14,7 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fuse::wire::abi::ROOT;
 use fuse::wire::request::{
     CopyFileRange, Fallocate, Open, Read, Release, Rename, SetAttributes, SetTime, Timestamp, Write,
 };
@@ -29,48 +27,34 @@ use rustix::fs::{
     Timestamps, Uid, XattrFlags,
 };
 
+use crate::inodes::Inodes;
+
 /// How long the kernel may cache names and attributes.
 const TTL: Duration = Duration::from_secs(1);
 
 /// The filesystem over one source directory.
 pub(crate) struct Passthrough {
-    inodes: RwLock<Inodes>,
+    inodes: Inodes,
     handles: RwLock<HashMap<u64, Arc<OwnedFd>>>,
     next_handle: AtomicU64,
 }
 
-#[derive(Default)]
-struct Inodes {
-    by_number: HashMap<u64, Inode>,
-    by_source: HashMap<(u64, u64), u64>,
-    next: u64,
-}
-
-struct Inode {
-    descriptor: Arc<OwnedFd>,
-    source: (u64, u64),
-    lookups: u64,
-}
-
-type Result<T> = std::result::Result<T, Errno>;
+pub(crate) type Result<T> = std::result::Result<T, Errno>;
 
 impl Passthrough {
     /// Opens `source`. Sets the process's umask to 0 (the kernel has already applied the caller's)
     /// and its limit of open files as high as it may go.
     pub(crate) fn new(source: &Path) -> Result<Passthrough> {
         rustix::process::umask(Mode::empty());
-        raise_open_files();
-        let descriptor = rustix::fs::open(source, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let stat = rustix::fs::fstat(&descriptor)?;
-        let mut inodes = Inodes { next: ROOT + 1, ..Inodes::default() };
-        inodes.by_source.insert((stat.st_dev, stat.st_ino), ROOT);
-        let root = Inode { descriptor: Arc::new(descriptor), source: (stat.st_dev, stat.st_ino), lookups: 1 };
-        inodes.by_number.insert(ROOT, root);
-        Ok(Passthrough { inodes: RwLock::new(inodes), handles: RwLock::default(), next_handle: AtomicU64::new(1) })
+        let open_files = raise_open_files();
+        let root = rustix::fs::open(source, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        // The other half is for files that are open.
+        let inodes = Inodes::new(root, open_files / 2)?;
+        Ok(Passthrough { inodes, handles: RwLock::default(), next_handle: AtomicU64::new(1) })
     }
 
     fn inode(&self, number: u64) -> Result<Arc<OwnedFd>> {
-        self.inodes.read().by_number.get(&number).map(|inode| inode.descriptor.clone()).ok_or(Errno::STALE)
+        self.inodes.get(number)
     }
 
     fn handle(&self, number: u64) -> Result<Arc<OwnedFd>> {
@@ -83,22 +67,10 @@ impl Passthrough {
         Opened { handle, flags: 0 }
     }
 
-    /// Looks `name` up and counts it.
-    fn find(&self, parent: &OwnedFd, name: &OsStr) -> Result<Entry> {
-        let descriptor =
-            rustix::fs::openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        let stat = stat(&descriptor)?;
-        let source = (stat.st_dev, stat.st_ino);
-        let mut inodes = self.inodes.write();
-        let next = inodes.next;
-        let number = *inodes.by_source.entry(source).or_insert(next);
-        if number == next {
-            inodes.next += 1;
-            inodes.by_number.insert(number, Inode { descriptor: Arc::new(descriptor), source, lookups: 0 });
-        }
-        let inode = inodes.by_number.get_mut(&number).ok_or(Errno::STALE)?;
-        inode.lookups += 1;
-        Ok(Entry { inode: number, generation: 0, attributes: attributes(&stat), attributes_ttl: TTL, name_ttl: TTL })
+    /// Looks `name` up in the directory `parent`, whose number is `number`, and counts it.
+    fn find(&self, number: u64, parent: &OwnedFd, name: &OsStr) -> Result<Entry> {
+        let (inode, stat) = self.inodes.find(number, parent, name)?;
+        Ok(Entry { inode, generation: 0, attributes: attributes(&stat), attributes_ttl: TTL, name_ttl: TTL })
     }
 
     /// Gives what was just made to the caller: we made it as ourselves.
@@ -112,9 +84,9 @@ impl Passthrough {
         rustix::fs::chownat(parent, name, Some(Uid::from_raw(request.uid)), group, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    fn made(&self, request: &Request, parent: &OwnedFd, name: &OsStr) -> Result<Entry> {
+    fn made(&self, request: &Request, number: u64, parent: &OwnedFd, name: &OsStr) -> Result<Entry> {
         self.give(request, parent, name)?;
-        self.find(parent, name)
+        self.find(number, parent, name)
     }
 
     fn list(&self, inode: u64, read: &Read, entries: &mut DirectoryEntries, plus: bool) -> Result<()> {
@@ -127,11 +99,11 @@ impl Passthrough {
             let entry = entry?;
             let (name, next) = (OsStr::from_bytes(entry.file_name().to_bytes()), entry.next_entry_cookie());
             let added = if plus && name != "." && name != ".." {
-                match self.find(&directory, name) {
+                match self.find(inode, &directory, name) {
                     Ok(found) => {
                         let added = entries.add_entry(name, &found, next);
                         if !added {
-                            self.forget(found.inode, 1);
+                            self.inodes.forget(found.inode, 1);
                         }
                         added
                     }
@@ -152,18 +124,11 @@ impl Passthrough {
 
 impl Filesystem for Passthrough {
     async fn lookup(&self, _: &Request, parent: u64, name: &OsStr) -> Result<Entry> {
-        self.find(&*self.inode(parent)?, name)
+        self.find(parent, &*self.inode(parent)?, name)
     }
 
     fn forget(&self, inode: u64, lookups: u64) {
-        let mut inodes = self.inodes.write();
-        let Some(entry) = inodes.by_number.get_mut(&inode) else { return };
-        entry.lookups = entry.lookups.saturating_sub(lookups);
-        if entry.lookups == 0 && inode != ROOT {
-            let source = entry.source;
-            inodes.by_source.remove(&source);
-            inodes.by_number.remove(&inode);
-        }
+        self.inodes.forget(inode, lookups);
     }
 
     async fn getattr(&self, _: &Request, inode: u64, handle: Option<u64>) -> Result<AttributesFor> {
@@ -205,21 +170,25 @@ impl Filesystem for Passthrough {
     }
 
     async fn mknod(&self, request: &Request, parent: u64, name: &OsStr, mode: u32, device: u32) -> Result<Entry> {
-        let parent = self.inode(parent)?;
+        let number = parent;
+        let parent = self.inode(number)?;
         let (major, minor) = ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xf_ff00));
         let (kind, mode) = (FileType::from_raw_mode(mode), Mode::from_raw_mode(mode & 0o7777));
         rustix::fs::mknodat(&*parent, name, kind, mode, rustix::fs::makedev(major, minor))?;
-        self.made(request, &parent, name)
+        self.made(request, number, &parent, name)
     }
 
     async fn mkdir(&self, request: &Request, parent: u64, name: &OsStr, mode: u32) -> Result<Entry> {
-        let parent = self.inode(parent)?;
+        let number = parent;
+        let parent = self.inode(number)?;
         rustix::fs::mkdirat(&*parent, name, Mode::from_raw_mode(mode & 0o7777))?;
-        self.made(request, &parent, name)
+        self.made(request, number, &parent, name)
     }
 
     async fn unlink(&self, _: &Request, parent: u64, name: &OsStr) -> Result<()> {
-        rustix::fs::unlinkat(&*self.inode(parent)?, name, AtFlags::empty())
+        let parent = self.inode(parent)?;
+        self.inodes.hold(&parent, name)?;
+        rustix::fs::unlinkat(&*parent, name, AtFlags::empty())
     }
 
     async fn rmdir(&self, _: &Request, parent: u64, name: &OsStr) -> Result<()> {
@@ -227,13 +196,16 @@ impl Filesystem for Passthrough {
     }
 
     async fn symlink(&self, request: &Request, parent: u64, name: &OsStr, target: &OsStr) -> Result<Entry> {
-        let parent = self.inode(parent)?;
+        let number = parent;
+        let parent = self.inode(number)?;
         rustix::fs::symlinkat(target, &*parent, name)?;
-        self.made(request, &parent, name)
+        self.made(request, number, &parent, name)
     }
 
     async fn rename(&self, _: &Request, parent: u64, rename: Rename) -> Result<()> {
         let (parent, new_parent) = (self.inode(parent)?, self.inode(rename.new_parent)?);
+        self.inodes.hold(&parent, &rename.name)?;
+        self.inodes.hold(&new_parent, &rename.new_name)?;
         let flags = RenameFlags::from_bits_retain(rename.flags);
         rustix::fs::renameat_with(&*parent, &*rename.name, &*new_parent, &*rename.new_name, flags)
     }
@@ -241,7 +213,7 @@ impl Filesystem for Passthrough {
     async fn link(&self, _: &Request, inode: u64, new_parent: u64, new_name: &OsStr) -> Result<Entry> {
         let (inode, parent) = (self.inode(inode)?, self.inode(new_parent)?);
         rustix::fs::linkat(CWD, path_of(&inode), &*parent, new_name, AtFlags::SYMLINK_FOLLOW)?;
-        self.find(&parent, new_name)
+        self.find(new_parent, &parent, new_name)
     }
 
     async fn open(&self, _: &Request, inode: u64, open: Open) -> Result<Opened> {
@@ -250,11 +222,12 @@ impl Filesystem for Passthrough {
     }
 
     async fn create(&self, request: &Request, parent: u64, name: &OsStr, mode: u32, open: Open) -> Result<Created> {
-        let parent = self.inode(parent)?;
+        let number = parent;
+        let parent = self.inode(number)?;
         let exclusive = OFlags::from_bits_retain(open.flags) & OFlags::EXCL;
         let flags = source_flags(open.flags) | OFlags::CREATE | OFlags::NOFOLLOW | exclusive;
         let opened = rustix::fs::openat(&*parent, name, flags, Mode::from_raw_mode(mode & 0o7777))?;
-        let entry = self.made(request, &parent, name)?;
+        let entry = self.made(request, number, &parent, name)?;
         Ok(Created { entry, opened: self.keep(opened) })
     }
 
@@ -382,7 +355,7 @@ fn path_of(descriptor: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", descriptor.as_raw_fd())
 }
 
-fn stat(descriptor: &OwnedFd) -> Result<Stat> {
+pub(crate) fn stat(descriptor: &OwnedFd) -> Result<Stat> {
     rustix::fs::statat(descriptor, "", AtFlags::EMPTY_PATH)
 }
 
@@ -413,8 +386,8 @@ fn timespec(time: Option<SetTime>) -> Timespec {
     }
 }
 
-/// Every inode the kernel remembers holds a descriptor.
-fn raise_open_files() {
+/// Raises the limit of open files as far as it goes, and says how far that is.
+fn raise_open_files() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let hard = getrlimit(Resource::Nofile).maximum;
     let system = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse::<u64>().ok());
@@ -424,4 +397,5 @@ fn raise_open_files() {
     {
         eprintln!("the limit of open files stays as it is: {errno}");
     }
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize)
 }

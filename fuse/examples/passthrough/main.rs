@@ -3,6 +3,7 @@
 //! The yardstick for benchmarks: what FUSE itself costs, without anything of Mangrove behind it.
 
 mod filesystem;
+mod inodes;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
