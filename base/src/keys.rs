@@ -121,31 +121,68 @@ impl Decode for Signature {
 
 /// A secret key. Signing is deterministic, so a core may hold one. Wiped from memory when dropped.
 #[derive(Clone)]
-pub struct SecretKey(ed25519_dalek::SigningKey);
+pub struct SecretKey(Secret);
+
+#[derive(Clone)]
+enum Secret {
+    Ed25519(ed25519_dalek::SigningKey),
+    /// Only the public half: see [`SecretKey::symbolic`].
+    Symbolic(PublicKey),
+}
 
 impl SecretKey {
     /// The key grown from 32 secret random bytes.
     #[must_use]
     pub fn from_seed(seed: &[u8; 32]) -> SecretKey {
-        SecretKey(ed25519_dalek::SigningKey::from_bytes(seed))
+        SecretKey(Secret::Ed25519(ed25519_dalek::SigningKey::from_bytes(seed)))
+    }
+
+    /// A key for simulations: its signatures are [`symbolic_signature`]s, which cost a hash and no
+    /// curve arithmetic. Its public half is a real one, and [`Strict`] accepts none of its signatures,
+    /// so that it is good for nothing outside a simulation.
+    #[must_use]
+    pub fn symbolic(seed: &[u8; 32]) -> SecretKey {
+        SecretKey(Secret::Symbolic(SecretKey::from_seed(seed).public()))
     }
 
     /// The public half.
     #[must_use]
     pub fn public(&self) -> PublicKey {
-        PublicKey(self.0.verifying_key())
+        match &self.0 {
+            Secret::Ed25519(key) => PublicKey(key.verifying_key()),
+            Secret::Symbolic(public) => *public,
+        }
     }
 
     /// The key in PKCS#8, as a TLS library wants it.
+    ///
+    /// # Panics
+    /// If the key is a symbolic one: a simulation has no TLS.
     #[must_use]
     pub fn to_pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
-        let document = self.0.to_pkcs8_der().expect("an ed25519 key always encodes");
+        let Secret::Ed25519(key) = &self.0 else { panic!("a symbolic key has no secret bytes") };
+        let document = key.to_pkcs8_der().expect("an ed25519 key always encodes");
         Zeroizing::new(document.as_bytes().to_vec())
     }
 
     fn sign(&self, bytes: &[u8]) -> Signature {
-        Signature(self.0.sign(bytes).to_bytes())
+        match &self.0 {
+            Secret::Ed25519(key) => Signature(key.sign(bytes).to_bytes()),
+            Secret::Symbolic(public) => symbolic_signature(public, bytes),
+        }
     }
+}
+
+/// What a symbolic key signs with: a hash over the public key and the bytes, and padding.
+///
+/// The padding stands where ed25519 has a scalar, and is above the group's order, so that every
+/// verification refuses it before it computes anything. Anybody can compute it: a simulated
+/// adversary is bound by a rule, not by arithmetic, to sign only with keys that it holds.
+#[must_use]
+pub fn symbolic_signature(key: &PublicKey, bytes: &[u8]) -> Signature {
+    let mut signature = [0xff; 64];
+    signature[..32].copy_from_slice(&Digest::of_parts(&[b"symbolic", key.as_array(), bytes]).0);
+    Signature(signature)
 }
 
 impl fmt::Debug for SecretKey {
@@ -319,6 +356,17 @@ mod tests {
         assert!(note.check_by(&SecretKey::from_seed(&[8; 32]).public(), &cluster, &Strict).is_err());
         note.body.0 = 6;
         assert!(note.check_by(&key.public(), &cluster, &Strict).is_err());
+    }
+
+    #[test]
+    fn a_symbolic_signature_is_never_accepted() {
+        let (key, cluster) = (SecretKey::symbolic(&[7; 32]), ClusterId([1; 16]));
+        assert_eq!(key.public(), SecretKey::from_seed(&[7; 32]).public());
+        for body in 0..100 {
+            let note = Signed::new(Note(body), &key, &cluster);
+            assert_eq!(note.signature, symbolic_signature(&key.public(), &note.body.signed_bytes(&cluster)));
+            assert!(note.check_by(&key.public(), &cluster, &Strict).is_err());
+        }
     }
 
     #[test]

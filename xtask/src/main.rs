@@ -9,6 +9,7 @@ mod tools;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 /// The project's chores.
@@ -32,6 +33,12 @@ enum Chore {
     /// Measurements, printed as a table with ratios.
     #[command(subcommand)]
     Bench(Bench),
+    /// Simulated clusters under faults and liars, by the seed.
+    Sim {
+        /// Arguments of the simulator; `--help` shows them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// The large runs: 20,000 files, a 5 GiB file, a build on the mount, nodes killed meanwhile.
     Accept(accept::Options),
 }
@@ -53,6 +60,7 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(),
         Chore::Bench(Bench::Fs(options)) => bench::fs::run(&options),
         Chore::Bench(Bench::Bft { arguments }) => bench::bft(&arguments),
+        Chore::Sim { arguments } => sim(&arguments),
         Chore::Accept(options) => accept::run(&options),
     };
     match result {
@@ -63,6 +71,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs the simulator, in release: it is as fast as the cores it runs.
+fn sim(arguments: &[String]) -> anyhow::Result<bool> {
+    let mut command = cargo(&["run", "--release", "--quiet", "--package", "sim", "--"]);
+    Ok(command.args(arguments).status().context("cargo run")?.success())
 }
 
 /// The root of the project.

@@ -9,7 +9,7 @@ use serde_json::Value;
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) name: String,
-    /// Its folder at the root.
+    /// Its folder, from the root.
     pub(crate) folder: String,
     /// What its manifest names, ours and others', for building, running and testing alike.
     pub(crate) dependencies: Vec<String>,
@@ -28,13 +28,15 @@ pub(crate) fn workspace() -> Vec<Member> {
     let output = cargo.output().expect("cargo runs");
     assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
     let json: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata writes JSON");
-    json["packages"].as_array().expect("a list of packages").iter().map(member).collect()
+    let root = json["workspace_root"].as_str().expect("the workspace has a root");
+    json["packages"].as_array().expect("a list of packages").iter().map(|package| member(root, package)).collect()
 }
 
-fn member(package: &Value) -> Member {
+fn member(root: &str, package: &Value) -> Member {
     let text = |value: &Value| value.as_str().expect("a string").to_owned();
     let manifest = text(&package["manifest_path"]);
-    let folder = manifest.rsplit('/').nth(1).expect("a manifest is in a folder").to_owned();
+    let inside = manifest.strip_prefix(root).and_then(|path| path.strip_suffix("/Cargo.toml"));
+    let folder = inside.expect("a member is in the workspace").trim_start_matches('/').to_owned();
     let list = package["dependencies"].as_array().expect("a list of dependencies");
     let linked = list.iter().filter(|dependency| dependency["kind"] != "dev");
     Member {

@@ -117,11 +117,17 @@ pub(crate) fn machine_paths(source: &Source) -> Vec<String> {
 }
 
 /// Folders at the root that the table does not explain, rows without a folder, and crates
-/// elsewhere than at the root.
-pub(crate) fn unknown_folders(files: &[String], members: &[&str], table: &[(&str, &str)]) -> Vec<String> {
+/// elsewhere than at the root that `nested` does not name.
+pub(crate) fn unknown_folders(
+    files: &[String],
+    members: &[&str],
+    table: &[(&str, &str)],
+    nested: &[(&str, &str)],
+) -> Vec<String> {
     let folders: BTreeSet<&str> = files.iter().filter_map(|file| Some(file.split_once('/')?.0)).collect();
     let known: BTreeSet<&str> = table.iter().map(|(folder, _)| *folder).collect();
     let table_name = "ROOT_FOLDERS in tests/tests/tidy/main.rs";
+    let members = members.iter().filter(|member| !nested.iter().any(|(folder, _)| folder == *member));
     let unknown = folders.iter().chain(members).filter(|folder| !known.contains(**folder));
     let unknown: BTreeSet<_> = unknown.map(|folder| format!("{folder}/: say what it is in {table_name}")).collect();
     let gone = known.difference(&folders).map(|folder| format!("{folder}/: is gone; take it out of {table_name}"));
@@ -249,9 +255,14 @@ mod tests {
     #[test]
     fn an_unknown_folder_is_seen() {
         let files = ["README.md", "base/Cargo.toml", "stuff/x"].map(str::to_owned);
-        let complaints = unknown_folders(&files, &["base"], &[("base", "words"), ("gone", "was here")]);
+        let complaints = unknown_folders(&files, &["base"], &[("base", "words"), ("gone", "was here")], &[]);
         assert!(complaints.len() == 2 && complaints[0].starts_with("stuff/"), "{complaints:?}");
-        assert_eq!(unknown_folders(&files[..2], &["base", "new"], &[("base", "words")]).len(), 1);
+        assert_eq!(unknown_folders(&files[..2], &["base", "new"], &[("base", "words")], &[]).len(), 1);
+        assert_eq!(unknown_folders(&files[..2], &["base", "a/new"], &[("base", "words")], &[]).len(), 1);
+        assert_eq!(
+            unknown_folders(&files[..2], &["base", "a/new"], &[("base", "words")], &[("a/new", "why")]).len(),
+            0
+        );
     }
 
     #[test]

@@ -1,0 +1,54 @@
+//! I7, bounds: what a replica keeps and says is bounded, whatever it is sent.
+
+use base::ReplicaId;
+use bft::{PRINCIPAL_REQUESTS_MAX, QUEUE_REQUESTS_MAX, ReplicaStatus, WINDOW_MAX};
+
+use super::Verdict;
+use crate::keys::KNOWN_MAX;
+
+/// The limits that hold for every replica.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    pending_max: usize,
+}
+
+impl Bounds {
+    /// The limits of a group of `n`.
+    pub(crate) fn new(_n: usize) -> Bounds {
+        Bounds { pending_max: QUEUE_REQUESTS_MAX.min(KNOWN_MAX * PRINCIPAL_REQUESTS_MAX) }
+    }
+
+    /// What a replica says of itself.
+    pub(crate) fn status(&self, who: ReplicaId, status: &ReplicaStatus) -> Verdict {
+        if status.pending > self.pending_max {
+            return Err(format!("{who:?} keeps {} requests, {} allowed", status.pending, self.pending_max));
+        }
+        let window = status.high_water_mark.0.saturating_sub(status.low_water_mark.0);
+        if window > WINDOW_MAX || status.in_flight > window {
+            return Err(format!("{who:?} has {} in flight, in a window of {window}", status.in_flight));
+        }
+        Ok(())
+    }
+
+    /// Messages that a replica sent, and how many are allowed for what was done meanwhile.
+    pub(crate) fn traffic(&self, who: ReplicaId, sent: u64, allowed: u64) -> Verdict {
+        if sent <= allowed { Ok(()) } else { Err(format!("{who:?} sent {sent} messages, {allowed} allowed")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use base::{Seq, View};
+    use bft::Standing;
+
+    use super::*;
+
+    #[test]
+    fn too_much_is_caught() {
+        let bounds = Bounds::new(4);
+        assert!(bounds.traffic(ReplicaId(0), 10, 10).is_ok());
+        assert!(bounds.traffic(ReplicaId(0), 11, 10).is_err());
+    }
+}

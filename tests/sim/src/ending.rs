@@ -1,0 +1,101 @@
+//! Looking around: whether what must happen after the faults did happen, and whether all is over.
+
+use core::time::Duration;
+
+use base::{Seq, View};
+
+use crate::machine::Service;
+use crate::stats::Settled;
+use crate::world::World;
+
+/// After the faults have stopped everything asked for is done within this time.
+pub(crate) const DONE_WITHIN: Duration = Duration::from_secs(120);
+/// And so much later all correct replicas are at one point.
+pub(crate) const SETTLED_WITHIN: Duration = Duration::from_secs(180);
+
+impl<S: Service> World<S> {
+    /// Looks around, every half second.
+    pub(crate) fn on_survey(&mut self) {
+        for node in 0..self.nodes.len() {
+            let actor = &self.nodes[node];
+            if let (Some(core), false) = (&actor.core, actor.lies) {
+                let status = core.status();
+                self.checks.status(actor.id, &status);
+                self.stats.view = self.stats.view.max(status.view.0);
+            }
+        }
+        let Some(calm) = self.checks.progress.calm_for(self.now) else { return };
+        let done = self.clients.iter().all(|client| client.is_done());
+        if done && self.stats.settled.done.is_none() {
+            self.stats.settled.done = Some(calm);
+        }
+        if !self.expects_progress() {
+            // Nothing is promised; some time after the faults, what must hold has held.
+            self.over = calm > Duration::from_secs(20) || (done && self.is_settled());
+        } else if done && self.is_settled() {
+            self.finish(calm);
+        } else if (!done && calm > DONE_WITHIN) || calm > SETTLED_WITHIN {
+            let what = self.describe(done);
+            self.checks.stuck(self.now, what);
+        }
+    }
+
+    /// Whether the core promises progress in this world.
+    fn expects_progress(&self) -> bool {
+        self.plan.control || self.plan.behaviour.is_none_or(|behaviour| behaviour.leaves_progress(&self.plan))
+    }
+
+    /// Whether all correct replicas are up and at one point.
+    fn is_settled(&self) -> bool {
+        let mut points = self.correct_nodes().map(|node| {
+            let core = self.nodes[node].core.as_ref()?;
+            Some((core.status().last_executed, core.state().applied))
+        });
+        let Some(Some(first)) = points.next() else { return false };
+        first.1 as usize == self.checks.applied() && points.all(|point| point == Some(first))
+    }
+
+    fn finish(&mut self, calm: Duration) {
+        let correct: Vec<usize> = self.correct_nodes().collect();
+        for node in correct {
+            let actor = &self.nodes[node];
+            let Some(core) = &actor.core else { continue };
+            self.checks.settled(actor.id, core);
+            self.checks.view(actor.id, core);
+            let allowed = self.traffic_allowed();
+            let actor = &self.nodes[node];
+            self.checks.traffic(actor.id, actor.sent, allowed);
+            self.stats.sent_max = self.stats.sent_max.max(actor.sent);
+        }
+        let Settled { all, .. } = &mut self.stats.settled;
+        *all = Some(calm);
+        self.over = true;
+    }
+
+    /// Messages a replica may send: some to each peer for a batch, for a STATUS and its answers, and
+    /// for what arrived.
+    fn traffic_allowed(&self) -> u64 {
+        let peers = self.nodes.len() as u64;
+        let batches = self.correct_nodes().filter_map(|node| self.nodes[node].core.as_ref());
+        let batches = batches.map(|core| core.status().last_executed.0).max().unwrap_or(0);
+        let intervals = self.now.since(crate::clock::START).as_millis() as u64
+            / self.plan.tuning.status_interval.as_millis() as u64;
+        let requests = self.stats.requests + self.stats.messages;
+        peers * (200 + 20 * batches + 8 * intervals) + 2 * requests
+    }
+
+    /// What there is to see when something is stuck.
+    fn describe(&self, done: bool) -> String {
+        let clients: Vec<_> = self.clients.iter().map(|client| (client.to_do, client.errands.len())).collect();
+        let nodes: Vec<(Seq, Seq, View, usize)> = self
+            .correct_nodes()
+            .filter_map(|node| self.nodes[node].core.as_ref())
+            .map(|core| core.status())
+            .map(|status| (status.last_executed, status.low_water_mark, status.view, status.pending))
+            .collect();
+        let what = if done { "the replicas are not at one point" } else { "requests are not done" };
+        format!(
+            "{what}; clients (to do, outstanding): {clients:?}; replicas (executed, stable, view, pending): {nodes:?}"
+        )
+    }
+}
