@@ -24,7 +24,9 @@ impl Bounds {
             return Err(format!("{who:?} keeps {} requests, {} allowed", status.pending, self.pending_max));
         }
         let window = status.high_water_mark.0.saturating_sub(status.low_water_mark.0);
-        if window > WINDOW_MAX || status.in_flight > window {
+        // One that is behind knows of proposals up to the high water mark, however far that is.
+        let ahead = status.high_water_mark.0.saturating_sub(status.last_executed.0);
+        if window > WINDOW_MAX || status.in_flight > ahead {
             return Err(format!("{who:?} has {} in flight, in a window of {window}", status.in_flight));
         }
         Ok(())

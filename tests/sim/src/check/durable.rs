@@ -64,6 +64,9 @@ impl Held {
                 Record::Prepared(certificate) => {
                     held.prepared.insert(certificate.seq, certificate.view);
                 }
+                Record::PriorPrepared(prepared) => {
+                    held.prepared.insert(prepared.header.body.seq, prepared.header.body.view);
+                }
                 Record::Snapshot(Snapshot::Begin { seq, .. }) => held.through = held.through.max(*seq),
                 Record::Committed(place) => held.through = held.through.max(place.seq),
                 Record::Learned(committed) => held.through = held.through.max(committed.seq),
