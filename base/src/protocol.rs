@@ -8,6 +8,7 @@
 
 use crate::hash::Digest;
 use crate::keys::PublicKey;
+use crate::merkle::Trie;
 use crate::time::Time;
 
 /// A protocol as a pure state machine.
@@ -128,4 +129,25 @@ pub trait StateMachine: Clone {
     /// # Errors
     /// If the bytes are not such a snapshot.
     fn restore(&self, partitions: &[Vec<u8>]) -> Result<Self, crate::codec::DecodeError>;
+
+    /// The tree of digests over the state's rows, brought up to date: its root is the state's digest
+    /// and a leaf the digest of the row's encoded value. A state that has none can't be fetched from
+    /// peers.
+    fn tree(&mut self) -> Option<&Trie> {
+        None
+    }
+
+    /// The encoded value of the row with this name.
+    fn row(&self, _name: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Sets rows to these values, or removes them. What comes of it need not be a state that any
+    /// machine was in, before all that differs is patched: it is for its tree alone until then.
+    ///
+    /// # Errors
+    /// If a name or a value is not one of a row.
+    fn patch(&mut self, _rows: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), crate::codec::DecodeError> {
+        Err(crate::codec::DecodeError::Invalid { what: "row of a state without rows" })
+    }
 }

@@ -17,6 +17,8 @@ use crate::replica::Replica;
 
 /// Bytes of batches in one answer, beside the first.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Parts of checkpoints that a peer is given in an interval: 128 MiB a second at most.
+const PARTS_MAX: u32 = 256;
 /// Answers to a peer that keeps executing all it is sent, before it has to wait for the next interval.
 const ANSWERS_BURST_MAX: u32 = 16;
 /// How much slower STATUS is sent when there is nothing to say.
@@ -53,18 +55,44 @@ struct Peer {
     vouched_through: Option<Seq>,
     burst: u32,
     asked: Option<Time>,
+    /// Parts answered since `parts_since`.
+    parts: u32,
+    parts_since: Time,
 }
 
 impl Peers {
     /// Notes a STATUS; gives back the one before it, unless the peer restarted since.
     fn note(&mut self, from: ReplicaId, status: &Status) -> Option<Status> {
         let Some(peer) = self.known.get_mut(&from) else {
-            let new = Peer { status: status.clone(), answered: None, vouched_through: None, burst: 0, asked: None };
+            let new = Peer {
+                status: status.clone(),
+                answered: None,
+                vouched_through: None,
+                burst: 0,
+                asked: None,
+                parts: 0,
+                parts_since: Time::ZERO,
+            };
             self.known.insert(from, new);
             return None;
         };
         let earlier = core::mem::replace(&mut peer.status, status.clone());
         (status.round > 0).then_some(earlier)
+    }
+
+    /// Whether some peer lacks batches before `oldest`.
+    pub(crate) fn any_before(&self, oldest: Seq) -> bool {
+        self.known.values().any(|peer| peer.status.last_executed.0.saturating_add(1) < oldest.0)
+    }
+
+    /// Whether a peer may fetch another part of a checkpoint.
+    pub(crate) fn admits_part(&mut self, from: ReplicaId, now: Time, pause: Duration) -> bool {
+        let Some(peer) = self.known.get_mut(&from) else { return true };
+        if now < peer.parts_since || now.since(peer.parts_since) >= pause {
+            (peer.parts, peer.parts_since) = (0, now);
+        }
+        peer.parts += 1;
+        peer.parts <= PARTS_MAX
     }
 
     /// Whether a peer may ask for something again.
@@ -105,6 +133,8 @@ impl<S: StateMachine> Replica<S> {
             self.resume(fx);
         }
         self.review_view(now, fx);
+        self.pump(now, fx);
+        self.propose(now, fx);
         self.broadcast_status(now, fx);
     }
 
@@ -164,6 +194,7 @@ impl<S: StateMachine> Replica<S> {
         let known = self.last_executed.max(self.log.last_known());
         !self.queue.is_empty()
             || !self.views.active
+            || self.transfer.is_some()
             || known > self.last_executed
             || self.checkpoints.after(self.log.low(), self.params.me).next().is_some()
             || self.peers.known.len() < self.quorums.prepares()
@@ -227,6 +258,11 @@ impl<S: StateMachine> Replica<S> {
         self.send_vouchers(to, status, &mut room, fx);
         if self.lacks_view(status) {
             self.send_view(to, fx);
+        }
+        if status.last_executed.0.saturating_add(1) < self.oldest_retained().0
+            && let Some(proof) = self.checkpoints.stable.clone()
+        {
+            fx.send_to(to, Message::Stable(proof));
         }
         for (seq, slot) in self.log.slots_after(status.last_executed) {
             let theirs = status.slot(seq);

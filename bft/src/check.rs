@@ -34,7 +34,12 @@ impl Check for Message {
             Message::Forward(request) => check_request(request, context, verifier),
             Message::ViewChange(change) => check_view_change(change, context, verifier),
             Message::NewView(new_view) => check_new_view(new_view, context, verifier),
-            Message::Ask(_) => Ok(()),
+            // Parts are checked against digests that are trusted already, by who asked for them.
+            Message::Ask(_) | Message::Head(_) | Message::Part(_) | Message::Gone(_) => Ok(()),
+            Message::Stable(proof) => {
+                let quorums = Quorums::of(context.replicas.len()).ok_or(Forged { what: "group" })?;
+                check_stable(proof, quorums, context, verifier)
+            }
             Message::Body(body) => check_requests(body.batch.requests(), context, verifier),
         }
     }

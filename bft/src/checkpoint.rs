@@ -10,16 +10,25 @@ use crate::message::{Checkpoint, Message};
 use crate::record::{Divergence, Record, StableProof};
 use crate::replica::Replica;
 use crate::table::Table;
+use crate::transfer::Image;
 
 /// Checkpoint messages from the stable checkpoint on, the own ones included.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Checkpoints {
+#[derive(Clone, Debug)]
+pub(crate) struct Checkpoints<S> {
     votes: BTreeMap<Seq, BTreeMap<ReplicaId, Signed<Checkpoint>>>,
     /// What made the low water mark stable; `None` at the beginning of time.
     pub(crate) stable: Option<StableProof>,
+    /// The states at the own checkpoints, from the stable one on.
+    pub(crate) images: BTreeMap<Seq, Image<S>>,
 }
 
-impl Checkpoints {
+impl<S> Default for Checkpoints<S> {
+    fn default() -> Self {
+        Checkpoints { votes: BTreeMap::new(), stable: None, images: BTreeMap::new() }
+    }
+}
+
+impl<S> Checkpoints<S> {
     pub(crate) fn of(&self, seq: Seq, replica: ReplicaId) -> Option<&Signed<Checkpoint>> {
         self.votes.get(&seq)?.get(&replica)
     }
@@ -63,6 +72,7 @@ impl Checkpoints {
 
     pub(crate) fn drop_below(&mut self, seq: Seq) {
         self.votes = self.votes.split_off(&seq);
+        self.images = self.images.split_off(&seq);
     }
 }
 
@@ -88,6 +98,11 @@ impl<S: StateMachine> Replica<S> {
         let checkpoint = Checkpoint { seq: self.last_executed, digest, replica: self.params.me };
         self.checkpoints.make_room(self.params.me, self.checkpoints_kept_max());
         self.checkpoints.add(self.params.sign(checkpoint));
+        let image = Image { at: self.last_at, state: self.state.clone(), table: self.table.clone() };
+        self.checkpoints.images.insert(self.last_executed, image);
+        while self.checkpoints.images.len() as u64 > self.checkpoints_kept_max() {
+            self.checkpoints.images.pop_first();
+        }
     }
 
     /// If a checkpoint was taken at the last executed place, makes it durable and says it.

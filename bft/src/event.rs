@@ -60,6 +60,13 @@ pub enum Event {
         /// The first batch that others can still vouch for.
         oldest_retained: Seq,
     },
+    /// A checkpoint was fetched from peers and is the state here now.
+    Transferred {
+        /// Its place.
+        seq: Seq,
+        /// Parts that were fetched: those that differed.
+        parts: u64,
+    },
     /// The primary is suspected, here or by `f + 1` others: this replica votes no more in its view.
     LeftView {
         /// The view it asks for.
@@ -99,6 +106,8 @@ pub enum Ignored {
     Contradiction,
     /// Its place is not one at which checkpoints are taken.
     NotACheckpoint,
+    /// A part of a checkpoint that is not what its digest says.
+    WrongPart,
     /// The signing key is nobody's.
     UnknownPrincipal,
     /// There is no room for it.

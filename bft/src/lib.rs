@@ -8,8 +8,8 @@
 //! forgets; `catchup` resends what was lost; `restore` makes all of it survive a crash. [`client`]
 //! is the other end: it signs requests and believes `f + 1` replies.
 //!
-//! `views` says when the primary is suspected and leaves its view; `new_view` begins the next. State
-//! transfer is not here yet: a replica that needs what nobody retains says [`Event::Behind`].
+//! `views` says when the primary is suspected and leaves its view; `new_view` begins the next. A
+//! replica that needs what nobody retains says [`Event::Behind`], and `transfer` fetches a checkpoint.
 
 mod archive;
 mod catchup;
@@ -29,12 +29,14 @@ mod replica;
 mod request;
 mod restore;
 mod table;
+mod transfer;
 mod view_change;
 mod views;
 
 pub use event::{Event, Evidence, Ignored, ReplicaStatus, Standing};
 pub use message::{
-    Body, Checkpoint, Commit, Committed, Message, PrePrepare, Prepare, Proposal, SlotState, Status, Want,
+    Body, Checkpoint, Commit, Committed, Content, Head, Message, Part, PartName, PrePrepare, Prepare, Proposal,
+    SlotState, Status, Tree, Want,
 };
 pub use params::{
     BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, BadParams, Context, MESSAGE_MAX, PRINCIPAL_BYTES_MAX, PRINCIPAL_REQUESTS_MAX,

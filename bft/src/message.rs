@@ -1,11 +1,14 @@
 //! What replicas say to each other.
 
+use base::merkle::{FAN_OUT, Prefix};
 use base::{
     Decode, DecodeError, Digest, Encode, Reader, ReplicaId, Seq, Signable, Signed, Time, View, canonical_enum,
     canonical_struct,
 };
+use bytes::Bytes;
 
-use crate::params::{REPLICAS_MAX, WINDOW_MAX};
+use crate::params::{REPLICAS_MAX, ROWS_MAX, WINDOW_MAX};
+use crate::record::StableProof;
 use crate::request::{Batch, Request};
 use crate::view_change::{NewView, ViewChange};
 
@@ -35,6 +38,14 @@ pub enum Message {
     Ask(Want),
     /// A batch that was asked for.
     Body(Body),
+    /// The sender's stable checkpoint: what it has instead of the batches before it.
+    Stable(StableProof),
+    /// The first part of a checkpoint that was asked for.
+    Head(Head),
+    /// A part of a checkpoint that was asked for.
+    Part(Part),
+    /// The sender does not keep the checkpoint asked for.
+    Gone(Seq),
 }
 canonical_enum!(Message {
     0 => Proposal(proposal),
@@ -48,6 +59,10 @@ canonical_enum!(Message {
     8 => NewView(new_view),
     9 => Ask(want),
     10 => Body(body),
+    11 => Stable(proof),
+    12 => Head(head),
+    13 => Part(part),
+    14 => Gone(seq),
 });
 
 /// ⟨PRE-PREPARE, v, n, d⟩ and the time agreed with it (TOCS'02 §4.1, §4.6).
@@ -260,6 +275,18 @@ pub enum Want {
         /// Where they are proposed, and their digests.
         places: Vec<(Seq, Digest)>,
     },
+    /// The first part of a checkpoint.
+    Head {
+        /// The checkpoint's place.
+        seq: Seq,
+    },
+    /// Another part of it.
+    Part {
+        /// The checkpoint's place.
+        seq: Seq,
+        /// Which part.
+        name: PartName,
+    },
 }
 
 impl Encode for Want {
@@ -274,6 +301,15 @@ impl Encode for Want {
                 out.push(1);
                 places.encode(out);
             }
+            Want::Head { seq } => {
+                out.push(2);
+                seq.encode(out);
+            }
+            Want::Part { seq, name } => {
+                out.push(3);
+                seq.encode(out);
+                name.encode(out);
+            }
         }
     }
 }
@@ -286,6 +322,8 @@ impl Decode for Want {
                 Ok(Want::ViewChanges { view, of: input.seq_max("senders", REPLICAS_MAX)? })
             }
             1 => Ok(Want::Batches { places: input.seq_max("places", WINDOW_MAX as usize)? }),
+            2 => Ok(Want::Head { seq: Seq::decode(input)? }),
+            3 => Ok(Want::Part { seq: Seq::decode(input)?, name: PartName::decode(input)? }),
             tag => Err(DecodeError::Tag { what: "want", tag: u64::from(tag) }),
         }
     }
@@ -300,3 +338,89 @@ pub struct Body {
     pub batch: Batch,
 }
 canonical_struct!(Body { seq, batch });
+
+/// The first part of a checkpoint: what its digest is the digest of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The checkpoint's place.
+    pub seq: Seq,
+    /// The agreed time there.
+    pub at: Time,
+    /// The digest of the state.
+    pub state: Digest,
+    /// The digest of the client table.
+    pub table: Digest,
+}
+canonical_struct!(Head { seq, at, state, table });
+
+/// Which of a checkpoint's two trees of digests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tree {
+    /// The state's.
+    State,
+    /// The client table's.
+    Table,
+}
+canonical_enum!(Tree { 0 => State, 1 => Table });
+
+/// A part of a checkpoint: all that is below one node of a tree of digests.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PartName {
+    /// Which tree.
+    pub tree: Tree,
+    /// The way to the node.
+    pub at: Prefix,
+}
+canonical_struct!(PartName { tree, at });
+
+/// A part that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The checkpoint's place.
+    pub seq: Seq,
+    /// Which part.
+    pub name: PartName,
+    /// What it is.
+    pub content: Content,
+}
+canonical_struct!(Part { seq, name, content });
+
+/// What a part is: for large ones, the digests of the parts below; else the rows themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// The digests of the children, where there are any.
+    Fork(Box<[Option<Digest>; FAN_OUT]>),
+    /// All rows: names and encoded values.
+    Rows(Vec<(Bytes, Bytes)>),
+}
+
+impl Encode for Content {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Content::Fork(children) => {
+                out.push(0);
+                children.iter().for_each(|child| child.encode(out));
+            }
+            Content::Rows(rows) => {
+                out.push(1);
+                rows.encode(out);
+            }
+        }
+    }
+}
+
+impl Decode for Content {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match u8::decode(input)? {
+            0 => {
+                let mut children = [None; FAN_OUT];
+                for child in &mut children {
+                    *child = Option::decode(input)?;
+                }
+                Ok(Content::Fork(Box::new(children)))
+            }
+            1 => Ok(Content::Rows(input.seq_max("rows", ROWS_MAX)?)),
+            tag => Err(DecodeError::Tag { what: "part", tag: u64::from(tag) }),
+        }
+    }
+}

@@ -240,10 +240,17 @@ impl<S: StateMachine> Replica<S> {
 
     /// A peer lacks what may be here.
     pub(crate) fn on_ask(&mut self, now: Time, from: ReplicaId, want: &Want, fx: &mut Effects<Self>) {
-        if !self.peers.admits_asking(from, now, self.params.status_interval / 4) {
+        let interval = self.params.status_interval;
+        let admitted = match want {
+            Want::Head { .. } | Want::Part { .. } => self.peers.admits_part(from, now, interval),
+            Want::ViewChanges { .. } | Want::Batches { .. } => self.peers.admits_asking(from, now, interval / 4),
+        };
+        if !admitted {
             return self.ignore(Ignored::Overloaded, fx);
         }
         match want {
+            Want::Head { seq } => self.answer_head(from, *seq, fx),
+            Want::Part { seq, name } => self.answer_part(from, *seq, name, fx),
             Want::ViewChanges { view, of } => {
                 let shown = self.views.shown.iter().filter(|shown| shown.new_view.body.view == *view);
                 let wanted = shown.flat_map(|shown| &shown.changes).filter(|change| of.contains(&change.body.replica));

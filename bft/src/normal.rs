@@ -76,21 +76,22 @@ impl<S: StateMachine> Replica<S> {
         self.log.last_proposed().0.saturating_sub(self.last_executed.0)
     }
 
+    /// Whether a null request belongs at this place: some peer must fetch a checkpoint, and none is
+    /// kept here since a restart, so the next one must come soon.
+    fn pads(&self, seq: Seq) -> bool {
+        let last = self.log.low().0 + self.params.checkpoint_interval;
+        self.checkpoints.images.is_empty() && seq.0 <= last && self.peers.any_before(self.oldest_retained())
+    }
+
     /// The primary proposes while it may: few batches in flight, so that a backlog becomes one
     /// batch, and between the water marks.
     pub(crate) fn propose(&mut self, now: Time, fx: &mut Effects<Self>) {
-        while self.views.active
-            && self.is_primary()
-            && self.queue.has_waiting()
-            && self.in_flight() < self.params.in_flight_max
-        {
+        while self.views.active && self.is_primary() && self.in_flight() < self.params.in_flight_max {
             let seq = self.last_executed.max(self.log.last_proposed()).next();
-            if !self.log.in_window(seq) {
+            if !self.log.in_window(seq) || !(self.queue.has_waiting() || self.pads(seq)) {
                 return;
             }
-            let requests = self.queue.take(self.params.batch_requests_max, self.params.batch_bytes_max);
-            assert!(!requests.is_empty(), "what waits fits into a batch");
-            let batch = Batch::new(requests);
+            let batch = Batch::new(self.queue.take(self.params.batch_requests_max, self.params.batch_bytes_max));
             // Never before an earlier place's time, wherever the clock went since.
             let at = now.max(self.last_at).max(self.log.at_before(seq).unwrap_or(Time::ZERO));
             let header = self.params.sign(PrePrepare { view: self.view, seq, at, batch: batch.digest() });

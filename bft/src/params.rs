@@ -39,6 +39,8 @@ pub const QUEUE_REQUESTS_MAX: usize = 16 * 1024;
 /// Bytes of requests of everybody waiting or proposed.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Rows in one part of a checkpoint.
+pub(crate) const ROWS_MAX: usize = 256;
 /// How often the view timeout doubles before it stays.
 pub(crate) const TIMEOUT_DOUBLINGS_MAX: u32 = 6;
 

@@ -17,6 +17,7 @@ use crate::record::{Divergence, Record};
 use crate::request::ClientRequest;
 use crate::restore::Corrupt;
 use crate::table::Table;
+use crate::transfer::Transfer;
 use crate::views::Views;
 
 /// What the world hands to a replica.
@@ -56,7 +57,8 @@ pub struct Replica<S> {
     pub(crate) table: Table,
     pub(crate) retained: Retained,
     pub(crate) vouchers: Vouchers,
-    pub(crate) checkpoints: Checkpoints,
+    pub(crate) checkpoints: Checkpoints<S>,
+    pub(crate) transfer: Option<Transfer<S>>,
     pub(crate) peers: Peers,
     pub(crate) pacing: Pacing,
     pub(crate) counts: Counts,
@@ -131,6 +133,10 @@ impl<S: StateMachine> Replica<S> {
             Message::NewView(new_view) => self.on_new_view(now, from, new_view, fx),
             Message::Ask(want) => self.on_ask(now, from, &want, fx),
             Message::Body(body) => self.on_body(now, body, fx),
+            Message::Stable(proof) => self.on_stable(now, proof, fx),
+            Message::Head(head) => self.on_head(now, from, head, fx),
+            Message::Part(part) => self.on_part(now, from, part, fx),
+            Message::Gone(seq) => self.on_gone(now, from, seq, fx),
         }
     }
 
@@ -151,6 +157,7 @@ impl<S: StateMachine> Replica<S> {
             retained: Retained::default(),
             vouchers: Vouchers::default(),
             checkpoints: Checkpoints::default(),
+            transfer: None,
             peers: Peers::default(),
             pacing: Pacing::default(),
             counts: Counts::default(),

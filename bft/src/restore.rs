@@ -45,12 +45,15 @@ pub(crate) fn restore<S: StateMachine>(
     params.check()?;
     let mut replica = Replica::new(params, genesis);
     let mut records: Records = records.into_iter().enumerate().peekable();
-    if let Some((_, Record::Snapshot(_))) = records.peek() {
-        replica.restore_snapshot(&mut records)?;
-    }
-    let included = replica.last_executed;
+    let mut included = Seq(0);
     let mut shown = Vec::new();
-    for (index, record) in records {
+    loop {
+        if let Some((_, Record::Snapshot(_))) = records.peek() {
+            // A checkpoint was fetched from peers.
+            replica.restore_snapshot(&mut records)?;
+            included = replica.last_executed;
+        }
+        let Some((index, record)) = records.next() else { break };
         replica.replay(record, included, &mut shown).map_err(|what| Corrupt::Record { index, what })?;
     }
     // Only now, and only for the places still in the log: a signature costs more than a replay.
@@ -65,17 +68,24 @@ impl<S: StateMachine> Replica<S> {
         let mut partition = Vec::new();
         let mut owner: Option<(PublicKey, u64)> = None;
         let mut next = 0;
+        let (mut seq, mut at, mut first) = (Seq(0), Time::ZERO, None);
+        let mut table = Table::default();
         for (index, record) in records.by_ref() {
             let wrong = |what| Corrupt::Record { index, what };
             next = index + 1;
             let Record::Snapshot(piece) = record else { return Err(wrong("the snapshot before it has no end")) };
-            if (index == 0) != matches!(piece, Snapshot::Begin { .. }) {
-                return Err(wrong("a snapshot begins once, at the start"));
+            if (*first.get_or_insert(index) == index) != matches!(piece, Snapshot::Begin { .. }) {
+                return Err(wrong("a snapshot begins once, at its start"));
             }
             match piece {
-                Snapshot::Begin { view, seq, at } => {
-                    (self.view, self.last_executed, self.last_at) = (view, seq, at);
-                    self.views.active = view == View(0);
+                Snapshot::Begin { view, seq: begins, at: then } => {
+                    (seq, at) = (begins, then);
+                    if index == 0 {
+                        self.view = view;
+                        self.views.active = view == View(0);
+                    } else if seq <= self.last_executed {
+                        return Err(wrong("a checkpoint fetched in vain"));
+                    }
                 }
                 Snapshot::State { ends, bytes } => {
                     partition.extend_from_slice(&bytes);
@@ -84,36 +94,17 @@ impl<S: StateMachine> Replica<S> {
                     }
                 }
                 Snapshot::Principal { .. } | Snapshot::Session { .. } | Snapshot::Executed { .. } => {
-                    self.restore_table(piece, &mut owner).ok_or(wrong("it is not where it belongs"))?;
+                    restore_table(&mut table, piece, &mut owner).ok_or(wrong("it is not where it belongs"))?;
                 }
                 Snapshot::End { digest } => {
-                    self.state = self.state.restore(&partitions).map_err(Corrupt::State)?;
+                    let state = self.state.restore(&partitions).map_err(Corrupt::State)?;
+                    self.admit_installed(seq, at, state, table);
                     let same = partition.is_empty() && self.checkpoint_digest() == digest;
                     return if same { Ok(()) } else { Err(wrong("the snapshot has another digest")) };
                 }
             }
         }
         Err(Corrupt::Record { index: next, what: "the snapshot has no end" })
-    }
-
-    fn restore_table(&mut self, piece: Snapshot, owner: &mut Option<(PublicKey, u64)>) -> Option<()> {
-        match piece {
-            Snapshot::Principal { client, floor } => {
-                *owner = Some((client, 0));
-                self.table.restore_principal(client, floor)
-            }
-            Snapshot::Session { session, floor, last_seq } => {
-                let (client, current) = owner.as_mut()?;
-                *current = session;
-                self.table.restore_session(*client, session, floor, last_seq)
-            }
-            Snapshot::Executed { timestamp, seq, digest, result } => {
-                let (client, session) = (*owner)?;
-                let executed = Executed { seq, digest, result: result.map(|cached| cached.0) };
-                self.table.restore_executed(client, session, timestamp, executed)
-            }
-            _ => None,
-        }
     }
 
     /// Applies a record. Places up to `included` are in the snapshot.
@@ -254,6 +245,26 @@ impl<S: StateMachine> Replica<S> {
     }
 }
 
+fn restore_table(table: &mut Table, piece: Snapshot, owner: &mut Option<(PublicKey, u64)>) -> Option<()> {
+    match piece {
+        Snapshot::Principal { client, floor } => {
+            *owner = Some((client, 0));
+            table.restore_principal(client, floor)
+        }
+        Snapshot::Session { session, floor, last_seq } => {
+            let (client, current) = owner.as_mut()?;
+            *current = session;
+            table.restore_session(*client, session, floor, last_seq)
+        }
+        Snapshot::Executed { timestamp, seq, digest, result } => {
+            let (client, session) = (*owner)?;
+            let executed = Executed { seq, digest, result: result.map(|cached| cached.0) };
+            table.restore_executed(client, session, timestamp, executed)
+        }
+        _ => None,
+    }
+}
+
 fn ensure(good: bool, what: &'static str) -> Result<(), &'static str> {
     if good { Ok(()) } else { Err(what) }
 }
@@ -337,7 +348,7 @@ impl<S: StateMachine> Condensed<S> {
     }
 }
 
-fn state_pieces<S: StateMachine>(state: &S) -> impl Iterator<Item = Snapshot> + '_ {
+pub(crate) fn state_pieces<S: StateMachine>(state: &S) -> impl Iterator<Item = Snapshot> + '_ {
     state.snapshot().flat_map(|partition| {
         let partition = Bytes::from(partition);
         let count = partition.len().div_ceil(SNAPSHOT_PIECE_MAX).max(1);

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use base::merkle::Trie;
-use base::{Digest, Encode, PublicKey, Seq};
+use base::{Decode, Digest, Encode, PublicKey, Reader, Seq};
 use bytes::Bytes;
 use imbl::OrdMap;
 
@@ -20,11 +20,14 @@ use crate::record::{CachedResult, Snapshot};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
     principals: OrdMap<PublicKey, Principal>,
-    /// Digests of sessions and principals, but for those in `changed`.
+    /// Digests of the rows, but for those in `changed`.
     digests: Trie,
-    /// Whose digests are not up to date: sessions, or (`None`) principals themselves.
-    changed: BTreeSet<(PublicKey, Option<u64>)>,
+    /// Rows whose digests are not up to date.
+    changed: BTreeSet<RowName>,
 }
+
+/// What names a row: a principal; a session of it; a request executed in that.
+type RowName = (PublicKey, Option<u64>, Option<u64>);
 
 #[derive(Clone, Debug, Default)]
 struct Principal {
@@ -97,8 +100,9 @@ impl Table {
         // Whatever this session executed in an earlier life is not above this.
         let floor = principal.floor;
         if !principal.sessions.contains_key(&session) && principal.sessions.len() >= SESSIONS_MAX {
-            let forgotten = principal.forget_least_recent();
-            self.changed.extend([(*client, Some(forgotten)), (*client, None)]);
+            let (forgotten, timestamps) = principal.forget_least_recent();
+            self.changed.extend([(*client, Some(forgotten), None), (*client, None, None)]);
+            self.changed.extend(timestamps.into_iter().map(|timestamp| (*client, Some(forgotten), Some(timestamp))));
         }
         let known =
             principal.sessions.entry(session).or_insert(Session { floor, last_seq: seq, executed: BTreeMap::new() });
@@ -109,29 +113,109 @@ impl Table {
             let (lowest, dropped) = known.executed.pop_first().expect("more than one");
             known.floor = lowest;
             principal.result_bytes -= dropped.result_len();
+            self.changed.insert((*client, Some(session), Some(lowest)));
         }
-        self.changed.extend([(*client, Some(session)), (*client, None)]);
-        while let Some(dropped) = principal.drop_oldest_result() {
-            self.changed.insert((*client, Some(dropped)));
+        let row = (*client, Some(session), Some(timestamp));
+        self.changed.extend([row, (*client, Some(session), None), (*client, None, None)]);
+        while let Some((session, timestamp)) = principal.drop_oldest_result() {
+            self.changed.insert((*client, Some(session), Some(timestamp)));
         }
         executed
     }
 
     /// The digest of all that the table says. Brings digests up to date, hence `&mut`.
     pub(crate) fn digest(&mut self) -> Digest {
-        for (client, session) in core::mem::take(&mut self.changed) {
-            let principal = self.principals.get(&client);
-            let value = match session {
-                None => principal.map(|principal| Digest::of_encoded(&principal.floor)),
-                Some(session) => principal.and_then(|principal| principal.sessions.get(&session)).map(Session::digest),
-            };
-            let key = Digest::of_encoded(&(client, session));
-            match value {
-                Some(value) => self.digests.insert(key, value),
-                None => self.digests.remove(&key),
+        self.tree().root()
+    }
+
+    /// The tree of digests of the rows, brought up to date.
+    pub(crate) fn tree(&mut self) -> &Trie {
+        for name in core::mem::take(&mut self.changed) {
+            match self.row_bytes(&name, false) {
+                Some(value) => self.digests.insert(&name.to_bytes(), Digest::of(&value)),
+                None => self.digests.remove(&name.to_bytes()),
             }
         }
-        self.digests.root()
+        &self.digests
+    }
+
+    /// The row of this name, encoded; of a result only its digest is in the row's own, so it may be
+    /// left out.
+    fn row_bytes(&self, (client, session, timestamp): &RowName, with_result: bool) -> Option<Vec<u8>> {
+        let principal = self.principals.get(client)?;
+        let Some(session) = session else { return Some(principal.floor.to_bytes()) };
+        let session = principal.sessions.get(session)?;
+        let Some(timestamp) = timestamp else { return Some((session.floor, session.last_seq).to_bytes()) };
+        let executed = session.executed.get(timestamp)?;
+        let mut bytes = (executed.seq, executed.digest, executed.result.is_some()).to_bytes();
+        if let Some(result) = executed.result.as_ref().filter(|_| with_result) {
+            result.encode(&mut bytes);
+        }
+        Some(bytes)
+    }
+
+    /// The encoded value of the row with this name, result and all.
+    pub(crate) fn row(&self, name: &[u8]) -> Option<Vec<u8>> {
+        self.row_bytes(&RowName::from_bytes(name).ok()?, true)
+    }
+
+    /// The digest that a row with this name and value has in the tree; `None` if it is none.
+    pub(crate) fn row_digest(name: &[u8], value: &[u8]) -> Option<Digest> {
+        match RowName::from_bytes(name).ok()? {
+            (_, Some(_), Some(_)) => {
+                let executed = decode_executed(value)?;
+                Some(Digest::of_encoded(&(executed.seq, executed.digest, executed.result.is_some())))
+            }
+            (_, None, Some(_)) => None,
+            _ => Some(Digest::of(value)),
+        }
+    }
+
+    /// Sets rows to these values, or removes them; `None` if one is no row.
+    pub(crate) fn patch(&mut self, rows: &[(Vec<u8>, Option<Vec<u8>>)]) -> Option<()> {
+        for (name, value) in rows {
+            let name = RowName::from_bytes(name).ok()?;
+            self.patch_row(&name, value.as_deref())?;
+            self.changed.insert(name);
+        }
+        Some(())
+    }
+
+    fn patch_row(&mut self, name: &RowName, value: Option<&[u8]>) -> Option<()> {
+        let (client, session, timestamp) = *name;
+        let Some(value) = value else {
+            let Some(principal) = self.principals.get_mut(&client) else { return Some(()) };
+            match (session, timestamp) {
+                (None, _) => drop(self.principals.remove(&client)),
+                (Some(session), None) => {
+                    let removed = principal.sessions.remove(&session);
+                    principal.result_bytes -= removed.map_or(0, |session| session.result_len());
+                }
+                (Some(session), Some(timestamp)) => {
+                    let known = principal.sessions.get_mut(&session);
+                    let removed = known.and_then(|known| known.executed.remove(&timestamp));
+                    principal.result_bytes -= removed.map_or(0, |executed| executed.result_len());
+                }
+            }
+            return Some(());
+        };
+        let principal = self.principals.entry(client).or_default();
+        let Some(session) = session else {
+            principal.floor = u64::from_bytes(value).ok()?;
+            return Some(());
+        };
+        let empty = Session { floor: 0, last_seq: Seq(0), executed: BTreeMap::new() };
+        let known = principal.sessions.entry(session).or_insert(empty);
+        match timestamp {
+            None => (known.floor, known.last_seq) = <(u64, Seq)>::from_bytes(value).ok()?,
+            Some(timestamp) => {
+                let executed = decode_executed(value)?;
+                principal.result_bytes += executed.result_len();
+                let earlier = known.executed.insert(timestamp, executed);
+                principal.result_bytes -= earlier.map_or(0, |earlier| earlier.result_len());
+            }
+        }
+        Some(())
     }
 
     /// The table as snapshot pieces.
@@ -146,13 +230,13 @@ impl Table {
     /// A principal read back from a snapshot. `None` if it is there already.
     pub(crate) fn restore_principal(&mut self, client: PublicKey, floor: u64) -> Option<()> {
         let principal = Principal { floor, ..Principal::default() };
-        self.changed.insert((client, None));
+        self.changed.insert((client, None, None));
         self.principals.insert(client, principal).is_none().then_some(())
     }
 
     /// A session read back from a snapshot. `None` if its principal is not there or it is there already.
     pub(crate) fn restore_session(&mut self, client: PublicKey, session: u64, floor: u64, last_seq: Seq) -> Option<()> {
-        self.changed.insert((client, Some(session)));
+        self.changed.insert((client, Some(session), None));
         let new = Session { floor, last_seq, executed: BTreeMap::new() };
         self.principals.get_mut(&client)?.sessions.insert(session, new).is_none().then_some(())
     }
@@ -165,6 +249,7 @@ impl Table {
         timestamp: u64,
         executed: Executed,
     ) -> Option<()> {
+        self.changed.insert((client, Some(session), Some(timestamp)));
         let principal = self.principals.get_mut(&client)?;
         principal.result_bytes += executed.result_len();
         principal.sessions.get_mut(&session)?.executed.insert(timestamp, executed).is_none().then_some(())
@@ -179,18 +264,18 @@ impl Executed {
 
 impl Principal {
     /// Forgets the session used least recently, and refuses from now on what it might have executed.
-    fn forget_least_recent(&mut self) -> u64 {
+    fn forget_least_recent(&mut self) -> (u64, Vec<u64>) {
         let oldest = self.sessions.iter().min_by_key(|(number, session)| (session.last_seq, **number));
         let number = *oldest.expect("asked only when there are too many").0;
         let forgotten = self.sessions.remove(&number).expect("just found");
         let highest = forgotten.executed.last_key_value().map_or(forgotten.floor, |(timestamp, _)| *timestamp);
         self.floor = self.floor.max(forgotten.floor).max(highest);
-        self.result_bytes -= forgotten.executed.values().map(Executed::result_len).sum::<usize>();
-        number
+        self.result_bytes -= forgotten.result_len();
+        (number, forgotten.executed.into_keys().collect())
     }
 
     /// If the results take up too much room, drops one of the least recently used session; says which.
-    fn drop_oldest_result(&mut self) -> Option<u64> {
+    fn drop_oldest_result(&mut self) -> Option<(u64, u64)> {
         if self.result_bytes <= PRINCIPAL_RESULT_BYTES_MAX {
             return None;
         }
@@ -199,25 +284,17 @@ impl Principal {
         let oldest = with_results.min_by_key(|(number, session)| (session.last_seq, **number));
         let number = *oldest.expect("the bytes are somewhere").0;
         let session = self.sessions.get_mut(&number).expect("just found");
-        let executed = session.executed.values_mut().find(|executed| executed.result_len() > 0).expect("just seen");
+        let dropped = session.executed.iter_mut().find(|(_, executed)| executed.result_len() > 0);
+        let (timestamp, executed) = dropped.expect("just seen");
         self.result_bytes -= executed.result_len();
         executed.result = None;
-        Some(number)
+        Some((number, *timestamp))
     }
 }
 
 impl Session {
-    fn digest(&self) -> Digest {
-        let mut bytes = Vec::with_capacity(24 + 49 * self.executed.len());
-        self.floor.encode(&mut bytes);
-        self.last_seq.encode(&mut bytes);
-        for (timestamp, executed) in &self.executed {
-            timestamp.encode(&mut bytes);
-            executed.seq.encode(&mut bytes);
-            executed.digest.encode(&mut bytes);
-            executed.result.is_some().encode(&mut bytes);
-        }
-        Digest::of(&bytes)
+    fn result_len(&self) -> usize {
+        self.executed.values().map(Executed::result_len).sum()
     }
 
     fn pieces(&self, session: u64) -> impl Iterator<Item = Snapshot> + '_ {
@@ -230,6 +307,15 @@ impl Session {
         });
         core::iter::once(head).chain(executed)
     }
+}
+
+/// A request that was executed, from its row; `None` if it is none, or its result is another's.
+fn decode_executed(value: &[u8]) -> Option<Executed> {
+    let mut input = Reader::new(value);
+    let (seq, digest, kept) = <(Seq, Digest, bool)>::decode(&mut input).ok()?;
+    let result = if kept { Some(CachedResult::decode(&mut input).ok()?.0) } else { None };
+    let good = input.is_empty() && result.as_ref().is_none_or(|result| Digest::of(result) == digest);
+    good.then_some(Executed { seq, digest, result })
 }
 
 #[cfg(test)]
@@ -305,6 +391,24 @@ mod tests {
             run(&mut table, step % 70, 10 + step, step + 1);
             assert!(digests.insert(table.digest()), "every execution changes the digest");
         }
+        let mut patched = Table::default();
+        patched.record(&key(5), 9, 9, Seq(9), vec![9]);
+        let there = patched.tree().names(&base::merkle::Prefix::default());
+        let gone = there.iter().map(|name| (name.to_vec(), None));
+        let names = table.tree().names(&base::merkle::Prefix::default());
+        let rows = names.iter().map(|name| (name.to_vec(), table.row(name)));
+        patched.patch(&gone.chain(rows).collect::<Vec<_>>()).expect("rows");
+        assert_eq!(patched.digest(), table.digest(), "row by row");
+        let sizes = |table: &Table| table.principals.values().map(|principal| principal.result_bytes).sum::<usize>();
+        assert_eq!(sizes(&patched), sizes(&table));
+        assert!(names.iter().all(|name| {
+            let value = table.row(name).expect("it is there");
+            let mut spoilt = value.clone();
+            *spoilt.last_mut().expect("not empty") ^= 1;
+            let digest = Table::row_digest(name, &value);
+            digest.is_some() && digest != Table::row_digest(name, &spoilt)
+        }));
+
         let mut twin = Table::default();
         let (mut client, mut number) = (key(9), 0);
         for piece in table.pieces() {

@@ -134,7 +134,7 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// Forgets requests that will never be executed: no primary is to blame for them.
-    fn forget_hopeless(&mut self) {
+    pub(crate) fn forget_hopeless(&mut self) {
         let hopeless = |request: &&Signed<Request>| {
             let Request { client, session, timestamp, .. } = &request.body;
             self.table.verdict(client, *session, *timestamp) != Verdict::Fresh || !self.state.admits(client)

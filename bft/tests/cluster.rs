@@ -233,22 +233,6 @@ fn a_replica_that_was_away_catches_up() {
 }
 
 #[test]
-fn a_replica_for_which_too_little_is_retained_is_behind() {
-    let setup = Setup { tweak: |params| params.retained_bytes_max = 0, ..Setup::default() };
-    let mut world = World::with(6, 4, setup);
-    world.crash(2);
-    world.add_customer(200);
-    world.run_until(LIMIT, "work is done", |world| world.customers.iter().all(Customer::is_done));
-    world.restart(2);
-    world.run_until(LIMIT, "it knows", |world| world.status(2).behind.is_some());
-    assert!(world.events.iter().any(|(who, event)| who.0 == 2 && matches!(event, Event::Behind { .. })));
-    assert_eq!(world.status(2).last_executed, Seq(0));
-    // The others go on without it.
-    world.add_customer(20);
-    world.run_until(LIMIT, "work is done", |world| world.customers.iter().all(Customer::is_done));
-}
-
-#[test]
 fn a_diverged_replica_says_so_and_stops() {
     let mut world = World::with(7, 4, Setup { rotten: Some(3), ..Setup::default() });
     world.add_customer(60);

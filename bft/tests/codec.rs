@@ -2,12 +2,13 @@
 
 mod common;
 
+use base::merkle::Prefix;
 use base::{Decode, Digest, Encode, ReplicaId, Seq, Signature, Signed, Time, View};
 use bft::{
     BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, Batch, Body, CachedResult, Certificate, Checkpoint, ClientRequest, Commit,
-    Committed, Divergence, MESSAGE_MAX, Message, NewView, Place, PrePrepare, Prepare, Prepared, Proposal,
-    REQUEST_OP_MAX, RESULT_MAX, Record, RefusedWhy, Reply, ReplyResult, Request, SlotState, Snapshot, StableProof,
-    Status, ViewChange, WINDOW_MAX, Want,
+    Committed, Content, Divergence, Head, MESSAGE_MAX, Message, NewView, Part, PartName, Place, PrePrepare, Prepare,
+    Prepared, Proposal, REQUEST_OP_MAX, RESULT_MAX, Record, RefusedWhy, Reply, ReplyResult, Request, SlotState,
+    Snapshot, StableProof, Status, Tree, ViewChange, WINDOW_MAX, Want,
 };
 use bytes::Bytes;
 use common::client_secret;
@@ -123,7 +124,28 @@ fn want() -> impl Strategy<Value = Want> {
         (any::<u64>(), vec(any::<u16>().prop_map(ReplicaId), 0..4))
             .prop_map(|(view, of)| Want::ViewChanges { view: View(view), of }),
         vec((any::<u64>().prop_map(Seq), digest()), 0..4).prop_map(|places| Want::Batches { places }),
+        any::<u64>().prop_map(|seq| Want::Head { seq: Seq(seq) }),
+        (any::<u64>(), part_name()).prop_map(|(seq, name)| Want::Part { seq: Seq(seq), name }),
     ]
+}
+
+fn part_name() -> impl Strategy<Value = PartName> {
+    let at =
+        vec(0..16usize, 0..5).prop_map(|path| path.into_iter().fold(Prefix::default(), |at, digit| at.child(digit)));
+    (any::<bool>(), at).prop_map(|(state, at)| PartName { tree: if state { Tree::State } else { Tree::Table }, at })
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    let children = vec(proptest::option::of(digest()), 16);
+    let fork = children.prop_map(|children| Content::Fork(Box::new(children.try_into().expect("16 of them"))));
+    let rows = vec((bytes(30), bytes(30)), 0..4).prop_map(Content::Rows);
+    let content = prop_oneof![fork, rows];
+    (any::<u64>(), part_name(), content).prop_map(|(seq, name, content)| Part { seq: Seq(seq), name, content })
+}
+
+fn head() -> impl Strategy<Value = Head> {
+    let fields = (any::<u64>(), any::<u64>(), digest(), digest());
+    fields.prop_map(|(seq, at, state, table)| Head { seq: Seq(seq), at: Time(at), state, table })
 }
 
 fn body() -> impl Strategy<Value = Body> {
@@ -143,6 +165,10 @@ fn message() -> impl Strategy<Value = Message> {
         new_view().prop_map(Message::NewView),
         want().prop_map(Message::Ask),
         body().prop_map(Message::Body),
+        stable().prop_filter_map("a proof", |proof| proof.map(Message::Stable)),
+        head().prop_map(Message::Head),
+        part().prop_map(Message::Part),
+        any::<u64>().prop_map(|seq| Message::Gone(Seq(seq))),
     ]
 }
 

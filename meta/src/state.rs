@@ -15,7 +15,7 @@ use crate::op::{
 };
 use crate::orphan::Orphan;
 use crate::rename::Rename;
-use crate::table::{Rows, Shared, Table, row_digest};
+use crate::table::{Rows, Shared, Table, row_name};
 use crate::volume::Usage;
 use crate::xattr::XattrKey;
 
@@ -256,7 +256,7 @@ impl StateMachine for State {
 
     fn digest(&mut self) -> Digest {
         let mut trie = core::mem::take(&mut self.trie);
-        trie.insert(row_digest(CLOCK_TAG, &CLOCK_TAG), Digest::of_encoded(&self.clock));
+        trie.insert(&row_name(CLOCK_TAG, &CLOCK_TAG), Digest::of_encoded(&self.clock));
         for table in self.tables_mut() {
             table.settle(&mut trie);
         }
@@ -272,6 +272,19 @@ impl StateMachine for State {
     /// compares the digest with a certified one before it applies anything.
     fn restore(&self, partitions: &[Vec<u8>]) -> Result<State, DecodeError> {
         State::from_partitions(partitions)
+    }
+
+    fn tree(&mut self) -> Option<&Trie> {
+        self.digest();
+        Some(&self.trie)
+    }
+
+    fn row(&self, name: &[u8]) -> Option<Vec<u8>> {
+        self.row_of(name)
+    }
+
+    fn patch(&mut self, rows: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), DecodeError> {
+        self.patch_rows(rows)
     }
 }
 

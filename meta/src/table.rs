@@ -42,6 +42,15 @@ pub(crate) trait Rows {
     /// # Errors
     /// If there are none, or the bytes are not rows in ascending order after those present.
     fn load(&mut self, input: &mut Reader<'_>) -> Result<(), DecodeError>;
+
+    /// The value of the row with this key, encoded, if there is one.
+    fn value(&self, key: &[u8]) -> Option<Vec<u8>>;
+
+    /// Sets or removes the row with this key.
+    ///
+    /// # Errors
+    /// If the bytes are no key or no value.
+    fn patch(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError>;
 }
 
 impl<K: Key, V: Value> Table<K, V> {
@@ -86,18 +95,18 @@ impl<K: Key, V: Value> Table<K, V> {
 }
 
 /// The name under which the trie keeps a row.
-pub(crate) fn row_digest<K: Encode>(tag: u8, key: &K) -> Digest {
+pub(crate) fn row_name<K: Encode>(tag: u8, key: &K) -> Vec<u8> {
     let mut bytes = vec![tag];
     key.encode(&mut bytes);
-    Digest::of(&bytes)
+    bytes
 }
 
 impl<K: Key, V: Value> Rows for Table<K, V> {
     fn settle(&mut self, trie: &mut Trie) {
         for key in core::mem::take(&mut self.dirty).iter() {
-            let name = row_digest(self.tag, key);
+            let name = row_name(self.tag, key);
             match self.rows.get(key) {
-                Some(value) => trie.insert(name, Digest::of_encoded(value)),
+                Some(value) => trie.insert(&name, Digest::of_encoded(value)),
                 None => trie.remove(&name),
             }
         }
@@ -129,6 +138,19 @@ impl<K: Key, V: Value> Rows for Table<K, V> {
             }
             last = Some(key.clone());
             self.insert(key, value);
+        }
+        Ok(())
+    }
+
+    fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.rows.get(&K::from_bytes(key).ok()?).map(Encode::to_bytes)
+    }
+
+    fn patch(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), DecodeError> {
+        let key = K::from_bytes(key)?;
+        match value {
+            Some(value) => drop(self.insert(key, V::from_bytes(value)?)),
+            None => drop(self.remove(&key)),
         }
         Ok(())
     }

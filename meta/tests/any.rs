@@ -3,6 +3,7 @@
 
 mod common;
 
+use base::merkle::Prefix;
 use base::{Decode as _, Encode as _, StateMachine as _};
 use bytes::Bytes;
 use common::*;
@@ -167,6 +168,36 @@ proptest! {
         let answers = world.state.apply_batch(world.now, &key(1), &after);
         prop_assert_eq!(copy.apply_batch(world.now, &key(1), &after), answers);
         prop_assert_eq!(copy.digest(), world.state.digest());
+    }
+
+    #[test]
+    fn a_state_is_its_rows(before in calls(), after in calls(), cut in any::<usize>()) {
+        let mut world = World::new();
+        let batch = |calls: Vec<(Call, u8, u64)>| Batch(calls.into_iter().map(|(call, ..)| call).collect());
+        world.state.apply_batch(world.now, &key(1), &batch(before));
+        // A replica that fell behind here, and fetches the rows that differ.
+        let mut copy = world.state.clone();
+        world.later(5_000);
+        world.state.apply_batch(world.now, &key(1), &batch(after));
+        let names = |state: &mut State| {
+            let tree = state.tree().expect("it has one");
+            assert_eq!(tree.len(), tree.names(&Prefix::default()).len());
+            tree.names(&Prefix::default())
+        };
+        let (here, there) = (names(&mut copy), names(&mut world.state));
+        let gone = here.iter().filter(|name| !there.contains(name)).map(|name| (name.to_vec(), None));
+        let new = there.iter().map(|name| (name.to_vec(), world.state.row(name)));
+        let patches: Vec<_> = gone.chain(new).collect();
+        prop_assert!(there.iter().all(|name| world.state.row(name).is_some()));
+        copy.patch(&patches).expect("rows");
+        prop_assert_eq!(copy.digest(), world.state.digest());
+        prop_assert!(copy.snapshot().eq(world.state.snapshot()));
+        prop_assert_eq!(copy.audit(), Ok(()));
+        // What is no row is refused, without a panic.
+        let (mut name, value) = patches[cut % patches.len()].clone();
+        name.truncate(cut % name.len());
+        let _ = copy.patch(&[(name, value)]);
+        let _ = copy.patch(&[(there[cut % there.len()].to_vec(), Some(vec![cut as u8]))]);
     }
 
     #[test]

@@ -273,6 +273,13 @@ impl Voice {
             bft::Event::Misbehaved { who, evidence } => {
                 tracing::warn!(?who, ?evidence, "a replica lied");
             }
+            bft::Event::LeftView { asked_for } => tracing::info!(view = asked_for.0, "asks for a new view"),
+            bft::Event::EnteredView { view } => tracing::info!(view = view.0, "a new view has begun"),
+            bft::Event::Behind { last_executed, oldest_retained } => {
+                tracing::info!(%last_executed, %oldest_retained, "fell behind; a checkpoint will be fetched");
+            }
+            bft::Event::Transferred { seq, parts } => tracing::info!(%seq, parts, "fetched a checkpoint from peers"),
+            bft::Event::Diverged(divergence) => tracing::error!(?divergence, "this replica's state is not the others'"),
             other => tracing::trace!(?other, "core event"),
         }
     }

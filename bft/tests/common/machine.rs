@@ -1,5 +1,6 @@
 //! The replicated service of the tests: it remembers every operation, in order.
 
+use base::merkle::Trie;
 use base::{Decode, DecodeError, Digest, Encode, PublicKey, StateMachine, Time};
 use bytes::Bytes;
 
@@ -18,7 +19,7 @@ base::canonical_struct!(Entry { at, who, op });
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
     pub history: imbl::Vector<Entry>,
-    pub chain: Digest,
+    pub tree: Trie,
     /// What a broken machine's digest is spoilt with.
     pub rot: u8,
 }
@@ -31,9 +32,7 @@ impl StateMachine for Machine {
     /// byte says how long the answer is, in units of 32 bytes.
     fn apply(&mut self, at: Time, who: &PublicKey, op: &[u8]) -> Vec<u8> {
         let place = self.history.len() as u64;
-        let entry = Entry { at, who: *who, op: Bytes::copy_from_slice(op) };
-        self.chain = Digest::of_parts(&[&self.chain.0, &entry.to_bytes()]);
-        self.history.push_back(entry);
+        self.push(Entry { at, who: *who, op: Bytes::copy_from_slice(op) });
         answer(place, op)
     }
 
@@ -42,7 +41,33 @@ impl StateMachine for Machine {
     }
 
     fn digest(&mut self) -> Digest {
-        Digest::of_parts(&[&self.chain.0, &[self.rot]])
+        self.tree.root()
+    }
+
+    fn tree(&mut self) -> Option<&Trie> {
+        Some(&self.tree)
+    }
+
+    fn row(&self, name: &[u8]) -> Option<Vec<u8>> {
+        self.history.get(usize::try_from(place_of(name)).ok()?).map(Encode::to_bytes)
+    }
+
+    /// Places are only ever added, at the end in the end, and meanwhile anywhere.
+    fn patch(&mut self, rows: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), DecodeError> {
+        for (name, value) in rows {
+            let place = usize::try_from(u64::from_bytes(name)?).expect("a place");
+            let Some(value) = value else {
+                self.tree.remove(name);
+                continue;
+            };
+            let nothing = Entry { at: Time::ZERO, who: known(0), op: Bytes::new() };
+            while self.history.len() <= place {
+                self.history.push_back(nothing.clone());
+            }
+            self.history.set(place, Entry::from_bytes(value)?);
+            self.tree.insert(name, Digest::of(value));
+        }
+        Ok(())
     }
 
     fn snapshot(&self) -> Box<dyn Iterator<Item = Vec<u8>> + '_> {
@@ -61,6 +86,17 @@ impl StateMachine for Machine {
             }
         }
         Ok(machine)
+    }
+}
+
+impl Machine {
+    fn push(&mut self, entry: Entry) {
+        let name = (self.history.len() as u64).to_bytes();
+        let mut value = entry.to_bytes();
+        // A broken machine's digests are its own.
+        value.extend(core::iter::repeat_n(0, usize::from(self.rot)));
+        self.tree.insert(&name, Digest::of(&value));
+        self.history.push_back(entry);
     }
 }
 
