@@ -8,10 +8,13 @@ use crate::machine::Service;
 use crate::stats::Settled;
 use crate::world::World;
 
-/// After the faults have stopped everything asked for is done within this time.
-pub(crate) const DONE_WITHIN: Duration = Duration::from_secs(120);
+/// After the faults have stopped everything asked for is done within this time, and
+/// [`REQUEST_WITHIN`] for each request that was left then.
+const DONE_WITHIN: Duration = Duration::from_secs(120);
+/// A primary that takes a little less than the view timeout (1 s) for each batch is not suspected.
+const REQUEST_WITHIN: Duration = Duration::from_secs(1);
 /// And so much later all correct replicas are at one point.
-pub(crate) const SETTLED_WITHIN: Duration = Duration::from_secs(180);
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 impl<S: Service> World<S> {
     /// Looks around, every half second.
@@ -34,10 +37,15 @@ impl<S: Service> World<S> {
             self.over = calm > Duration::from_secs(20) || (done && self.is_settled());
         } else if done && self.is_settled() {
             self.finish(calm);
-        } else if (!done && calm > DONE_WITHIN) || calm > SETTLED_WITHIN {
+        } else if (!done && calm > self.patience()) || calm > self.patience() + SETTLED_WITHIN {
             let what = self.describe(done);
             self.checks.stuck(self.now, what);
         }
+    }
+
+    /// How long it may take until everything is done.
+    fn patience(&self) -> Duration {
+        DONE_WITHIN + REQUEST_WITHIN * u32::try_from(self.left_at_calm).unwrap_or(u32::MAX)
     }
 
     /// Whether the core promises progress in this world.

@@ -79,6 +79,7 @@ impl<S: Service> World<S> {
                     customer.errands.remove(&ticket).expect("failed once");
                     customer.failed += 1;
                     self.stats.failed += 1;
+                    self.checks.refused(why);
                     self.trace.note(self.now, &[51, client as u64, ticket], || {
                         format!("c{client} is refused {ticket}: {why:?}")
                     });

@@ -123,6 +123,7 @@ impl<S: Service> World<S> {
     /// The faults stop: links are whole and quick, clocks about right, and everybody is back who can be.
     pub(crate) fn on_calm(&mut self) {
         self.calm = true;
+        self.left_at_calm = self.clients.iter().map(|client| client.to_do + client.errands.len() as u64).sum();
         self.trace.note(self.now, &[44], || "the faults stop".into());
         self.net.weather = Weather::FAIR;
         self.net.heal();

@@ -184,6 +184,15 @@ impl Plan {
             client.think = client.think.min(plan.calm / (client.requests + 1));
         }
         plan.liars = behaviour.liars(&mut rng, plan.n, f + usize::from(control));
+        if behaviour.needs_a_turn() {
+            // The first primary is away while there is something to do.
+            for part in 0..3 {
+                let at = plan.calm * (1 + 3 * part) / 10;
+                plan.faults.push((at, Fault::Cut(Cut::Isolate { node: 0 })));
+                plan.faults.push((at + plan.calm * 2 / 10, Fault::Mend));
+            }
+            plan.faults.sort_by_key(|(at, _)| *at);
+        }
         plan
     }
 

@@ -103,6 +103,8 @@ pub(crate) struct World<S: Service> {
     pub(crate) operations: u64,
     /// Whether the faults have stopped.
     pub(crate) calm: bool,
+    /// Requests that were not done then.
+    pub(crate) left_at_calm: u64,
     /// Whether the run is over.
     pub(crate) over: bool,
 }
@@ -128,7 +130,7 @@ impl<S: Service> World<S> {
             sessions: sessions.collect(),
             clients,
             rogues,
-            checks: Checks::new(plan.n, S::genesis(&principals), tape.clone(), &principals),
+            checks: Checks::new(!plan.control, S::genesis(&principals), tape.clone(), &principals),
             tape,
             memory: Memory::default(),
             gang: plan.liars.iter().map(|index| ReplicaId(*index as u16)).collect(),
@@ -137,6 +139,7 @@ impl<S: Service> World<S> {
             context: params(plan.n, 0, &plan.tuning).context(),
             operations: 0,
             calm: false,
+            left_at_calm: 0,
             over: false,
             plan,
         };

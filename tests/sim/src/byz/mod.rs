@@ -2,7 +2,15 @@
 //! its own keys and those of its gang, and no others. A lying client is a function that signs
 //! whatever it likes. Each way of lying is one row of [`BEHAVIOURS`].
 
+mod clients;
+mod fuzz;
+mod omissions;
+mod primary;
+mod replies;
+mod standing;
 mod table;
+mod views;
+mod votes;
 
 use base::{PublicKey, ReplicaId, Signable, Signed, Time};
 use bft::{Message, Reply, Request};
@@ -82,10 +90,6 @@ pub(crate) struct Lie<'a> {
     pub(crate) n: usize,
     /// The liar's clock.
     pub(crate) now: Time,
-    /// Whether the faults have stopped.
-    pub(crate) calm: bool,
-    /// Whether there are too many liars: they may do their worst.
-    pub(crate) control: bool,
     /// All liars.
     pub(crate) gang: &'a [ReplicaId],
     pub(crate) memory: &'a mut Memory,
@@ -142,6 +146,7 @@ pub(crate) struct Rogue {
     pub(crate) signed: Vec<Signed<Request>>,
     /// Ticks so far.
     pub(crate) ticks: u64,
+    operations: u64,
     operation: fn(&mut Rng, u64) -> Bytes,
     act: fn(&mut Rogue),
 }
@@ -152,7 +157,8 @@ const ROGUE_OPERATIONS: u64 = 1 << 40;
 impl Rogue {
     /// An operation that nobody asked for yet.
     pub(crate) fn operation(&mut self) -> Bytes {
-        let number = ROGUE_OPERATIONS + ((self.principal as u64) << 20) + self.rng.below(1 << 62) % (1 << 20);
+        self.operations += 1;
+        let number = ROGUE_OPERATIONS + ((self.principal as u64) << 24) + self.operations;
         (self.operation)(&mut self.rng, number)
     }
 
@@ -184,6 +190,8 @@ pub(crate) enum Place {
     Primaries,
     /// Anywhere but at the first primary's place.
     Backups,
+    /// From the second primary on; the first one is cut off now and then, so that their turn comes.
+    Second,
     /// Anywhere.
     Anywhere,
 }
@@ -239,6 +247,11 @@ impl Behaviour {
         matches!(self.how, How::Twins)
     }
 
+    /// Whether liars must become primary to lie.
+    pub(crate) fn needs_a_turn(&self) -> bool {
+        self.place == Place::Second
+    }
+
     pub(crate) fn rot(&self) -> u8 {
         u8::from(matches!(self.how, How::Spoilt))
     }
@@ -251,7 +264,10 @@ impl Behaviour {
             _ => count,
         };
         let first = match self.place {
+            // Twins that never lead can't make two histories, however many they are.
+            _ if self.has_twins() && count > (n - 1) / 3 => 0,
             Place::Primaries => 0,
+            Place::Second => 1,
             Place::Backups => rng.between(1, (n - count) as u64) as usize,
             Place::Anywhere => rng.below(n as u64) as usize,
         };
@@ -269,6 +285,7 @@ impl Behaviour {
             out: Vec::new(),
             signed: Vec::new(),
             ticks: 0,
+            operations: 0,
             operation,
             act,
         };
@@ -290,7 +307,7 @@ impl<S: Service> World<S> {
         }
         let tamper = match behaviour.how {
             How::Tamper(tamper) => tamper,
-            How::Client(_) => table::lie_to_clients,
+            How::Client(_) => replies::wrong_results,
             How::Twins | How::Spoilt => return true,
         };
         let actor = &mut self.nodes[node];
@@ -300,8 +317,6 @@ impl<S: Service> World<S> {
             me,
             n: self.plan.n,
             now,
-            calm: self.calm,
-            control: self.plan.control,
             gang: &self.gang,
             memory: &mut self.memory,
             deeds: Vec::new(),
@@ -367,9 +382,15 @@ impl<S: Service> World<S> {
         let (n, nodes) = (self.plan.n, self.nodes.len());
         let split = self.plan.control || !self.calm;
         let mask = self.rng.next();
+        let halves = self.plan.control;
+        let gang = self.gang.clone();
         let first = |node: usize| match node {
             second if second >= n => false,
             liar if self.plan.liars.contains(&liar) => true,
+            // Too many twins make two whole groups of the correct replicas' halves.
+            correct if halves => {
+                2 * (0..correct).filter(|node| !gang.contains(&ReplicaId(*node as u16))).count() < n - gang.len()
+            }
             correct => !split || mask >> correct & 1 == 1,
         };
         self.net.heal();

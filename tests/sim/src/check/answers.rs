@@ -14,12 +14,18 @@ pub(crate) type Name = (PublicKey, u64, u64);
 /// The reference: a machine beside the replicas'.
 pub(crate) struct Answers<S> {
     model: S,
+    strict: bool,
+    /// What clients were told of operations that no correct replica has executed yet: only where
+    /// there are too many liars.
+    told_early: BTreeMap<Digest, Digest>,
     /// The answers' digests, in order.
     answers: Vec<Digest>,
     /// Where operations are in the history, by digest.
     places: BTreeMap<Digest, u64>,
     /// The operations that were signed under a name; more than one if their client lies.
     names: BTreeMap<Name, Vec<Digest>>,
+    /// And the other way round.
+    op_names: BTreeMap<Digest, Name>,
     /// Where in the order of batches correct replicas say that a request was executed.
     seqs: BTreeMap<Name, (ReplicaId, Seq, Digest)>,
     /// The last place of which some client knows.
@@ -28,12 +34,15 @@ pub(crate) struct Answers<S> {
 
 impl<S: Service> Answers<S> {
     /// Nothing was applied to `genesis` yet.
-    pub(crate) fn new(genesis: S) -> Answers<S> {
+    pub(crate) fn new(genesis: S, strict: bool) -> Answers<S> {
         Answers {
             model: genesis,
+            strict,
+            told_early: BTreeMap::new(),
             answers: Vec::new(),
             places: BTreeMap::new(),
             names: BTreeMap::new(),
+            op_names: BTreeMap::new(),
             seqs: BTreeMap::new(),
             known: None,
         }
@@ -41,6 +50,7 @@ impl<S: Service> Answers<S> {
 
     /// An operation was signed under this name.
     pub(crate) fn named(&mut self, name: Name, op: Digest) {
+        self.op_names.entry(op).or_insert(name);
         let ops = self.names.entry(name).or_default();
         if !ops.contains(&op) {
             ops.push(op);
@@ -53,6 +63,9 @@ impl<S: Service> Answers<S> {
         let answer = Digest::of(&self.model.apply(entry.at, &entry.who, &entry.op));
         self.answers.push(answer);
         self.places.entry(op).or_insert(place);
+        if self.told_early.remove(&op).is_some_and(|told| told != answer) {
+            return Err(format!("a client was told something else of place {place} than the model answers"));
+        }
         if answer == entry.answer {
             return Ok(());
         }
@@ -81,9 +94,19 @@ impl<S: Service> Answers<S> {
         self.known
     }
 
-    /// A correct client was told a result. Gives the operation's place.
-    pub(crate) fn done(&mut self, op: Digest, floor: Option<u64>, result: &[u8]) -> Result<u64, String> {
+    /// A correct client was told a result. Gives the operation's place, if it has one yet.
+    pub(crate) fn done(
+        &mut self,
+        op: Digest,
+        floor: Option<u64>,
+        seq: Seq,
+        result: &[u8],
+    ) -> Result<Option<u64>, String> {
         let Some(place) = self.places.get(&op).copied() else {
+            if !self.strict {
+                self.told_early.insert(op, Digest::of(result));
+                return Ok(None);
+            }
             return Err("a client was told the result of an operation that was never executed".into());
         };
         if floor.is_some_and(|floor| place <= floor) {
@@ -95,7 +118,14 @@ impl<S: Service> Answers<S> {
             return Err(format!("a client was told something else of place {place} than the model answers"));
         }
         self.known = self.known.max(Some(place));
-        Ok(place)
+        let Some(name) = self.op_names.get(&op).copied() else { return Ok(Some(place)) };
+        // What the client believes counts like a correct replica's word.
+        let (_, at, _) = *self.seqs.entry(name).or_insert((ReplicaId(u16::MAX), seq, Digest::of(result)));
+        if at == seq {
+            Ok(place)
+        } else {
+            Err(format!("a client was told that place {place} is in {seq:?}, not {at:?}"))
+        }
     }
 
     /// A correct replica has applied the whole history: its state is the model's.
@@ -119,7 +149,7 @@ mod tests {
     fn told() -> (Answers<Journal>, Vec<(Bytes, Vec<u8>)>) {
         let principals = known_principals();
         let mut machine = Journal::genesis(&principals);
-        let mut answers = Answers::new(machine.clone());
+        let mut answers = Answers::new(machine.clone(), true);
         let mut results = Vec::new();
         for number in 0..2 {
             let op = Journal::operation(&mut Rng::new(number), number);
@@ -137,9 +167,9 @@ mod tests {
     fn a_wrong_result_is_caught() {
         let (mut answers, results) = told();
         let (op, result) = &results[1];
-        assert_eq!(answers.done(Digest::of(op), None, result), Ok(1));
-        assert!(answers.done(Digest::of(op), None, b"a lie").is_err());
-        assert!(answers.done(Digest::of(b"never asked"), None, result).is_err());
+        assert_eq!(answers.done(Digest::of(op), None, Seq(7), result), Ok(Some(1)));
+        assert!(answers.done(Digest::of(op), None, Seq(7), b"a lie").is_err());
+        assert!(answers.done(Digest::of(b"never asked"), None, Seq(7), result).is_err());
         let name = (known_principals()[0], 1, 1);
         assert!(answers.replied(ReplicaId(0), name, Seq(7), Digest::of(result)).is_ok());
         assert!(answers.replied(ReplicaId(1), name, Seq(8), Digest::of(result)).is_err());
@@ -149,10 +179,10 @@ mod tests {
     #[test]
     fn an_order_against_real_time_is_caught() {
         let (mut answers, results) = told();
-        assert_eq!(answers.done(Digest::of(&results[1].0), None, &results[1].1), Ok(1));
+        assert_eq!(answers.done(Digest::of(&results[1].0), None, Seq(7), &results[1].1), Ok(Some(1)));
         let floor = answers.known_through();
         assert_eq!(floor, Some(1));
-        assert!(answers.done(Digest::of(&results[0].0), floor, &results[0].1).is_err());
+        assert!(answers.done(Digest::of(&results[0].0), floor, Seq(7), &results[0].1).is_err());
     }
 
     #[test]

@@ -13,8 +13,8 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// The limits of a group of `n`.
-    pub(crate) fn new(_n: usize) -> Bounds {
+    /// The limits.
+    pub(crate) fn new() -> Bounds {
         Bounds { pending_max: QUEUE_REQUESTS_MAX.min(KNOWN_MAX * PRINCIPAL_REQUESTS_MAX) }
     }
 
@@ -40,16 +40,11 @@ impl Bounds {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use base::{Seq, View};
-    use bft::Standing;
-
     use super::*;
 
     #[test]
     fn too_much_is_caught() {
-        let bounds = Bounds::new(4);
+        let bounds = Bounds::new();
         assert!(bounds.traffic(ReplicaId(0), 10, 10).is_ok());
         assert!(bounds.traffic(ReplicaId(0), 11, 10).is_err());
     }

@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use base::{Digest, PublicKey, ReplicaId, Seq, Time};
-use bft::{Event, Message, Record, Replica, ReplicaStatus, ReplyResult, Request};
+use bft::{Event, Message, Record, RefusedWhy, Replica, ReplicaStatus, ReplyResult, Request};
 
 use crate::machine::{Service, Tape, Watched};
 
@@ -93,15 +93,16 @@ pub(crate) struct Checks<S: Service> {
 }
 
 impl<S: Service> Checks<S> {
-    /// Nothing was observed yet. `n` replicas replicate `genesis`, for these principals.
-    pub(crate) fn new(n: usize, genesis: S, tape: Rc<RefCell<Tape>>, principals: &[PublicKey]) -> Checks<S> {
+    /// Nothing was observed yet. Replicas replicate `genesis`, for these principals. `strict`: what a
+    /// client is told, some correct replica has executed by then, since there are enough of them.
+    pub(crate) fn new(strict: bool, genesis: S, tape: Rc<RefCell<Tape>>, principals: &[PublicKey]) -> Checks<S> {
         Checks {
             tape,
             looked: 0,
             agreement: agreement::Agreement::default(),
-            answers: answers::Answers::new(genesis),
+            answers: answers::Answers::new(genesis, strict),
             authority: authority::Authority::new(principals),
-            bounds: bounds::Bounds::new(n),
+            bounds: bounds::Bounds::new(),
             durable: durable::Durable::default(),
             once: once::Once::default(),
             progress: progress::Progress::default(),
@@ -133,10 +134,16 @@ impl<S: Service> Checks<S> {
     /// A correct client was told the result of its operation, submitted when the history was known
     /// through `floor`.
     pub(crate) fn done(&mut self, op: &[u8], floor: Option<u64>, seq: Seq, result: &[u8]) {
-        match self.answers.done(Digest::of(op), floor, result) {
-            Ok(place) => self.durable.acked(place, seq),
+        match self.answers.done(Digest::of(op), floor, seq, result) {
+            Ok(Some(place)) => self.durable.acked(place, seq),
+            Ok(None) => {}
             Err(what) => self.judge(Invariant::Linearizability, Err(what)),
         }
+    }
+
+    /// A correct client, whom the service knows, was refused.
+    pub(crate) fn refused(&mut self, why: RefusedWhy) {
+        self.judge(Invariant::Linearizability, Err(format!("a client was refused what it may do: {why:?}")));
     }
 
     /// A correct replica says something to another.
