@@ -122,7 +122,7 @@ impl<S: Service> Answers<S> {
         // What the client believes counts like a correct replica's word.
         let (_, at, _) = *self.seqs.entry(name).or_insert((ReplicaId(u16::MAX), seq, Digest::of(result)));
         if at == seq {
-            Ok(place)
+            Ok(Some(place))
         } else {
             Err(format!("a client was told that place {place} is in {seq:?}, not {at:?}"))
         }
