@@ -80,6 +80,17 @@ impl Peers {
         (status.round > 0).then_some(earlier)
     }
 
+    /// The peers that lost their logs and wait for a stable checkpoint beyond this one.
+    pub(crate) fn rejoining(&self, low: Seq) -> impl Iterator<Item = ReplicaId> + '_ {
+        let waits = move |peer: &Peer| peer.status.rejoins.is_some_and(|beyond| beyond > low);
+        self.known.iter().filter(move |(_, peer)| waits(peer)).map(|(replica, _)| *replica)
+    }
+
+    /// What a peer said in an earlier life.
+    pub(crate) fn forget(&mut self, replica: ReplicaId) {
+        self.known.remove(&replica);
+    }
+
     /// Whether some peer lacks batches before `oldest`.
     pub(crate) fn any_before(&self, oldest: Seq) -> bool {
         self.known.values().any(|peer| peer.status.last_executed.0.saturating_add(1) < oldest.0)
@@ -132,6 +143,7 @@ impl<S: StateMachine> Replica<S> {
         if self.pacing.round == 0 {
             self.resume(fx);
         }
+        self.say_rejoin(fx);
         self.review_view(now, fx);
         self.pump(now, fx);
         self.propose(now, fx);
@@ -146,7 +158,7 @@ impl<S: StateMachine> Replica<S> {
 
     /// Says again, after a restart, what was said of places not executed, and of checkpoints not stable.
     fn resume(&self, fx: &mut Effects<Self>) {
-        if !self.views.active {
+        if !self.views.active && !self.is_mute() {
             fx.broadcast(Message::ViewChange(self.own_change()));
         }
         for (seq, slot) in self.log.slots_after(self.last_executed) {
@@ -173,6 +185,7 @@ impl<S: StateMachine> Replica<S> {
             round: self.pacing.round,
             view: self.view,
             active: self.views.active,
+            rejoins: self.rejoining.as_ref().and_then(|rejoining| rejoining.beyond),
             last_executed: self.last_executed,
             low_water_mark: self.log.low(),
             oldest_retained: self.oldest_retained(),
@@ -195,6 +208,8 @@ impl<S: StateMachine> Replica<S> {
         !self.queue.is_empty()
             || !self.views.active
             || self.transfer.is_some()
+            || self.is_mute()
+            || self.helps_rejoin()
             || known > self.last_executed
             || self.checkpoints.after(self.log.low(), self.params.me).next().is_some()
             || self.peers.known.len() < self.quorums.prepares()

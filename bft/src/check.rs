@@ -34,6 +34,11 @@ impl Check for Message {
             Message::Forward(request) => check_request(request, context, verifier),
             Message::ViewChange(change) => check_view_change(change, context, verifier),
             Message::NewView(new_view) => check_new_view(new_view, context, verifier),
+            Message::Rejoin(rejoin) => check_vote(rejoin, rejoin.body.replica, *from, context, verifier),
+            Message::Welcome(welcome) => {
+                let quorums = Quorums::of(context.replicas.len()).ok_or(Forged { what: "group" })?;
+                welcome.stable.iter().try_for_each(|proof| check_stable(proof, quorums, context, verifier))
+            }
             // Parts are checked against digests that are trusted already, by who asked for them.
             Message::Ask(_) | Message::Head(_) | Message::Part(_) | Message::Gone(_) => Ok(()),
             Message::Stable(proof) => {
@@ -97,7 +102,7 @@ fn check_requests(requests: &[Signed<Request>], context: &Context, verifier: &dy
 /// A view change, and every certificate in it: what it says prepared did prepare, somewhere.
 fn check_view_change(change: &Signed<ViewChange>, context: &Context, verifier: &dyn Verifier) -> Result<(), Forged> {
     let forged = |what| Err(Forged { what });
-    let ViewChange { view, ref stable, ref prepared, replica } = change.body;
+    let ViewChange { view, ref stable, ref prepared, replica, .. } = change.body;
     let Some(quorums) = Quorums::of(context.replicas.len()) else { return forged("group") };
     if let Some(proof) = stable {
         check_stable(proof, quorums, context, verifier)?;

@@ -156,6 +156,7 @@ impl<S: StateMachine> Replica<S> {
         fx.persist.push(Record::Stable(proof.clone()));
         fx.events.push(Event::StableCheckpoint { seq, digest });
         self.admit_stable(proof);
+        self.try_rejoin(fx);
         self.propose(now, fx);
     }
 

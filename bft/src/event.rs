@@ -67,6 +67,11 @@ pub enum Event {
         /// Parts that were fetched: those that differed.
         parts: u64,
     },
+    /// This replica, which had lost its log, votes again.
+    Rejoined {
+        /// The number of its life.
+        life: u64,
+    },
     /// The primary is suspected, here or by `f + 1` others: this replica votes no more in its view.
     LeftView {
         /// The view it asks for.
@@ -114,6 +119,8 @@ pub enum Ignored {
     Overloaded,
     /// This replica's state diverged; it takes no part.
     Diverged,
+    /// This replica, or the sender, lost its log, and this has to do with votes.
+    Rejoining,
 }
 
 /// What a replica signed and no correct one signs: two statements of which it signs at most one, or
@@ -138,6 +145,8 @@ pub enum Standing {
     Normal,
     /// It has asked for its view and waits for it to begin. It executes, and votes in no view.
     ChangingView,
+    /// It lost its log. It learns, and will vote when it can't vote twice.
+    Rejoining,
     /// Its state is not that of `2f + 1` others. It votes, executes and answers no more.
     Diverged,
 }

@@ -22,6 +22,9 @@ impl<S: StateMachine> Replica<S> {
             for request in committed.batch.requests() {
                 self.queue.executed(now, &request.body.client, request.body.session, request.body.timestamp);
             }
+            if committed.batch.requests().is_empty() {
+                self.lives.spend_pad();
+            }
             self.note_progress(now, requests);
             fx.events.push(Event::Executed { seq: committed.seq, requests });
             fx.events.extend(replies);

@@ -9,7 +9,8 @@
 //! is the other end: it signs requests and believes `f + 1` replies.
 //!
 //! `views` says when the primary is suspected and leaves its view; `new_view` begins the next. A
-//! replica that needs what nobody retains says [`Event::Behind`], and `transfer` fetches a checkpoint.
+//! replica that needs what nobody retains says [`Event::Behind`], and `transfer` fetches a checkpoint; one
+//! that lost its log comes back by `rejoin`.
 
 mod archive;
 mod catchup;
@@ -25,6 +26,7 @@ mod normal;
 mod params;
 mod queue;
 mod record;
+mod rejoin;
 mod replica;
 mod request;
 mod restore;
@@ -44,6 +46,7 @@ pub use params::{
     RESULT_INLINE_MAX, RESULT_MAX, SESSIONS_MAX, TIMESTAMPS_MAX, WINDOW_MAX,
 };
 pub use record::{CachedResult, Certificate, Divergence, Place, Record, SNAPSHOT_PIECE_MAX, Snapshot, StableProof};
+pub use rejoin::{Rejoin, Welcome};
 pub use replica::{Input, Replica};
 pub use request::{Batch, ClientRequest, RefusedWhy, Reply, ReplyResult, Request};
 pub use restore::{Condensed, Corrupt};

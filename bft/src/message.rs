@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::params::{REPLICAS_MAX, ROWS_MAX, WINDOW_MAX};
 use crate::record::StableProof;
+use crate::rejoin::{Rejoin, Welcome};
 use crate::request::{Batch, Request};
 use crate::view_change::{NewView, ViewChange};
 
@@ -46,6 +47,10 @@ pub enum Message {
     Part(Part),
     /// The sender does not keep the checkpoint asked for.
     Gone(Seq),
+    /// The sender lost its log.
+    Rejoin(Signed<Rejoin>),
+    /// The sender knows that the receiver did.
+    Welcome(Welcome),
 }
 canonical_enum!(Message {
     0 => Proposal(proposal),
@@ -63,6 +68,8 @@ canonical_enum!(Message {
     12 => Head(head),
     13 => Part(part),
     14 => Gone(seq),
+    15 => Rejoin(rejoin),
+    16 => Welcome(welcome),
 });
 
 /// ⟨PRE-PREPARE, v, n, d⟩ and the time agreed with it (TOCS'02 §4.1, §4.6).
@@ -167,6 +174,8 @@ pub struct Status {
     pub view: View,
     /// Whether the sender is in it; else it has asked for it, and waits for its new view.
     pub active: bool,
+    /// Where the sender's stable checkpoint must be before it votes again: it lost its log.
+    pub rejoins: Option<Seq>,
     /// Everything up to here is executed.
     pub last_executed: Seq,
     /// The stable checkpoint (h).
@@ -202,6 +211,7 @@ impl Encode for Status {
         self.round.encode(out);
         self.view.encode(out);
         self.active.encode(out);
+        self.rejoins.encode(out);
         self.last_executed.encode(out);
         self.low_water_mark.encode(out);
         self.oldest_retained.encode(out);
@@ -215,6 +225,7 @@ impl Decode for Status {
             round: u64::decode(input)?,
             view: View::decode(input)?,
             active: bool::decode(input)?,
+            rejoins: Option::decode(input)?,
             last_executed: Seq::decode(input)?,
             low_water_mark: Seq::decode(input)?,
             oldest_retained: Seq::decode(input)?,

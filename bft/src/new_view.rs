@@ -108,6 +108,11 @@ impl<S: StateMachine> Replica<S> {
         };
         let (view, changes) = (pending.view(), pending.changes.values());
         let choice = Choice::of(changes.clone().map(|change| &change.body));
+        // Its primary may not know yet that a replica began anew: no lie, and no new view either.
+        if changes.clone().any(|change| change.body.life < self.lives.of(change.body.replica)) {
+            self.views.pending.remove(&primary);
+            return self.ignore(Ignored::Rejoining, fx);
+        }
         let good = pending.changes.len() >= self.quorums.strong()
             && changes.clone().all(|change| change.body.view == view)
             && choice.is_proposed_by(&pending.new_view.body.proposals);
@@ -145,6 +150,9 @@ impl<S: StateMachine> Replica<S> {
         self.ask_for_missing(None, fx);
         self.views.since = None;
         self.set_view_timer(now);
+        if self.is_mute() {
+            return;
+        }
         if self.is_primary() {
             self.propose(now, fx);
         } else {
@@ -168,7 +176,7 @@ impl<S: StateMachine> Replica<S> {
         let mut adopted = Vec::new();
         for header in &new_view.proposals {
             let seq = header.body.seq;
-            if !self.log.in_window(seq) {
+            if !self.log.in_window(seq) || self.is_mute() {
                 continue;
             }
             match self.find_batch(seq, header.body.batch) {

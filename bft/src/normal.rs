@@ -79,6 +79,9 @@ impl<S: StateMachine> Replica<S> {
     /// Whether a null request belongs at this place: some peer must fetch a checkpoint, and none is
     /// kept here since a restart, so the next one must come soon.
     fn pads(&self, seq: Seq) -> bool {
+        if self.helps_rejoin() {
+            return true;
+        }
         let last = self.log.low().0 + self.params.checkpoint_interval;
         self.checkpoints.images.is_empty() && seq.0 <= last && self.peers.any_before(self.oldest_retained())
     }
@@ -86,7 +89,8 @@ impl<S: StateMachine> Replica<S> {
     /// The primary proposes while it may: few batches in flight, so that a backlog becomes one
     /// batch, and between the water marks.
     pub(crate) fn propose(&mut self, now: Time, fx: &mut Effects<Self>) {
-        while self.views.active && self.is_primary() && self.in_flight() < self.params.in_flight_max {
+        while self.views.active && !self.is_mute() && self.is_primary() && self.in_flight() < self.params.in_flight_max
+        {
             let seq = self.last_executed.max(self.log.last_proposed()).next();
             if !self.log.in_window(seq) || !(self.queue.has_waiting() || self.pads(seq)) {
                 return;

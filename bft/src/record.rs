@@ -1,7 +1,8 @@
 //! What must be durable before the world hears of it.
 
 use base::{
-    Decode, DecodeError, Digest, Encode, PublicKey, Reader, Seq, Signed, Time, View, canonical_enum, canonical_struct,
+    Decode, DecodeError, Digest, Encode, PublicKey, Reader, ReplicaId, Seq, Signed, Time, View, canonical_enum,
+    canonical_struct,
 };
 use bytes::Bytes;
 
@@ -49,6 +50,19 @@ pub enum Record {
     PriorPrepared(Prepared),
     /// In a condensed log: a batch accepted at a place in a view before this one.
     PriorBatch(Body),
+    /// A replica lost its log and began a life with this number: nothing of its earlier ones counts.
+    /// If it is this replica, it is mute until `Rejoined`. (The driver writes that one, into an empty
+    /// log that should not be.)
+    Life {
+        /// Which replica.
+        replica: ReplicaId,
+        /// The number; 0 for the first life.
+        life: u64,
+    },
+    /// This replica votes again once its stable checkpoint is here.
+    Beyond(Seq),
+    /// This replica votes again.
+    Rejoined,
 }
 canonical_enum!(Record {
     0 => Snapshot(piece),
@@ -64,6 +78,9 @@ canonical_enum!(Record {
     10 => Entered(new_view),
     11 => PriorPrepared(prepared),
     12 => PriorBatch(body),
+    13 => Life { replica, life },
+    14 => Beyond(seq),
+    15 => Rejoined,
 });
 
 /// A prepared certificate: beside the proposal, `2f` prepares of distinct backups.

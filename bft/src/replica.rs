@@ -14,6 +14,7 @@ use crate::message::Message;
 use crate::params::Params;
 use crate::queue::Queue;
 use crate::record::{Divergence, Record};
+use crate::rejoin::{Lives, Rejoining};
 use crate::request::ClientRequest;
 use crate::restore::Corrupt;
 use crate::table::Table;
@@ -59,6 +60,8 @@ pub struct Replica<S> {
     pub(crate) vouchers: Vouchers,
     pub(crate) checkpoints: Checkpoints<S>,
     pub(crate) transfer: Option<Transfer<S>>,
+    pub(crate) lives: Lives,
+    pub(crate) rejoining: Option<Rejoining>,
     pub(crate) peers: Peers,
     pub(crate) pacing: Pacing,
     pub(crate) counts: Counts,
@@ -89,6 +92,7 @@ impl<S: StateMachine> Protocol for Replica<S> {
             return self.ignore(Ignored::Diverged, fx);
         }
         match input {
+            Input::Client(_) if self.is_mute() => self.ignore(Ignored::Rejoining, fx),
             Input::Client(request) => self.on_request(now, request.into_inner().0, None, fx),
             Input::Peer { from, message } => self.on_message(now, from, message.into_inner(), fx),
         }
@@ -121,6 +125,11 @@ impl<S: StateMachine> Replica<S> {
         if from == self.params.me || usize::from(from.0) >= self.quorums.n() {
             return self.ignore(Ignored::NotAPeer, fx);
         }
+        let is_vote =
+            matches!(message, Message::Proposal(_) | Message::Prepare(_) | Message::Commit(_) | Message::Forward(_));
+        if is_vote && self.is_mute() {
+            return self.ignore(Ignored::Rejoining, fx);
+        }
         match message {
             Message::Proposal(proposal) => self.on_proposal(now, proposal, fx),
             Message::Prepare(prepare) => self.on_prepare(now, prepare, fx),
@@ -137,6 +146,8 @@ impl<S: StateMachine> Replica<S> {
             Message::Head(head) => self.on_head(now, from, head, fx),
             Message::Part(part) => self.on_part(now, from, part, fx),
             Message::Gone(seq) => self.on_gone(now, from, seq, fx),
+            Message::Rejoin(rejoin) => self.on_rejoin(now, rejoin, fx),
+            Message::Welcome(welcome) => self.on_welcome(from, &welcome, fx),
         }
     }
 
@@ -158,6 +169,8 @@ impl<S: StateMachine> Replica<S> {
             vouchers: Vouchers::default(),
             checkpoints: Checkpoints::default(),
             transfer: None,
+            lives: Lives::default(),
+            rejoining: None,
             peers: Peers::default(),
             pacing: Pacing::default(),
             counts: Counts::default(),
@@ -176,6 +189,7 @@ impl<S: StateMachine> Replica<S> {
             view: self.view,
             status: match self.divergence {
                 Some(_) => Standing::Diverged,
+                None if self.is_mute() => Standing::Rejoining,
                 None if !self.views.active => Standing::ChangingView,
                 None => Standing::Normal,
             },

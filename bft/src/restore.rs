@@ -3,7 +3,7 @@
 
 use std::iter::Peekable;
 
-use base::{DecodeError, PublicKey, Seq, Signed, StateMachine, Time, View};
+use base::{DecodeError, PublicKey, ReplicaId, Seq, Signed, StateMachine, Time, View};
 use bytes::Bytes;
 
 use crate::archive::Retained;
@@ -12,6 +12,7 @@ use crate::message::{Body, Checkpoint, Committed};
 use crate::new_view::Shown;
 use crate::params::{BadParams, Params};
 use crate::record::{Certificate, Divergence, Place, Record, SNAPSHOT_PIECE_MAX, Snapshot, StableProof};
+use crate::rejoin::{Lives, Rejoining};
 use crate::replica::Replica;
 use crate::table::{Executed, Table};
 use crate::view_change::ViewChange;
@@ -171,6 +172,19 @@ impl<S: StateMachine> Replica<S> {
                 self.log.keep_prepared(prepared);
                 Ok(())
             }
+            Record::Life { replica, life } => {
+                self.admit_life(Time::ZERO, replica, life);
+                Ok(())
+            }
+            Record::Beyond(seq) => {
+                let rejoining = self.rejoining.as_mut().ok_or("a bound for votes without a new life")?;
+                rejoining.beyond = Some(seq);
+                Ok(())
+            }
+            Record::Rejoined => {
+                self.rejoining = None;
+                Ok(())
+            }
             Record::PriorBatch(Body { seq, batch }) => {
                 ensure(self.log.in_window(seq), "a prior batch out of place")?;
                 self.log.keep_batch(seq, batch);
@@ -232,6 +246,9 @@ impl<S: StateMachine> Replica<S> {
         Condensed {
             view: self.view,
             shown: self.views.shown.clone(),
+            lives: self.lives.clone(),
+            me: self.params.me,
+            rejoining: self.rejoining.clone(),
             last_executed: self.last_executed,
             last_at: self.last_at,
             state: self.state.clone(),
@@ -274,6 +291,9 @@ fn ensure(good: bool, what: &'static str) -> Result<(), &'static str> {
 pub struct Condensed<S> {
     view: View,
     shown: Option<Shown>,
+    lives: Lives,
+    me: ReplicaId,
+    rejoining: Option<Rejoining>,
     last_executed: Seq,
     last_at: Time,
     state: S,
@@ -297,6 +317,7 @@ impl<S: StateMachine> Condensed<S> {
         pieces
             .map(Record::Snapshot)
             .chain(self.stable.clone().map(Record::Stable))
+            .chain(self.lives())
             .chain(self.prior())
             .chain(self.entered())
             .chain(self.votes())
@@ -308,6 +329,15 @@ impl<S: StateMachine> Condensed<S> {
     fn digest(&self) -> base::Digest {
         let (mut state, mut table) = (self.state.clone(), self.table.clone());
         crate::checkpoint::digest_of(self.last_executed, self.last_at, &mut state, &mut table)
+    }
+
+    /// Whose lives are not their first, and how far the own one is on its way back.
+    fn lives(&self) -> impl Iterator<Item = Record> + '_ {
+        let own = core::iter::once(Record::Life { replica: self.me, life: self.lives.own });
+        let others = self.lives.iter().map(|(replica, life)| Record::Life { replica, life });
+        let beyond = self.rejoining.as_ref().and_then(|rejoining| rejoining.beyond).map(Record::Beyond);
+        let rejoined = self.rejoining.is_none().then_some(Record::Rejoined);
+        own.chain(others).chain(beyond).chain(rejoined)
     }
 
     /// What prior views left.

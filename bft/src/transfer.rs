@@ -67,7 +67,10 @@ impl<S: StateMachine> Replica<S> {
         if proof.seq <= known.max(self.last_executed) {
             return self.ignore(Ignored::Stale, fx);
         }
-        let needed = self.transfer.is_some() || self.peers.behind.is_some() || self.log.low() > self.last_executed;
+        let needed = self.transfer.is_some()
+            || self.peers.behind.is_some()
+            || self.log.low() > self.last_executed
+            || self.is_mute();
         if !needed || self.state.tree().is_none() {
             return self.ignore(Ignored::Duplicate, fx);
         }
@@ -195,6 +198,7 @@ impl<S: StateMachine> Replica<S> {
         self.peers.behind = None;
         self.views.progress = now;
         self.forget_hopeless();
+        self.try_rejoin(fx);
         self.take_checkpoint();
         self.say_checkpoint(now, fx);
         self.execute_ready(now, fx);

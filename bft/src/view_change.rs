@@ -54,6 +54,8 @@ pub struct ViewChange {
     pub prepared: Vec<Prepared>,
     /// Who asks.
     pub replica: ReplicaId,
+    /// Which life of it: see [`crate::Rejoin`].
+    pub life: u64,
 }
 
 impl ViewChange {
@@ -80,6 +82,7 @@ impl Encode for ViewChange {
         self.stable.encode(out);
         self.prepared.encode(out);
         self.replica.encode(out);
+        self.life.encode(out);
     }
 }
 
@@ -89,7 +92,8 @@ impl Decode for ViewChange {
         let view = View::decode(input)?;
         let stable = Option::decode(input)?;
         let prepared = input.seq_max("prepared set", WINDOW_MAX as usize)?;
-        let change = ViewChange { view, stable, prepared, replica: ReplicaId::decode(input)? };
+        let (replica, life) = <(ReplicaId, u64)>::decode(input)?;
+        let change = ViewChange { view, stable, prepared, replica, life };
         let len = available - input.remaining();
         if len > MESSAGE_MAX {
             return Err(DecodeError::TooLong { what: "view change", len, max: MESSAGE_MAX });

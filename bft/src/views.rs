@@ -92,12 +92,16 @@ impl<S: StateMachine> Replica<S> {
 
     /// Whether something is known here that the primary should bring about.
     fn is_outstanding(&self) -> bool {
-        !self.queue.is_empty() || self.log.last_proposed() > self.last_executed.max(self.log.low())
+        !self.queue.is_empty()
+            || self.helps_rejoin()
+            || self.log.last_proposed() > self.last_executed.max(self.log.low())
     }
 
     /// Starts, keeps or stops the timer, after anything happened.
     pub(crate) fn set_view_timer(&mut self, now: Time) {
-        let runs = if self.views.active {
+        let runs = if self.is_mute() {
+            false
+        } else if self.views.active {
             !self.is_primary() && self.is_outstanding()
         } else {
             // Alone in limbo, a replica waits for the others: to run ahead of them helps nobody.
@@ -149,7 +153,7 @@ impl<S: StateMachine> Replica<S> {
     pub(crate) fn review_view(&mut self, now: Time, fx: &mut Effects<Self>) {
         self.queue.rebase(now);
         self.ask_for_missing(None, fx);
-        if !self.views.active {
+        if !self.views.active || self.is_mute() {
             return;
         }
         let timeout = self.view_timeout();
@@ -167,7 +171,7 @@ impl<S: StateMachine> Replica<S> {
 
     /// Votes no more in this view, nor in any below `to`, and says so.
     pub(crate) fn leave_view(&mut self, now: Time, to: View, fx: &mut Effects<Self>) {
-        if to <= self.view {
+        if to <= self.view || self.is_mute() {
             return;
         }
         fx.persist.push(Record::Left(to));
@@ -200,6 +204,7 @@ impl<S: StateMachine> Replica<S> {
             stable: self.checkpoints.stable.clone(),
             prepared: self.log.prepared(),
             replica: self.params.me,
+            life: self.lives.own,
         })
     }
 
@@ -209,6 +214,9 @@ impl<S: StateMachine> Replica<S> {
         let beyond = |seq: Seq| seq.0 > low.0.saturating_add(self.params.window);
         if change.body.prepared.last().is_some_and(|prepared| beyond(prepared.header.body.seq)) {
             return self.ignore(Ignored::OutOfWindow, fx);
+        }
+        if change.body.life < self.lives.of(replica) {
+            return self.ignore(Ignored::Rejoining, fx);
         }
         let digest = change.body.digest();
         let was_missing = self.fill_pending(&change, digest, now, fx);
@@ -230,6 +238,9 @@ impl<S: StateMachine> Replica<S> {
 
     /// What the view changes held give cause for.
     fn consider_views(&mut self, now: Time, fx: &mut Effects<Self>) {
+        if self.is_mute() {
+            return;
+        }
         // f + 1 others ask for a higher view: a correct one among them does. The view that all of
         // them have reached (TOCS'02 §4.5.2; libbyz).
         let mut asked: Vec<View> = self.views.changes.values().map(|held| held.change.body.view).collect();

@@ -7,8 +7,8 @@ use base::{Decode, Digest, Encode, ReplicaId, Seq, Signature, Signed, Time, View
 use bft::{
     BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, Batch, Body, CachedResult, Certificate, Checkpoint, ClientRequest, Commit,
     Committed, Content, Divergence, Head, MESSAGE_MAX, Message, NewView, Part, PartName, Place, PrePrepare, Prepare,
-    Prepared, Proposal, REQUEST_OP_MAX, RESULT_MAX, Record, RefusedWhy, Reply, ReplyResult, Request, SlotState,
-    Snapshot, StableProof, Status, Tree, ViewChange, WINDOW_MAX, Want,
+    Prepared, Proposal, REQUEST_OP_MAX, RESULT_MAX, Record, RefusedWhy, Rejoin, Reply, ReplyResult, Request, SlotState,
+    Snapshot, StableProof, Status, Tree, ViewChange, WINDOW_MAX, Want, Welcome,
 };
 use bytes::Bytes;
 use common::client_secret;
@@ -79,6 +79,7 @@ fn status() -> impl Strategy<Value = Status> {
         round,
         view: View(view),
         active,
+        rejoins: active.then_some(Seq(c)),
         last_executed: Seq(a),
         low_water_mark: Seq(b),
         oldest_retained: Seq(c),
@@ -104,12 +105,13 @@ fn prepared() -> impl Strategy<Value = Prepared> {
 }
 
 fn view_change() -> impl Strategy<Value = Signed<ViewChange>> {
-    let body = (any::<u64>(), stable(), vec(prepared(), 0..3), any::<u16>());
-    signed(body.prop_map(|(view, stable, prepared, i)| ViewChange {
+    let body = (any::<u64>(), stable(), vec(prepared(), 0..3), any::<u16>(), any::<u64>());
+    signed(body.prop_map(|(view, stable, prepared, i, life)| ViewChange {
         view: View(view),
         stable,
         prepared,
         replica: ReplicaId(i),
+        life,
     }))
 }
 
@@ -169,6 +171,9 @@ fn message() -> impl Strategy<Value = Message> {
         head().prop_map(Message::Head),
         part().prop_map(Message::Part),
         any::<u64>().prop_map(|seq| Message::Gone(Seq(seq))),
+        signed((any::<u64>(), any::<u16>()).prop_map(|(life, i)| Rejoin { life, replica: ReplicaId(i) }))
+            .prop_map(Message::Rejoin),
+        (any::<u64>(), stable()).prop_map(|(life, stable)| Message::Welcome(Welcome { life, stable })),
     ]
 }
 
@@ -300,6 +305,7 @@ fn bounds_are_checked_when_decoding() {
         round: 0,
         view: View(0),
         active: true,
+        rejoins: None,
         last_executed: Seq(0),
         low_water_mark: Seq(0),
         oldest_retained: Seq(1),
@@ -315,7 +321,7 @@ fn bounds_are_checked_when_decoding() {
     let prepare = Signed { body: Prepare { view: View(0), seq: Seq(1), digest: zero, replica: me }, signature };
     let change = |count, prepares| {
         let prepared = Prepared { header: header.clone(), prepares: vec![prepare.clone(); prepares] };
-        ViewChange { view: View(1), stable: None, prepared: vec![prepared; count], replica: me }.to_bytes()
+        ViewChange { view: View(1), stable: None, prepared: vec![prepared; count], replica: me, life: 0 }.to_bytes()
     };
     assert!(ViewChange::from_bytes(&change(WINDOW_MAX as usize, 2)).is_ok());
     assert!(ViewChange::from_bytes(&change(WINDOW_MAX as usize + 1, 2)).is_err());

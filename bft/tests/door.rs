@@ -107,7 +107,13 @@ fn signed_change(body: ViewChange) -> Signed<ViewChange> {
 }
 
 fn change(who: usize) -> Signed<ViewChange> {
-    signed_change(ViewChange { view: View(1), stable: None, prepared: Vec::new(), replica: ReplicaId(who as u16) })
+    signed_change(ViewChange {
+        view: View(1),
+        stable: None,
+        prepared: Vec::new(),
+        replica: ReplicaId(who as u16),
+        life: 0,
+    })
 }
 
 fn view_change(who: usize) -> Message {
@@ -126,7 +132,7 @@ fn certificate(seq: u64, backups: &[usize]) -> Prepared {
 #[test]
 fn a_view_change_is_its_signers_and_proves_what_it_says() {
     let with = |prepared: Vec<Prepared>| {
-        let body = ViewChange { view: View(1), stable: None, prepared, replica: ReplicaId(2) };
+        let body = ViewChange { view: View(1), stable: None, prepared, replica: ReplicaId(2), life: 0 };
         admitted(3, &Message::ViewChange(signed_change(body)))
     };
     assert!(with(vec![]) && with(vec![certificate(1, &[1, 2]), certificate(3, &[2, 3])]), "whoever passes it on");
@@ -154,7 +160,7 @@ fn a_view_change_is_its_signers_and_proves_what_it_says() {
         };
         let proof =
             StableProof { seq: Seq(4), digest: Digest([1; 32]), checkpoints: signers.iter().map(vote).collect() };
-        let body = ViewChange { view: View(1), stable: Some(proof), prepared: vec![], replica: ReplicaId(2) };
+        let body = ViewChange { view: View(1), stable: Some(proof), prepared: vec![], replica: ReplicaId(2), life: 0 };
         admitted(2, &Message::ViewChange(signed_change(body)))
     };
     assert!(stable(&[0, 1, 3]));
@@ -186,6 +192,7 @@ fn what_the_link_proves_needs_no_signature() {
         round: 0,
         view: View(0),
         active: true,
+        rejoins: None,
         last_executed: Seq(0),
         low_water_mark: Seq(0),
         oldest_retained: Seq(1),

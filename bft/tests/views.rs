@@ -136,7 +136,8 @@ fn one_replica_cannot_change_the_view() {
         let mut asked = 0;
         let storm = move |rng: &mut Rng, _: ReplicaId, message: Message| {
             asked += 1 + rng.below(1 << 20);
-            let body = ViewChange { view: View(asked), stable: None, prepared: Vec::new(), replica: ReplicaId(3) };
+            let body =
+                ViewChange { view: View(asked), stable: None, prepared: Vec::new(), replica: ReplicaId(3), life: 0 };
             let asks = rng.percent(30);
             Some(if asks { Message::ViewChange(Signed::new(body, &replica_secret(3), &CLUSTER)) } else { message })
         };
@@ -148,7 +149,7 @@ fn one_replica_cannot_change_the_view() {
 }
 
 fn sign_change(view: u64, who: u16, prepared: Vec<Prepared>) -> Signed<ViewChange> {
-    let body = ViewChange { view: View(view), stable: None, prepared, replica: ReplicaId(who) };
+    let body = ViewChange { view: View(view), stable: None, prepared, replica: ReplicaId(who), life: 0 };
     Signed::new(body, &replica_secret(usize::from(who)), &CLUSTER)
 }
 

@@ -169,6 +169,7 @@ pub fn status(round: u64, last_executed: u64, slots: &[bft::SlotState]) -> Messa
         round,
         view: V0,
         active: true,
+        rejoins: None,
         last_executed: Seq(last_executed),
         low_water_mark: Seq(0),
         oldest_retained: Seq(1),

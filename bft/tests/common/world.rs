@@ -479,8 +479,18 @@ impl World {
         self.check_remembered(index);
     }
 
+    /// A replica's disk is lost; it comes back with nothing but the knowledge that something is lost.
+    pub fn wipe(&mut self, index: usize) {
+        let replica = ReplicaId(index as u16);
+        self.disks[index] = vec![Record::Life { replica, life: self.now.0 }];
+        self.restart(index);
+    }
+
     /// What a replica said of places above its low water mark, it still knows after a restart.
     fn check_remembered(&self, index: usize) {
+        if self.status(index).status == Standing::Rejoining {
+            return;
+        }
         let (mut proposed, mut prepared) = (BTreeMap::new(), BTreeMap::new());
         for record in self.node(index).condense().records() {
             match record {
