@@ -19,4 +19,4 @@ pub(crate) struct CoreCan {
 
 /// The core as it is.
 pub(crate) const CORE: CoreCan =
-    CoreCan { view_change: true, state_transfer: false, rejoin: false, steady_clock: false };
+    CoreCan { view_change: true, state_transfer: true, rejoin: false, steady_clock: false };

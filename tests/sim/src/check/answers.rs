@@ -128,6 +128,11 @@ impl<S: Service> Answers<S> {
         }
     }
 
+    /// The end: whatever a client was told must have been executed by now.
+    pub(crate) fn finish(&self) -> Verdict {
+        if self.told_early.is_empty() { Ok(()) } else { Err("a client was told what nobody ever executed".into()) }
+    }
+
     /// A correct replica has applied the whole history: its state is the model's.
     pub(crate) fn state(&mut self, who: ReplicaId, digest: Digest) -> Verdict {
         let model = self.model.digest();

@@ -240,6 +240,8 @@ impl<S: Service> Checks<S> {
         let mut state = core.state().clone();
         let verdict = self.durable.held(who, state.applied);
         self.judge(Invariant::Durability, verdict);
+        let verdict = self.answers.finish();
+        self.judge(Invariant::Linearizability, verdict);
         if state.applied as usize == self.looked {
             let verdict = self.answers.state(who, state.inner.digest());
             self.judge(Invariant::Linearizability, verdict);

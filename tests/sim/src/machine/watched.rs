@@ -7,7 +7,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use base::{Decode as _, DecodeError, Digest, Encode as _, PublicKey, StateMachine, Time};
+use base::merkle::Trie;
+use base::{Decode, DecodeError, Digest, Encode as _, PublicKey, StateMachine, Time};
 use bytes::Bytes;
 
 /// One operation as applied.
@@ -34,6 +35,9 @@ pub(crate) struct Tape {
     pub(crate) conflict: Option<u64>,
 }
 
+/// The name of the row that says how much was applied; no machine has one of that name.
+const ROW: &[u8] = b"watched";
+
 /// A state machine that is watched.
 #[derive(Clone)]
 pub(crate) struct Watched<S> {
@@ -45,6 +49,8 @@ pub(crate) struct Watched<S> {
     pub(crate) chain: Digest,
     /// What the digest is spoilt with, for a machine that is not deterministic.
     pub(crate) rot: u8,
+    /// The machine's tree, and a row of our own.
+    tree: Trie,
     /// Where it is noted; nobody watches a liar.
     tape: Option<Rc<RefCell<Tape>>>,
 }
@@ -52,7 +58,11 @@ pub(crate) struct Watched<S> {
 impl<S> Watched<S> {
     /// Nothing was applied yet.
     pub(crate) fn new(inner: S, tape: Option<Rc<RefCell<Tape>>>, rot: u8) -> Watched<S> {
-        Watched { inner, applied: 0, chain: Digest::default(), rot, tape }
+        Watched { inner, applied: 0, chain: Digest::default(), rot, tree: Trie::new(), tape }
+    }
+
+    fn own_row(&self) -> Vec<u8> {
+        (self.applied, self.chain, self.rot).to_bytes()
     }
 
     fn note(&self, entry: impl FnOnce() -> Entry, chain: Digest) {
@@ -86,7 +96,25 @@ impl<S: StateMachine> StateMachine for Watched<S> {
     }
 
     fn digest(&mut self) -> Digest {
-        Digest::of_parts(&[&self.inner.digest().0, &self.chain.0, &self.applied.to_le_bytes(), &[self.rot]])
+        self.tree().expect("every machine here has a tree").root()
+    }
+
+    fn tree(&mut self) -> Option<&Trie> {
+        self.tree = self.inner.tree()?.clone();
+        self.tree.insert(ROW, Digest::of(&self.own_row()));
+        Some(&self.tree)
+    }
+
+    fn row(&self, name: &[u8]) -> Option<Vec<u8>> {
+        if name == ROW { Some(self.own_row()) } else { self.inner.row(name) }
+    }
+
+    fn patch(&mut self, rows: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), DecodeError> {
+        let (own, others): (Vec<_>, Vec<_>) = rows.iter().cloned().partition(|(name, _)| name == ROW);
+        if let Some((_, Some(value))) = own.last() {
+            (self.applied, self.chain, self.rot) = Decode::from_bytes(value)?;
+        }
+        self.inner.patch(&others)
     }
 
     fn snapshot(&self) -> Box<dyn Iterator<Item = Vec<u8>> + '_> {
@@ -98,7 +126,7 @@ impl<S: StateMachine> StateMachine for Watched<S> {
         let (first, rest) = partitions.split_first().ok_or(DecodeError::Invalid { what: "snapshot" })?;
         let (applied, chain) = <(u64, Digest)>::from_bytes(first)?;
         let inner = self.inner.restore(rest)?;
-        Ok(Watched { inner, applied, chain, rot: self.rot, tape: self.tape.clone() })
+        Ok(Watched { inner, applied, chain, rot: self.rot, tree: Trie::new(), tape: self.tape.clone() })
     }
 }
 
@@ -122,6 +150,11 @@ mod tests {
         assert_eq!((tape.borrow().entries.len(), tape.borrow().conflict), (2, None));
         let partitions: Vec<_> = one.snapshot().collect();
         assert_eq!(other.restore(&partitions).unwrap().digest(), one.digest());
+        let names = one.tree().unwrap().names(&base::merkle::Prefix::default());
+        let rows: Vec<_> = names.iter().map(|name| (name.to_vec(), one.row(name))).collect();
+        let mut patched = other.clone();
+        patched.patch(&rows).unwrap();
+        assert_eq!((patched.digest(), patched.applied), (one.digest(), 2));
         other.apply(Time(2), &principals[0], &ops[2]);
         assert_eq!(tape.borrow().conflict, Some(1));
     }
