@@ -5,6 +5,7 @@
 //! written: the log cuts a torn tail. A snapshot takes the place of everything before it at one
 //! moment, or never.
 
+use base::ReplicaId;
 use bft::Record;
 
 use crate::rng::Rng;
@@ -81,6 +82,11 @@ impl Disk {
     /// What a start reads.
     pub(crate) fn durable(&self) -> &[Record] {
         &self.durable
+    }
+
+    /// The driver notes in an empty log which life of the replica begins, 0 being the first.
+    pub(crate) fn begin_life(&mut self, replica: ReplicaId, life: u64) {
+        self.durable.push(Record::Life { replica, life });
     }
 
     /// Everything is gone: another disk.

@@ -14,10 +14,22 @@ impl<S: Service> World<S> {
         if self.nodes[node].core.is_some() || self.nodes[node].lost {
             return;
         }
-        if self.nodes[node].rotten && !CORE.rejoin {
-            self.nodes[node].lost = true;
-            self.trace.note(self.now, &[40, node as u64], || format!("n{node} finds its log damaged and stays down"));
-            return;
+        if self.nodes[node].rotten {
+            self.trace.note(self.now, &[40, node as u64], || format!("n{node} finds its log damaged"));
+            if !CORE.rejoin {
+                self.nodes[node].lost = true;
+                return;
+            }
+            // It comes back with nothing but the knowledge that something is lost.
+            self.stats.disks_lost += 1;
+            let actor = &mut self.nodes[node];
+            let life = actor.clock.read(self.now).0;
+            actor.rotten = false;
+            actor.disk.wipe();
+            actor.disk.begin_life(actor.id, life);
+        } else if self.nodes[node].disk.durable().is_empty() {
+            let actor = &mut self.nodes[node];
+            actor.disk.begin_life(actor.id, 0);
         }
         let actor = &self.nodes[node];
         let (tape, rot) = if actor.lies {
@@ -74,10 +86,11 @@ impl<S: Service> World<S> {
                 self.stats.pauses += 1;
                 self.nodes[node].paused = Time(self.now.0 + time);
             }
-            Fault::Rot { node } => {
+            Fault::Rot { node } if correct(node) => {
                 self.nodes[node].rotten = true;
                 self.crash(node, 0);
             }
+            Fault::Rot { .. } => {}
         }
     }
 

@@ -168,7 +168,6 @@ impl Plan {
     pub(crate) fn with_liars(seed: u64, behaviour: &'static Behaviour, control: bool) -> Plan {
         let mut plan = Plan::of(seed);
         let mut rng = Rng::new(seed ^ 0xb12a_7713);
-        let f = (plan.n - 1) / 3;
         plan.behaviour = Some(behaviour);
         plan.control = control;
         plan.calm = plan.calm.min(12 * S);
@@ -183,6 +182,13 @@ impl Plan {
         for client in &mut plan.clients {
             client.think = client.think.min(plan.calm / (client.requests + 1));
         }
+        if behaviour.has_rejoiner() {
+            plan.n = 7;
+            plan.clocks = vec![(0, 0); 7];
+            plan.tuning.retained_bytes_max = 0;
+            plan.faults = vec![(plan.calm / 3, Fault::Rot { node: 6 })];
+        }
+        let f = (plan.n - 1) / 3;
         plan.liars = behaviour.liars(&mut rng, plan.n, f + usize::from(control));
         if behaviour.needs_a_turn() {
             // The first primary is away while there is something to do.
@@ -233,10 +239,10 @@ impl Plan {
         add(rng, 15, 2, &mut |rng| Fault::Jump { node: node(rng), by: -(rng.below(back) as i64) });
         add(rng, 10, 2, &mut |rng| Fault::JumpAll { by: rng.below(all) as i64 - all as i64 / 2 });
         add(rng, 25, 5, &mut |rng| Fault::Pause { node: node(rng), time: rng.below(8 * S) });
-        if rng.percent(10) && !CORE.rejoin {
-            // One node for good: no more than may be faulty. Without a view change, not the primary.
+        if rng.percent(12) {
+            // One node, perhaps twice: no more than may be faulty. Without a view change, not the primary.
             let lost = if CORE.view_change { node(rng) } else { rng.between(1, n - 1) as usize };
-            self.faults.push((rng.below(self.calm), Fault::Rot { node: lost }));
+            add(rng, 100, 2, &mut |_| Fault::Rot { node: lost });
         }
         self.faults.sort_by_key(|(at, _)| *at);
     }
@@ -269,7 +275,7 @@ impl Plan {
         note(any(|fault| matches!(fault, Fault::Jump { .. } | Fault::JumpAll { .. })), "clock jumps");
         note(self.clocks.iter().any(|clock| *clock != (0, 0)), "clocks off");
         note(any(|fault| matches!(fault, Fault::Pause { .. })), "pauses");
-        note(any(|fault| matches!(fault, Fault::Rot { .. })), "a disk lost for good");
+        note(any(|fault| matches!(fault, Fault::Rot { .. })), "a disk lost");
         kinds
     }
 }

@@ -46,6 +46,12 @@ pub struct Stats {
     pub power_losses: u64,
     /// Cuts of links.
     pub cuts: u64,
+    /// Disks lost.
+    pub disks_lost: u64,
+    /// Replicas that had lost their disk and vote again.
+    pub rejoined: u64,
+    /// States fetched from peers.
+    pub transfers: u64,
     /// Clocks set.
     pub jumps: u64,
     /// Processes stopped for a while.

@@ -180,6 +180,11 @@ impl<S: Service> World<S> {
             }
             Event::Misbehaved { .. } => self.stats.accused += 1,
             Event::Ignored(_) => {}
+            Event::Rejoined { .. } | Event::Transferred { .. } => {
+                self.stats.rejoined += u64::from(matches!(event, Event::Rejoined { .. }));
+                self.stats.transfers += u64::from(matches!(event, Event::Transferred { .. }));
+                self.trace.note(self.now, &[32, u64::from(who.0)], || format!("n{node} {event:?}"));
+            }
             other => self.trace.note(self.now, &[31, u64::from(who.0)], || format!("n{node} {other:?}")),
         }
     }

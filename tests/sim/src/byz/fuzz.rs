@@ -126,7 +126,7 @@ fn mutate(
                 prepared.pop();
             }
             let stable = said.body.stable.filter(|_| field != 2);
-            Message::ViewChange(lie.sign(ViewChange { view, stable, prepared, replica: lie.me }))
+            Message::ViewChange(lie.sign(ViewChange { view, stable, prepared, replica: lie.me, life: said.body.life }))
         }
         other => other,
     }

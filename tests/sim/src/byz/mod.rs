@@ -9,6 +9,7 @@ mod primary;
 mod replies;
 mod standing;
 mod table;
+mod transfer;
 mod views;
 mod votes;
 
@@ -194,6 +195,9 @@ pub(crate) enum Place {
     Second,
     /// Anywhere.
     Anywhere,
+    /// Beside a correct replica that loses its disk and must be helped: one liar fewer than is
+    /// tolerated, in a group of seven.
+    Donors,
 }
 
 /// How somebody lies.
@@ -252,6 +256,11 @@ impl Behaviour {
         self.place == Place::Second
     }
 
+    /// Whether there is a correct replica that loses its disk.
+    pub(crate) fn has_rejoiner(&self) -> bool {
+        self.place == Place::Donors
+    }
+
     pub(crate) fn rot(&self) -> u8 {
         u8::from(matches!(self.how, How::Spoilt))
     }
@@ -259,6 +268,7 @@ impl Behaviour {
     /// Which replicas lie, if `count` do.
     pub(crate) fn liars(&self, rng: &mut Rng, n: usize, count: usize) -> Vec<usize> {
         let count = match self.how {
+            _ if self.has_rejoiner() && count <= (n - 1) / 3 => count - 1,
             // In its control run it is replicas that lie to clients.
             How::Client(_) if count <= (n - 1) / 3 => 0,
             _ => count,
@@ -268,6 +278,8 @@ impl Behaviour {
             _ if self.has_twins() && count > (n - 1) / 3 => 0,
             Place::Primaries => 0,
             Place::Second => 1,
+            // The last one loses its disk.
+            Place::Donors => rng.below((n - count) as u64) as usize,
             Place::Backups => rng.between(1, (n - count) as u64) as usize,
             Place::Anywhere => rng.below(n as u64) as usize,
         };

@@ -1,12 +1,12 @@
 //! All the ways of lying, one a row.
 
 use super::{Act, Behaviour, How, Lie, Place, Rogue};
-use super::{clients, fuzz, omissions, primary, replies, standing, views, votes};
+use super::{clients, fuzz, omissions, primary, replies, standing, transfer, views, votes};
 use crate::check::Invariant;
 use crate::check::Invariant::{
     Agreement as I1, Authority as I4, Bounds as I7, Durability as I3, Linearizability as I2, Once as I5, Progress as I6,
 };
-use Place::{Anywhere, Backups, Primaries, Second};
+use Place::{Anywhere, Backups, Donors, Primaries, Second};
 
 type Tamper = fn(&mut Lie<'_>, &Act<'_>) -> bool;
 
@@ -103,6 +103,18 @@ pub const BEHAVIOURS: &[Behaviour] = &[
     row("status-flood", "Bad state transfer", &[I7], Anywhere, standing::status_flood).hushed(),
     row("asks-flood", "Nested/oversize", &[I7], Anywhere, standing::asks_flood).hushed(),
     row("wrong-bodies", "Wrong digest / null body", &[I1, I6], Anywhere, standing::wrong_bodies).hushed(),
+    // Towards those who have lost something.
+    row("wrong-parts", "Bad state transfer", &[I1, I3, I6], Donors, transfer::wrong_parts).hushed(),
+    row("wrong-heads", "Bad state transfer", &[I1, I3, I6], Donors, transfer::wrong_heads).hushed(),
+    row("keeps-nothing", "Bad state transfer", &[I6], Donors, transfer::keeps_nothing).hushed(),
+    row("stalls-transfer", "Bad state transfer", &[I6], Donors, transfer::stalls).hushed(),
+    row("late-parts", "Bad state transfer", &[I6], Donors, transfer::late_parts).hushed(),
+    row("unproved-checkpoints", "Forged/minority checkpoint", &[I1, I3], Donors, transfer::unproved_checkpoints)
+        .hushed(),
+    row("churns-lives", "Total loss of one replica", &[I6], Donors, transfer::churns_lives).hushed(),
+    row("unwelcoming", "Total loss of one replica", &[I6], Donors, transfer::unwelcoming).hushed(),
+    row("many-lives", "Total loss of one replica", &[I6, I7], Anywhere, transfer::many_lives).hushed(),
+    row("last-life", "Total loss of one replica", &[I6], Anywhere, transfer::last_life).hushed(),
     // Answers.
     row("wrong-results", "f+1 lie to one client", &[I2], Anywhere, replies::wrong_results),
     row("wrong-digests", "f+1 lie to one client", &[I2, I6], Anywhere, replies::wrong_digests),

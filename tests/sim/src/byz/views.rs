@@ -16,7 +16,7 @@ fn note_view(lie: &mut Lie<'_>, act: &Act<'_>) -> View {
 }
 
 fn bare(lie: &Lie<'_>, view: View) -> Signed<ViewChange> {
-    lie.sign(ViewChange { view, stable: None, prepared: Vec::new(), replica: lie.me })
+    lie.sign(ViewChange { view, stable: None, prepared: Vec::new(), replica: lie.me, life: 0 })
 }
 
 /// Asks for the next view all the time.
