@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use base::{Seq, View};
+use bft::Standing;
 
 use crate::machine::Service;
 use crate::stats::Settled;
@@ -53,11 +54,12 @@ impl<S: Service> World<S> {
         self.plan.control || self.plan.behaviour.is_none_or(|behaviour| behaviour.leaves_progress(&self.plan))
     }
 
-    /// Whether all correct replicas are up and at one point.
+    /// Whether all correct replicas are up, vote, and are at one point.
     fn is_settled(&self) -> bool {
         let mut points = self.correct_nodes().map(|node| {
-            let core = self.nodes[node].core.as_ref()?;
-            Some((core.status().last_executed, core.state().applied))
+            let status = self.nodes[node].core.as_ref()?.status();
+            let back = status.status != Standing::Rejoining;
+            back.then_some((status.last_executed, self.nodes[node].core.as_ref()?.state().applied))
         });
         let Some(Some(first)) = points.next() else { return false };
         first.1 as usize == self.checks.applied() && points.all(|point| point == Some(first))
@@ -95,15 +97,15 @@ impl<S: Service> World<S> {
     /// What there is to see when something is stuck.
     fn describe(&self, done: bool) -> String {
         let clients: Vec<_> = self.clients.iter().map(|client| (client.to_do, client.errands.len())).collect();
-        let nodes: Vec<(Seq, Seq, View, usize)> = self
+        let nodes: Vec<(Seq, Seq, View, usize, Standing)> = self
             .correct_nodes()
             .filter_map(|node| self.nodes[node].core.as_ref())
             .map(|core| core.status())
-            .map(|status| (status.last_executed, status.low_water_mark, status.view, status.pending))
+            .map(|status| (status.last_executed, status.low_water_mark, status.view, status.pending, status.status))
             .collect();
         let what = if done { "the replicas are not at one point" } else { "requests are not done" };
         format!(
-            "{what}; clients (to do, outstanding): {clients:?}; replicas (executed, stable, view, pending): {nodes:?}"
+            "{what}; clients (to do, outstanding): {clients:?}; replicas (executed, stable, view, pending, standing): {nodes:?}"
         )
     }
 }

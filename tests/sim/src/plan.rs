@@ -240,9 +240,14 @@ impl Plan {
         add(rng, 10, 2, &mut |rng| Fault::JumpAll { by: rng.below(all) as i64 - all as i64 / 2 });
         add(rng, 25, 5, &mut |rng| Fault::Pause { node: node(rng), time: rng.below(8 * S) });
         if rng.percent(12) {
-            // One node, perhaps twice: no more than may be faulty. Without a view change, not the primary.
-            let lost = if CORE.view_change { node(rng) } else { rng.between(1, n - 1) as usize };
-            add(rng, 100, 2, &mut |_| Fault::Rot { node: lost });
+            // No more nodes than may be faulty, and each once: the core helps nobody back twice a
+            // minute. Without a view change, not the primary.
+            let first = if CORE.view_change { rng.below(n) } else { rng.between(1, n - 1) };
+            let count = rng.between(1, (n - 1) / 3);
+            for lost in 0..count {
+                let node = ((first + lost) % n) as usize;
+                self.faults.push((rng.below(self.calm), Fault::Rot { node }));
+            }
         }
         self.faults.sort_by_key(|(at, _)| *at);
     }
