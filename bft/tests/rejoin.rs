@@ -112,7 +112,8 @@ fn a_mute_replica_says_nothing_that_counts() {
     let proposal = bench::proposal(1, 1);
     let digest = proposal.header.body.digest();
     for message in [Message::Proposal(proposal), bench::prepare(1, 1, digest), bench::commit(1, digest)] {
-        let out = bench.hear(0.max(usize::from(matches!(message, Message::Prepare(_)))), message);
+        let from = usize::from(matches!(message, Message::Prepare(_)));
+        let out = bench.hear(from, message);
         assert_eq!((out.ignored(), out.send.len()), (Some(Ignored::Rejoining), 0));
     }
     assert_eq!(bench.request(bench::request(0, 1, b"op")).ignored(), Some(Ignored::Rejoining));

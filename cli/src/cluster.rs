@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use base::{ClusterId, NodeId, Quorums};
 use proto::keyfile::KeyFile;
 use proto::view::{ClusterView, FORMAT, Node, Principal, Role};
-use server::config::NodeFile;
+use server::config::{FIRST_START, NodeFile};
 
 use crate::args::{ClusterNew, NodeRun};
 use crate::output::say;
@@ -85,6 +85,9 @@ fn fill(dir: &Path, layout: Layout) -> anyhow::Result<ClusterView> {
             capacity_bytes: None,
         };
         write_file(&folder.join("node.toml"), &toml::to_string(&file)?)?;
+        if role == Role::Replica {
+            write_file(&folder.join(FIRST_START), FIRST_START_TEXT)?;
+        }
     }
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
@@ -94,6 +97,10 @@ fn fill(dir: &Path, layout: Layout) -> anyhow::Result<ClusterView> {
     write_file(&dir.join("cluster.toml"), &view.to_toml())?;
     Ok(view)
 }
+
+/// For whoever finds the file (ADR 8).
+const FIRST_START_TEXT: &str = "This replica has never run. Its first start removes this file; do not restore it: \
+a replica that starts without its log and with this file may vote twice.\n";
 
 fn make_private(dir: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;

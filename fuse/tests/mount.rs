@@ -3,7 +3,9 @@
 //! Without `/dev/fuse`, or as a user without `fusermount3`, these tests say so and do nothing.
 
 #[path = "../examples/passthrough/filesystem.rs"]
-mod passthrough;
+mod filesystem;
+#[path = "../examples/passthrough/inodes.rs"]
+mod inodes;
 mod small;
 
 use std::fs::{self, File, OpenOptions};
@@ -15,11 +17,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use filesystem::Passthrough;
 use fuse::wire::{
     End, Errno, Filesystem, HelperError, MountError, MountOptions, Mounted, Session, SessionOptions, Unmount,
     UnmountError, check_mountpoint, clear_stale, mounted_at,
 };
-use passthrough::Passthrough;
 use rustix::fs::{CWD, FallocateFlags, RenameFlags, XattrFlags};
 use small::Small;
 use tempfile::TempDir;
@@ -98,6 +100,38 @@ async fn files_are_made_read_written_and_cut() {
         assert_eq!(again.kind(), ErrorKind::AlreadyExists);
     })
     .await;
+}
+
+/// With more inodes than it may hold descriptors for: those are found by name, also under another
+/// one, and outlive the one they had.
+#[tokio::test(flavor = "multi_thread")]
+async fn inodes_that_are_not_held_are_found_again() {
+    let source = tempfile::tempdir().unwrap();
+    let filesystem = Arc::new(Passthrough::holding(source.path(), 4).unwrap());
+    let Some((session, mountpoint)) = serve(filesystem).await else { return };
+    let mount = mountpoint.path().to_path_buf();
+    blocking(move || {
+        let name = |index: usize| mount.join(format!("file-{index}"));
+        fs::create_dir(mount.join("folder")).unwrap();
+        (0..40).for_each(|index| fs::write(name(index), format!("{index}")).unwrap());
+        for index in 0..40 {
+            assert_eq!(fs::metadata(name(index)).unwrap().len(), if index < 10 { 1 } else { 2 });
+        }
+        let mut open = File::open(name(20)).unwrap();
+        fs::remove_file(name(20)).unwrap();
+        fs::rename(name(21), mount.join("folder/21")).unwrap();
+        fs::rename(name(22), name(23)).unwrap();
+        fs::rename(mount.join("folder"), mount.join("moved")).unwrap();
+        let mut text = String::new();
+        open.read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), open.metadata().unwrap().len()), ("20", 2));
+        assert_eq!(fs::read(mount.join("moved/21")).unwrap(), b"21");
+        assert_eq!(fs::read(name(23)).unwrap(), b"22");
+        fs::set_permissions(name(30), PermissionsExt::from_mode(0o600)).unwrap();
+        assert_eq!(fs::metadata(name(30)).unwrap().permissions().mode() & 0o777, 0o600);
+    })
+    .await;
+    unmount(session).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

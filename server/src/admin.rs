@@ -86,6 +86,7 @@ fn replica_status(me: ReplicaId, replicas: usize, seen: &Seen, log_bytes: u64) -
         state: match status.status {
             bft::Standing::Normal => "normal",
             bft::Standing::ChangingView => "changing view",
+            bft::Standing::Rejoining => "rejoining",
             bft::Standing::Diverged => "diverged",
         }
         .to_owned(),

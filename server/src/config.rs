@@ -24,7 +24,13 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// Most bytes of blocks it holds; `None`: what the disk has.
     pub capacity_bytes: Option<u64>,
+    /// The file that says that a replica has never run, so that its log may be empty. It goes at the
+    /// first start: an empty log without it was lost. `None`: it may be empty always.
+    pub first_start: Option<PathBuf>,
 }
+
+/// The name of [`NodeConfig::first_start`], beside `node.toml`.
+pub const FIRST_START: &str = "first-start";
 
 /// Why a `node.toml` can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +120,9 @@ impl NodeConfig {
             )));
         }
         let listen = file.listen.unwrap_or(node.address);
-        Ok(NodeConfig { id, secret, data: folder.join(&file.data), listen, capacity_bytes: file.capacity_bytes, view })
+        let (data, capacity_bytes) = (folder.join(&file.data), file.capacity_bytes);
+        let first_start = Some(folder.join(FIRST_START));
+        Ok(NodeConfig { id, secret, data, listen, capacity_bytes, first_start, view })
     }
 }
 

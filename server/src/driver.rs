@@ -279,6 +279,7 @@ impl Voice {
                 tracing::info!(%last_executed, %oldest_retained, "fell behind; a checkpoint will be fetched");
             }
             bft::Event::Transferred { seq, parts } => tracing::info!(%seq, parts, "fetched a checkpoint from peers"),
+            bft::Event::Rejoined { life } => tracing::info!(life, "this replica votes again"),
             bft::Event::Diverged(divergence) => tracing::error!(?divergence, "this replica's state is not the others'"),
             other => tracing::trace!(?other, "core event"),
         }

@@ -19,13 +19,14 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::admin::{AdminService, Part};
 use crate::blocks::BlocksService;
+use crate::clock::Clock;
 use crate::config::NodeConfig;
 use crate::consensus::ConsensusService;
 use crate::counts::Counts;
 use crate::door::Door;
 use crate::driver::{Driver, Parts};
 use crate::folder::{Folder, FolderError};
-use crate::log::{Log, LogError};
+use crate::log::{Log, LogError, Opened};
 use crate::peers::Peers;
 use crate::sessions::Sessions;
 use crate::store::{Store, StoreError, StoreOptions};
@@ -64,6 +65,14 @@ pub enum NodeError {
         path: PathBuf,
         /// What does not.
         cause: String,
+    },
+    /// The file that allows an empty log can't be removed.
+    #[error("cannot remove {} ({source}): it says that this replica has never run; remove it and start again", file.display())]
+    FirstStart {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// The replicas' keys do not make a group.
     #[error("the cluster's replicas can't work together: {0}")]
@@ -196,7 +205,7 @@ fn start_replica(
     let params = bft::Params::new(view.cluster, me, view.replica_keys(), config.secret.clone())
         .map_err(|bad| NodeError::Params(bad.to_string()))?;
     let door = Arc::new(Door::new(params.context()));
-    let (log, core) = open_core(config, folder, params)?;
+    let (log, core) = open_core(config, folder, params, me)?;
     let sessions = Arc::new(Sessions::default());
     let (peer_in, peer_inputs) = mpsc::channel(PEER_INPUTS_MAX);
     let (client_in, client_inputs) = mpsc::channel(CLIENT_INPUTS_MAX);
@@ -229,8 +238,10 @@ fn open_core(
     config: &NodeConfig,
     folder: &Folder,
     params: bft::Params,
+    me: base::ReplicaId,
 ) -> Result<(Log, crate::driver::Core), NodeError> {
-    let opened = Log::open(&folder.path().join("log"), folder.identity())?;
+    let mut opened = Log::open(&folder.path().join("log"), folder.identity())?;
+    begin_life(config, folder, &mut opened, me)?;
     if opened.torn_bytes > 0 {
         tracing::info!(bytes = opened.torn_bytes, "cut a torn tail off the log: the last write was never synced");
     }
@@ -240,6 +251,35 @@ fn open_core(
     let genesis = meta::State::genesis(genesis(config));
     let core = bft::Replica::restore((params, genesis), decoded).map_err(|error| records(error.to_string()))?;
     Ok((opened.log, core))
+}
+
+/// An empty log is a new replica's, or was lost; which, the log says from now on.
+fn begin_life(
+    config: &NodeConfig,
+    folder: &Folder,
+    opened: &mut Opened,
+    replica: base::ReplicaId,
+) -> Result<(), NodeError> {
+    if opened.records.is_empty() {
+        let is_first = config.first_start.as_ref().is_none_or(|file| file.exists());
+        // Lives are numbered by the clock: peers correct a clock that was set back.
+        let life = if is_first { 0 } else { Clock::default().now().0.max(1) };
+        if !is_first {
+            tracing::warn!(life, "this replica's log is lost: it will vote again when it can't contradict itself");
+        }
+        let record = base::Encode::to_bytes(&bft::Record::Life { replica, life });
+        opened.log.append(&record);
+        let log = folder.path().join("log");
+        opened.log.sync().map_err(|source| LogError::Io { action: "write to", file: log, source })?;
+        opened.records.push(record);
+    }
+    if let Some(file) = &config.first_start
+        && let Err(source) = std::fs::remove_file(file)
+        && source.kind() != io::ErrorKind::NotFound
+    {
+        return Err(NodeError::FirstStart { file: file.clone(), source });
+    }
+    Ok(())
 }
 
 fn genesis(config: &NodeConfig) -> meta::Genesis {

@@ -3,7 +3,7 @@
 //! ```json
 //! {"nodes": [
 //!   {"node": 0, "role": "replica", "up": true, "dropped": {"malformed": 1},
-//!    "replica": {"last_executed": 17, "behind": null}},
+//!    "replica": {"last_executed": 17, "view": 0, "state": "normal", "behind": null}},
 //!   {"node": 4, "role": "storage", "up": true, "dropped": {},
 //!    "storage": {"blocks": 9, "corrupt_blocks": 0, "refused_puts": 0, "full": false}},
 //!   {"node": 5, "role": "storage", "up": false, "error": "..."}],
@@ -52,6 +52,10 @@ pub struct Node {
 pub struct Replica {
     /// The last sequence number it executed.
     pub last_executed: u64,
+    /// Its view.
+    pub view: u64,
+    /// `normal`, `changing view`, `rejoining` or `diverged`.
+    pub state: String,
     /// Set if it lags further than its peers' logs reach back.
     #[serde(default)]
     pub behind: Option<u64>,

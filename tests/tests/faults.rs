@@ -60,6 +60,74 @@ fn a_copy_goes_on_when_a_backup_and_a_storage_node_are_killed() {
     mount.stop();
 }
 
+/// The primary dies in the middle of a copy, and then its successor: each time another takes over.
+#[test]
+fn a_copy_goes_on_when_one_primary_after_the_other_is_killed() {
+    needs_mount!();
+    let _turn = one_at_a_time();
+    let mut cluster = Cluster::start();
+    let mount = cluster.mount("mnt");
+    let source = cluster.outside().join("source");
+    fs::create_dir(&source).expect("mkdir");
+    tree::make(&source, &tree::plan(400, 22));
+    let want = tree::read(&source);
+    for primary in 0..2 {
+        let (target, log) = (mount.path().join(format!("copy-{primary}")), cluster.outside().join("cp.log"));
+        let mut copy = Process::start("cp", Command::new("cp").arg("-a").arg(&source).arg(&target), &log);
+        wait_until("a fifth of the files are copied", CHORE, || (count_files(&target) >= 80).then_some(()));
+        assert!(copy.is_running(), "the copy is still going on");
+        cluster.kill_nodes([primary]);
+        let status = copy.wait_end(CHORE);
+        assert!(status.success(), "cp ended with {status}:\n{}", copy.log());
+        tree::assert_same(&want, &tree::read(&target));
+        let view = cluster.status().node(3).replica.as_ref().map(|replica| replica.view);
+        assert_eq!(view, Some(primary as u64 + 1), "the next replica is the primary");
+        cluster.start_nodes([primary]);
+        let level = cluster.status().executed(3);
+        cluster.wait_status("it catches up, and is in the view of the others", SETTLE, |status| {
+            let replica = status.node(primary).replica.as_ref();
+            replica.is_some_and(|replica| replica.view > primary as u64 && replica.state == "normal")
+                && status.executed(primary) >= level
+        });
+    }
+    mount.stop();
+    let mount = cluster.mount_uncached("again");
+    tree::assert_same(&want, &tree::read(&mount.path().join("copy-1")));
+    mount.stop();
+}
+
+/// A replica's data folder is gone: it comes back, catches up, and its vote counts again.
+#[test]
+fn a_replica_whose_folder_was_deleted_votes_again() {
+    needs_mount!();
+    let _turn = one_at_a_time();
+    let mut cluster = Cluster::start();
+    let mount = cluster.mount("mnt");
+    let durable = write_durably(mount.path(), 30);
+    cluster.kill_nodes([BACKUP]);
+    fs::remove_dir_all(cluster.node_data(BACKUP)).expect("delete its folder");
+    cluster.start_nodes([BACKUP]);
+    let state = |status: &tests::Status| status.node(BACKUP).replica.as_ref().map(|replica| replica.state.clone());
+    assert_ne!(state(&cluster.status()).as_deref(), Some("normal"), "it must not vote at once");
+    cluster.wait_status("it votes again", PATIENCE, |status| state(status).as_deref() == Some("normal"));
+    // The others are too few without it.
+    let other = BACKUP + 1;
+    cluster.kill_nodes([other]);
+    let folder = mount.path().join("more");
+    fs::create_dir(&folder).expect("mkdir");
+    let more = write_durably(&folder, 10);
+    cluster.start_nodes([other]);
+    drop(mount);
+    let mount = cluster.mount_uncached("again");
+    assert_all_there(mount.path(), &durable);
+    assert_all_there(&mount.path().join("more"), &more);
+    // And again, now that it has a second life behind it.
+    cluster.kill_nodes([BACKUP]);
+    cluster.start_nodes([BACKUP]);
+    assert_eq!(state(&cluster.status()).as_deref(), Some("normal"));
+    drop(mount);
+}
+
 /// Writes files and has each made durable, until told that all nodes are dead.
 fn write_durably(dir: &Path, files: usize) -> Vec<(String, Vec<u8>)> {
     let mut durable = Vec::new();

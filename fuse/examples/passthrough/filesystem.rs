@@ -27,7 +27,7 @@ use rustix::fs::{
     Timestamps, Uid, XattrFlags,
 };
 
-use crate::inodes::Inodes;
+use super::inodes::Inodes;
 
 /// How long the kernel may cache names and attributes.
 const TTL: Duration = Duration::from_secs(1);
@@ -45,11 +45,15 @@ impl Passthrough {
     /// Opens `source`. Sets the process's umask to 0 (the kernel has already applied the caller's)
     /// and its limit of open files as high as it may go.
     pub(crate) fn new(source: &Path) -> Result<Passthrough> {
-        rustix::process::umask(Mode::empty());
-        let open_files = raise_open_files();
-        let root = rustix::fs::open(source, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         // The other half is for files that are open.
-        let inodes = Inodes::new(root, open_files / 2)?;
+        Passthrough::holding(source, raise_open_files() / 2)
+    }
+
+    /// As [`Passthrough::new`], with descriptors for this many inodes that are not open.
+    pub(crate) fn holding(source: &Path, held_max: usize) -> Result<Passthrough> {
+        rustix::process::umask(Mode::empty());
+        let root = rustix::fs::open(source, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let inodes = Inodes::new(root, held_max)?;
         Ok(Passthrough { inodes, handles: RwLock::default(), next_handle: AtomicU64::new(1) })
     }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use fuse::wire::Errno;
 use fuse::wire::abi::ROOT;
 use parking_lot::RwLock;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 
-use crate::filesystem::{Result, stat};
+use super::filesystem::{Result, stat};
 
 /// The table. A directory is an `O_PATH` descriptor, and so is anything else while fewer than
 /// `held_max` are held: a descriptor survives renames and unlinks. What comes later is found by

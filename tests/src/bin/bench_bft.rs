@@ -54,6 +54,7 @@ async fn run(dir: &Path, length: Duration) -> Outcome<()> {
             data: dir.join(format!("node-{index}")),
             listen: member.address,
             capacity_bytes: None,
+            first_start: None,
         };
         nodes.push(Node::start(config).await?);
     }
