@@ -1,5 +1,5 @@
 //! The service that is shipped: `meta`, with operations over few names and few inodes, so that they
-//! meet; most of them succeed, and the others are refused alike everywhere.
+//! meet: some two in five succeed, and the others are refused alike everywhere.
 
 use base::{Encode as _, PublicKey};
 use bytes::Bytes;
@@ -49,11 +49,11 @@ fn volume() -> VolumeSpec {
 
 fn ino(rng: &mut Rng) -> Ino {
     // Mostly the root, which is the first inode of all.
-    if rng.percent(50) { Ino(1) } else { Ino(rng.between(1, 24)) }
+    if rng.percent(70) { Ino(1) } else { Ino(rng.between(1, 12)) }
 }
 
 fn name(rng: &mut Rng) -> SealedName {
-    let mut bytes = vec![b'a' + rng.below(12) as u8];
+    let mut bytes = vec![b'a' + rng.below(8) as u8];
     bytes.extend_from_slice(&[0xee; SEAL_LEN]);
     SealedName::new(bytes).expect("a name's length")
 }
@@ -63,7 +63,7 @@ fn operation(rng: &mut Rng) -> Op {
         0..=4 => {
             let kind = if rng.percent(40) { Kind::Directory } else { Kind::File };
             let new = NewInode { kind, mode: 0o777, rdev: 0, target: Bytes::new() };
-            Op::Create { parent: ino(rng), name: name(rng), new, exclusive: rng.percent(50) }
+            Op::Create { parent: ino(rng), name: name(rng), new, exclusive: rng.percent(20) }
         }
         5 | 6 => {
             let how = rng.pick(&[RenameHow::Replace, RenameHow::NoReplace, RenameHow::Exchange]);
@@ -101,7 +101,7 @@ mod tests {
     use crate::keys::known_principals;
 
     #[test]
-    fn most_operations_succeed() {
+    fn a_good_part_of_the_operations_succeeds() {
         let principals = known_principals();
         let mut state = <State as Service>::genesis(&principals);
         let mut rng = Rng::new(1);
@@ -112,7 +112,7 @@ mod tests {
             all += answers.len() - 1;
             done += answers.iter().filter(|answer| matches!(answer, Answer::Done(_))).count();
         }
-        assert!(done * 100 / all > 40, "{done} of {all}");
+        assert!(done * 100 / all > 33, "{done} of {all}");
         assert!(state.counts().inodes > 20);
     }
 }
