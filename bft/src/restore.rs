@@ -151,6 +151,13 @@ impl<S: StateMachine> Replica<S> {
                 self.divergence = Some(divergence);
                 Ok(())
             }
+            other => self.replay_view(other, shown),
+        }
+    }
+
+    /// Applies a record of views and lives.
+    fn replay_view(&mut self, record: Record, shown: &mut Vec<Signed<ViewChange>>) -> Result<(), &'static str> {
+        match record {
             Record::Left(view) => {
                 ensure(view > self.view, "a view left before")?;
                 self.admit_left(view);
@@ -190,6 +197,7 @@ impl<S: StateMachine> Replica<S> {
                 self.log.keep_batch(seq, batch);
                 Ok(())
             }
+            _ => unreachable!("the caller applies the others"),
         }
     }
 

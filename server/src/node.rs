@@ -67,7 +67,10 @@ pub enum NodeError {
         cause: String,
     },
     /// The file that allows an empty log can't be removed.
-    #[error("cannot remove {} ({source}): it says that this replica has never run; remove it and start again", file.display())]
+    #[error(
+        "cannot remove {} ({source}), which says that this replica has never run; remove it and start again",
+        file.display()
+    )]
     FirstStart {
         /// The file.
         file: PathBuf,
