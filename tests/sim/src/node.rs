@@ -1,6 +1,8 @@
 //! A node: a core and its clock, and between the core and the world the voice, which writes before
 //! it speaks (`server/src/driver.rs`).
 
+use core::time::Duration;
+
 use base::{Effects, Protocol as _, ReplicaId, StateMachine, Time};
 use bft::{Condensed, Params, Replica};
 
@@ -91,7 +93,8 @@ impl<S: Service> Node<S> {
     pub(crate) fn next_wake(&mut self, now: Time) -> Option<Time> {
         let deadline = self.core.as_ref()?.deadline()?;
         let local = self.clock.read(now);
-        let at = now.after(deadline.since(local));
+        // Waking takes a moment, so that a deadline that stays in the past does not stop the world.
+        let at = now.after(deadline.since(local).max(Duration::from_micros(20)));
         // A driver sleeps anew after each step, so that a clock that stands still is waited for again.
         let same = self.wake.is_some_and(|(known, wakes)| known == deadline && wakes.0.abs_diff(at.0) < 1_000_000);
         if same {
