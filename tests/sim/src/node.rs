@@ -94,7 +94,7 @@ impl<S: Service> Node<S> {
         let deadline = self.core.as_ref()?.deadline()?;
         let local = self.clock.read(now);
         // Waking takes a moment, so that a deadline that stays in the past does not stop the world.
-        let at = now.after(deadline.since(local).max(Duration::from_micros(20)));
+        let at = now.after(deadline.since(local).max(Duration::from_millis(1)));
         // A driver sleeps anew after each step, so that a clock that stands still is waited for again.
         let same = self.wake.is_some_and(|(known, wakes)| known == deadline && wakes.0.abs_diff(at.0) < 1_000_000);
         if same {
