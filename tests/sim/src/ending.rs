@@ -104,8 +104,7 @@ impl<S: Service> World<S> {
             .map(|status| (status.last_executed, status.low_water_mark, status.view, status.pending, status.status))
             .collect();
         let what = if done { "the replicas are not at one point" } else { "requests are not done" };
-        format!(
-            "{what}; clients (to do, outstanding): {clients:?}; replicas (executed, stable, view, pending, standing): {nodes:?}"
-        )
+        let columns = "(executed, stable, view, pending, standing)";
+        format!("{what}; clients (to do, outstanding): {clients:?}; replicas {columns}: {nodes:?}")
     }
 }

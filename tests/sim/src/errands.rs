@@ -60,7 +60,7 @@ impl<S: Service> World<S> {
                         let arrivals: Vec<_> =
                             if meant { self.net.post(self.now, end, node).collect() } else { Vec::new() };
                         for at in arrivals {
-                            self.at(at, What::Request { client, to: node, request: request.clone() });
+                            self.at(at, What::Request { client, to: node, request: Box::new(request.clone()) });
                         }
                     }
                 }

@@ -127,7 +127,7 @@ impl<S: Service> World<S> {
             self.checks.said(who, &message);
         }
         let mut copies = 0;
-        for to_node in 0..self.nodes.len() {
+        for (to_node, letter) in letters.iter_mut().enumerate() {
             let id = self.nodes[to_node].id;
             let meant = match to {
                 To::All => id != who,
@@ -140,7 +140,7 @@ impl<S: Service> World<S> {
             if self.nodes[node].lies && !self.lie(node, &Act::Say { to: id, message: &message }) {
                 continue;
             }
-            letters[to_node].push(message.clone());
+            letter.push(message.clone());
         }
         self.nodes[node].sent += copies;
     }

@@ -31,7 +31,7 @@ pub(crate) enum What<S: Service> {
     /// Messages arrive that were sent together.
     Parcel { from: usize, to: usize, messages: Vec<Message> },
     /// A client's request arrives.
-    Request { client: usize, to: usize, request: Signed<Request> },
+    Request { client: usize, to: usize, request: Box<Signed<Request>> },
     /// A reply arrives at a client.
     Reply { from: usize, client: usize, reply: Reply },
     /// A core's deadline.
@@ -278,7 +278,7 @@ impl<S: Service> World<S> {
         verified
     }
 
-    fn on_request(&mut self, client: usize, to: usize, request: Signed<Request>) {
+    fn on_request(&mut self, client: usize, to: usize, request: Box<Signed<Request>>) {
         if let Some(until) = self.held_up(to) {
             return self.at(until, What::Request { client, to, request });
         }
@@ -293,7 +293,7 @@ impl<S: Service> World<S> {
         if self.nodes[to].lies && !self.lie(to, &Act::Asked { request: &request }) {
             return;
         }
-        let Ok(request) = Verified::check(ClientRequest(request), &(), &self.context, &Symbolic) else {
+        let Ok(request) = Verified::check(ClientRequest(*request), &(), &self.context, &Symbolic) else {
             self.stats.forged += 1;
             return;
         };

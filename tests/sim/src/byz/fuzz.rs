@@ -45,7 +45,7 @@ pub(crate) fn bits(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
 fn fuzz(lie: &mut Lie<'_>, act: &Act<'_>, change: fn(u64, &mut Rng) -> u64) -> bool {
     let Act::Say { to, message } = act else { return true };
     let round = crate::trace::numbers(message)[1];
-    let whom = if round % 3 == 0 { 0 } else { u64::from(to.0) };
+    let whom = if round.is_multiple_of(3) { 0 } else { u64::from(to.0) };
     let mut rng = Rng::new(round ^ whom << 48 ^ u64::from(lie.me.0) << 56 ^ lie.memory.numbers[2]);
     if rng.percent(50) {
         return true;

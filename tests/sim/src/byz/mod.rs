@@ -379,7 +379,7 @@ impl<S: Service> World<S> {
                 let client = self.clients.len() + index;
                 let arrivals: Vec<Time> = self.net.post(self.now, end, to).collect();
                 for at in arrivals {
-                    self.at(at, What::Request { client, to, request: request.clone() });
+                    self.at(at, What::Request { client, to, request: Box::new(request.clone()) });
                 }
             }
         }
