@@ -64,7 +64,7 @@ struct Times {
 
 impl Blocks {
     pub(crate) fn new(ring: Ring, links: BTreeMap<NodeId, Exchange>, copies: usize) -> Blocks {
-        let copies = copies.min(links.len());
+        assert!(copies <= links.len(), "{copies} copies on {} nodes", links.len());
         let shared = Shared { ring, links, copies, times: Mutex::default(), lies: AtomicU64::new(0) };
         Blocks { shared: Arc::new(shared) }
     }

@@ -72,6 +72,19 @@ pub enum ConnectError {
     /// The view's storage nodes do not make a ring.
     #[error("the cluster's storage nodes can't be placed on a ring: {0}")]
     Ring(String),
+    /// The view has fewer storage nodes than the volume's blocks have copies.
+    #[error(
+        "volume {volume:?} keeps {copies} copies of each block, but cluster.toml lists {nodes} storage nodes; \
+         use the cluster's current cluster.toml"
+    )]
+    TooFewNodes {
+        /// Which volume.
+        volume: String,
+        /// How many copies it keeps.
+        copies: usize,
+        /// How many storage nodes there are.
+        nodes: usize,
+    },
     /// There is no such volume.
     #[error("there is no volume {0:?}; `mangrove volume list` shows which there are")]
     NoVolume(String),
@@ -179,7 +192,11 @@ impl Cluster {
         let sealed = sealed.ok_or_else(|| ConnectError::NotShared(name.to_owned()))?;
         let secret = unwrap_secret(self.key.0.seed(), sealed).map_err(|_| ConnectError::Secret(name.to_owned()))?;
         let Redundancy::Replicate(copies) = info.spec.redundancy;
-        let blocks = self.blocks(usize::from(copies))?;
+        let (copies, nodes) = (usize::from(copies), self.view.storage().count());
+        if nodes < copies {
+            return Err(ConnectError::TooFewNodes { volume: name.to_owned(), copies, nodes });
+        }
+        let blocks = self.blocks(copies)?;
         Ok(Volume { info, secret, blocks })
     }
 

@@ -161,6 +161,25 @@ fn a_mountpoint_of_mount_that_is_missing_and_a_volume_that_is_not_there() {
     cluster.stop_nodes(0..NODES);
 }
 
+/// Fewer copies than the volume promises must not be acknowledged as if they were all.
+#[test]
+fn a_view_with_too_few_storage_nodes() {
+    needs_mount!();
+    let _turn = one_at_a_time();
+    let mut cluster = Cluster::start();
+    let (view, mountpoint) = (cluster.path().join("cluster.toml"), cluster.outside().join("mnt"));
+    fs::create_dir(&mountpoint).expect("mkdir");
+    let text = fs::read_to_string(&view).expect("read");
+    let last_two = text.match_indices("[[node]]").nth(6).expect("eight nodes").0;
+    let others = text.find("[[principal]]").expect("a user");
+    let short = cluster.outside().join("short.toml");
+    fs::write(&short, [&text[..last_two], &text[others..]].concat()).expect("write");
+    let mut mount = mangrove(cluster.outside());
+    mount.arg("--cluster").arg(&short).arg("--key").arg(cluster.path().join("admin.key"));
+    run_refused(mount.arg("mount").arg(&mountpoint), &["3 copies", "2 storage nodes", "cluster.toml"]);
+    cluster.stop_nodes(0..NODES);
+}
+
 #[test]
 fn a_mountpoint_that_is_taken() {
     needs_mount!();
