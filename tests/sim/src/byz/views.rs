@@ -42,7 +42,10 @@ pub(crate) fn leaps(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
 
 /// Joins a view change as soon as anybody asks for one.
 pub(crate) fn joins_at_once(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
-    if let Act::Hear { message: Message::ViewChange(change), .. } = act {
+    // Liars don't egg each other on: two who answer every word of the other would never end.
+    if let Act::Hear { from, message: Message::ViewChange(change) } = act
+        && !lie.gang.contains(from)
+    {
         let message = Message::ViewChange(bare(lie, change.body.view));
         lie.send_all(&message);
     }
