@@ -148,7 +148,7 @@ impl<S: StateMachine> Replica<S> {
             }
         }
         self.ask_for_missing(None, fx);
-        self.views.since = None;
+        (self.views.since, self.views.entered) = (None, now);
         self.set_view_timer(now);
         if self.is_mute() {
             return;

@@ -60,6 +60,9 @@ pub(crate) fn restore<S: StateMachine>(
     // Only now, and only for the places still in the log: a signature costs more than a replay.
     let places: Vec<Seq> = replica.log.slots().map(|(seq, _)| seq).collect();
     places.into_iter().for_each(|seq| replica.renew_prepare(seq));
+    if !replica.views.active && !replica.is_mute() {
+        replica.hold_own_change(Time::ZERO);
+    }
     Ok(replica)
 }
 

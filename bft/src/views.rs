@@ -47,6 +47,8 @@ pub(crate) struct Views {
     pub(crate) since: Option<Time>,
     /// When something was executed last.
     pub(crate) progress: Time,
+    /// When the view began here: nobody can have been starved by its primary before.
+    pub(crate) entered: Time,
 }
 
 /// A view change that came.
@@ -67,6 +69,7 @@ impl Default for Views {
             failed: 0,
             since: None,
             progress: Time::ZERO,
+            entered: Time::ZERO,
         }
     }
 }
@@ -160,9 +163,10 @@ impl<S: StateMachine> Replica<S> {
         if self.views.since.is_some_and(|since| now.since(since) >= timeout / 4) {
             self.relay(fx);
         }
+        let unserved = self.queue.unserved_since().map(|since| now.since(since.max(self.views.entered)));
         let starved = !self.is_primary()
             && !self.is_lagging()
-            && self.queue.unserved_since().is_some_and(|since| now.since(since) >= timeout * STARVED_TIMEOUTS);
+            && unserved.is_some_and(|unserved| unserved >= timeout * STARVED_TIMEOUTS);
         let alone = self.views.changes.values().any(|held| now.since(held.since) >= timeout * ALONE_TIMEOUTS);
         if starved || alone {
             self.leave_view(now, View(self.view.0.saturating_add(1)), fx);
@@ -176,9 +180,7 @@ impl<S: StateMachine> Replica<S> {
         }
         fx.persist.push(Record::Left(to));
         self.admit_left(to);
-        let change = self.own_change();
-        let held = Held { digest: change.body.digest(), change: change.clone(), since: now };
-        self.views.changes.insert(self.params.me, held);
+        let change = self.hold_own_change(now);
         fx.events.push(Event::LeftView { asked_for: to });
         fx.broadcast(Message::ViewChange(change));
         self.consider_views(now, fx);
@@ -195,6 +197,14 @@ impl<S: StateMachine> Replica<S> {
         self.views.shown = None;
         self.views.since = None;
         self.views.pending.retain(|_, pending| pending.view() >= to);
+    }
+
+    /// Counts this replica's own view change among those it holds.
+    pub(crate) fn hold_own_change(&mut self, now: Time) -> Signed<ViewChange> {
+        let change = self.own_change();
+        let held = Held { digest: change.body.digest(), change: change.clone(), since: now };
+        self.views.changes.insert(self.params.me, held);
+        change
     }
 
     /// ⟨VIEW-CHANGE, v+1, n, C, P, i⟩ of this replica, for the view it asks for.

@@ -278,8 +278,9 @@ fn a_view_survives_a_restart() {
         assert_eq!(bench.hear(0, bench::commit(1, digest)).executed(), [], "and votes in no view it left");
 
         let changes = [sign_change(1, 1, vec![]), sign_change(1, 2, vec![]), change.clone()];
-        changes.iter().for_each(|change| {
-            bench.hear(usize::from(change.body.replica.0.min(2)), Message::ViewChange(change.clone()));
+        // Its own it has itself.
+        changes[..2].iter().for_each(|change| {
+            bench.hear(usize::from(change.body.replica.0), Message::ViewChange(change.clone()));
         });
         let header = proposal.header.body;
         let out = bench.hear(1, new_view(&changes, &[(1, header.at, header.batch)]));
