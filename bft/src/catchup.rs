@@ -13,6 +13,7 @@ use base::{Effects, ReplicaId, Seq, StateMachine, Time};
 use crate::archive::VOUCHED_AHEAD_MAX;
 use crate::event::{Event, Ignored};
 use crate::message::{Committed, Message, SlotState, Status};
+use crate::record::StableProof;
 use crate::replica::Replica;
 
 /// Bytes of batches in one answer, beside the first.
@@ -21,6 +22,8 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 const PARTS_MAX: u32 = 256;
 /// Answers to a peer that keeps executing all it is sent, before it has to wait for the next interval.
 const ANSWERS_BURST_MAX: u32 = 16;
+/// A replica this many windows behind fetches a checkpoint, though it could execute what it missed.
+const FAR_WINDOWS: u64 = 4;
 /// How much slower STATUS is sent when there is nothing to say.
 const IDLE_FACTOR: u32 = 10;
 /// How long a request is remembered that is not proposed; its client repeats it if it still wants it.
@@ -44,6 +47,7 @@ impl Default for Pacing {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Peers {
     known: BTreeMap<ReplicaId, Peer>,
+    asking: BTreeMap<ReplicaId, Asking>,
     /// See [`crate::ReplicaStatus::behind`].
     pub(crate) behind: Option<Seq>,
 }
@@ -54,6 +58,11 @@ struct Peer {
     answered: Option<Time>,
     vouched_through: Option<Seq>,
     burst: u32,
+}
+
+/// What a peer asked for, whether it says where it stands or not.
+#[derive(Clone, Debug, Default)]
+struct Asking {
     asked: Option<Time>,
     /// Parts answered since `parts_since`.
     parts: u32,
@@ -64,15 +73,7 @@ impl Peers {
     /// Notes a STATUS; gives back the one before it, unless the peer restarted since.
     fn note(&mut self, from: ReplicaId, status: &Status) -> Option<Status> {
         let Some(peer) = self.known.get_mut(&from) else {
-            let new = Peer {
-                status: status.clone(),
-                answered: None,
-                vouched_through: None,
-                burst: 0,
-                asked: None,
-                parts: 0,
-                parts_since: Time::ZERO,
-            };
+            let new = Peer { status: status.clone(), answered: None, vouched_through: None, burst: 0 };
             self.known.insert(from, new);
             return None;
         };
@@ -98,7 +99,7 @@ impl Peers {
 
     /// Whether a peer may fetch another part of a checkpoint.
     pub(crate) fn admits_part(&mut self, from: ReplicaId, now: Time, pause: Duration) -> bool {
-        let Some(peer) = self.known.get_mut(&from) else { return true };
+        let peer = self.asking.entry(from).or_default();
         if now < peer.parts_since || now.since(peer.parts_since) >= pause {
             (peer.parts, peer.parts_since) = (0, now);
         }
@@ -108,7 +109,7 @@ impl Peers {
 
     /// Whether a peer may ask for something again.
     pub(crate) fn admits_asking(&mut self, from: ReplicaId, now: Time, pause: Duration) -> bool {
-        let Some(peer) = self.known.get_mut(&from) else { return true };
+        let peer = self.asking.entry(from).or_default();
         let admits = peer.asked.is_none_or(|asked| now < asked || now.since(asked) >= pause);
         if admits {
             peer.asked = Some(now);
@@ -139,12 +140,17 @@ impl Peer {
 impl<S: StateMachine> Replica<S> {
     /// STATUS is due.
     pub(crate) fn on_status_due(&mut self, now: Time, fx: &mut Effects<Self>) {
-        self.queue.expire(Time(now.0.saturating_sub(REQUEST_AGE_MAX.as_nanos() as u64)));
+        // Not before the primary is blamed for it, however long that takes by now.
+        let age_max = REQUEST_AGE_MAX.max(self.view_timeout() * 8);
+        self.queue.expire(Time(now.0.saturating_sub(u64::try_from(age_max.as_nanos()).unwrap_or(u64::MAX))));
         if self.pacing.round == 0 {
             self.resume(fx);
         }
+        self.try_rejoin(fx);
         self.say_rejoin(fx);
+        self.lives.refill_pads(now, self.params.window);
         self.review_view(now, fx);
+        self.try_donors_again();
         self.pump(now, fx);
         self.propose(now, fx);
         self.broadcast_status(now, fx);
@@ -270,14 +276,13 @@ impl<S: StateMachine> Replica<S> {
     fn answer(&mut self, to: ReplicaId, status: &Status, earlier: Option<&Status>, fx: &mut Effects<Self>) {
         fx.send_to(to, Message::Status(self.report()));
         let mut room = ANSWER_BYTES_MAX;
-        self.send_vouchers(to, status, &mut room, fx);
+        if let Some(proof) = self.worth_fetching(status.last_executed) {
+            fx.send_to(to, Message::Stable(proof));
+        } else {
+            self.send_vouchers(to, status, &mut room, fx);
+        }
         if self.lacks_view(status) {
             self.send_view(to, fx);
-        }
-        if status.last_executed.0.saturating_add(1) < self.oldest_retained().0
-            && let Some(proof) = self.checkpoints.stable.clone()
-        {
-            fx.send_to(to, Message::Stable(proof));
         }
         for (seq, slot) in self.log.slots_after(status.last_executed) {
             let theirs = status.slot(seq);
@@ -300,6 +305,20 @@ impl<S: StateMachine> Replica<S> {
         for checkpoint in self.checkpoints.after(status.low_water_mark, self.params.me) {
             fx.send_to(to, Message::Checkpoint(checkpoint.clone()));
         }
+    }
+
+    /// The stable checkpoint, for a peer that lacks what is not retained here, or so much that a state
+    /// is sooner fetched than made again.
+    fn worth_fetching(&mut self, last_executed: Seq) -> Option<StableProof> {
+        let proof = self.checkpoints.stable.as_ref()?;
+        let gone = last_executed.0.saturating_add(1) < self.oldest_retained().0;
+        let far = self.is_far(last_executed, proof.seq) && self.checkpoints.images.contains_key(&proof.seq);
+        if gone || (far && self.state.tree().is_some()) { self.checkpoints.stable.clone() } else { None }
+    }
+
+    /// Whether it is sooner fetched than executed.
+    pub(crate) fn is_far(&self, last_executed: Seq, stable: Seq) -> bool {
+        stable.0.saturating_sub(last_executed.0) > FAR_WINDOWS * self.params.window
     }
 
     /// Vouches for the batches that a peer needs next: at least one, if it is retained.

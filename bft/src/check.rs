@@ -7,6 +7,7 @@ use base::{Check, Forged, Quorums, ReplicaId, Signable, Signed, Verifier, View};
 use crate::message::{Checkpoint, Message, PrePrepare, Prepare};
 use crate::params::Context;
 use crate::record::StableProof;
+use crate::rejoin::Rejoin;
 use crate::request::{ClientRequest, Request};
 use crate::view_change::{NewView, Prepared, ViewChange};
 
@@ -37,6 +38,8 @@ impl Check for Message {
             Message::Rejoin(rejoin) => check_vote(rejoin, rejoin.body.replica, *from, context, verifier),
             Message::Welcome(welcome) => {
                 let quorums = Quorums::of(context.replicas.len()).ok_or(Forged { what: "group" })?;
+                let check = |rejoin: &Signed<Rejoin>| check_signer(rejoin, rejoin.body.replica, context, verifier);
+                welcome.lives.iter().try_for_each(check)?;
                 welcome.stable.iter().try_for_each(|proof| check_stable(proof, quorums, context, verifier))
             }
             // Parts are checked against digests that are trusted already, by who asked for them.
@@ -104,6 +107,8 @@ fn check_view_change(change: &Signed<ViewChange>, context: &Context, verifier: &
     let forged = |what| Err(Forged { what });
     let ViewChange { view, ref stable, ref prepared, replica, .. } = change.body;
     let Some(quorums) = Quorums::of(context.replicas.len()) else { return forged("group") };
+    // First: nobody else can make this one do all the work that follows.
+    check_signer(change, replica, context, verifier)?;
     if let Some(proof) = stable {
         check_stable(proof, quorums, context, verifier)?;
     }
@@ -127,7 +132,7 @@ fn check_view_change(change: &Signed<ViewChange>, context: &Context, verifier: &
         let check = |prepare: &Signed<Prepare>| check_signer(prepare, prepare.body.replica, context, verifier);
         prepares.iter().try_for_each(check)?;
     }
-    check_signer(change, replica, context, verifier)
+    Ok(())
 }
 
 fn check_stable(
@@ -152,7 +157,8 @@ fn check_stable(
 fn check_new_view(new_view: &Signed<NewView>, context: &Context, verifier: &dyn Verifier) -> Result<(), Forged> {
     let NewView { view, ref view_changes, ref proposals } = new_view.body;
     let ordered = view_changes.is_sorted_by(|a, b| a.0 < b.0);
-    if !ordered || proposals.iter().any(|header| header.body.view != view) {
+    let enough = Quorums::of(context.replicas.len()).is_some_and(|quorums| view_changes.len() >= quorums.strong());
+    if !ordered || !enough || proposals.iter().any(|header| header.body.view != view) {
         return Err(Forged { what: "new view" });
     }
     check_signer(new_view, primary(view, context), context, verifier)?;

@@ -18,7 +18,7 @@ pub(crate) struct Checkpoints<S> {
     votes: BTreeMap<Seq, BTreeMap<ReplicaId, Signed<Checkpoint>>>,
     /// What made the low water mark stable; `None` at the beginning of time.
     pub(crate) stable: Option<StableProof>,
-    /// The states at the own checkpoints, from the stable one on.
+    /// The states at the last few own checkpoints: also before the stable one, while peers fetch it.
     pub(crate) images: BTreeMap<Seq, Image<S>>,
 }
 
@@ -72,7 +72,6 @@ impl<S> Checkpoints<S> {
 
     pub(crate) fn drop_below(&mut self, seq: Seq) {
         self.votes = self.votes.split_off(&seq);
-        self.images = self.images.split_off(&seq);
     }
 }
 

@@ -31,6 +31,7 @@ impl<S: StateMachine> Replica<S> {
             self.say_checkpoint(now, fx);
         }
         self.vouchers.drop_through(self.last_executed);
+        self.try_rejoin(fx);
         if self.divergence.is_none() {
             self.propose(now, fx);
         }

@@ -109,7 +109,7 @@ impl<S: StateMachine> Replica<S> {
         let (view, changes) = (pending.view(), pending.changes.values());
         let choice = Choice::of(changes.clone().map(|change| &change.body));
         // Its primary may not know yet that a replica began anew: no lie, and no new view either.
-        if changes.clone().any(|change| change.body.life < self.lives.of(change.body.replica)) {
+        if changes.clone().any(|change| change.body.life < self.life_of(change.body.replica)) {
             self.views.pending.remove(&primary);
             return self.ignore(Ignored::Rejoining, fx);
         }
@@ -149,6 +149,8 @@ impl<S: StateMachine> Replica<S> {
         }
         self.ask_for_missing(None, fx);
         (self.views.since, self.views.entered) = (None, now);
+        // Who asks for more than this view has to be alone with it for another while.
+        self.views.changes.values_mut().for_each(|held| held.since = now);
         self.set_view_timer(now);
         if self.is_mute() {
             return;
@@ -173,10 +175,19 @@ impl<S: StateMachine> Replica<S> {
         self.views.active = true;
         self.views.changes.retain(|_, held| held.change.body.view > new_view.view);
         self.views.pending.retain(|_, pending| pending.view() > new_view.view);
+        let adopted = self.take_over(&new_view.proposals);
+        self.views.shown = Some(shown);
+        adopted
+    }
+
+    /// Accepts what the new view proposes where the batch is here, and announces it elsewhere. Not
+    /// while mute: see `rejoin`.
+    pub(crate) fn take_over(&mut self, proposals: &[Signed<PrePrepare>]) -> Vec<Seq> {
         let mut adopted = Vec::new();
-        for header in &new_view.proposals {
+        for header in proposals {
             let seq = header.body.seq;
-            if !self.log.in_window(seq) || self.is_mute() {
+            let known = self.log.slot(seq).is_some_and(|slot| slot.header().is_some());
+            if known || !self.log.in_window(seq) || self.is_mute() {
                 continue;
             }
             match self.find_batch(seq, header.body.batch) {
@@ -187,7 +198,6 @@ impl<S: StateMachine> Replica<S> {
                 None => self.log.announce(header.clone()),
             }
         }
-        self.views.shown = Some(shown);
         adopted
     }
 
@@ -250,7 +260,11 @@ impl<S: StateMachine> Replica<S> {
     pub(crate) fn on_ask(&mut self, now: Time, from: ReplicaId, want: &Want, fx: &mut Effects<Self>) {
         let interval = self.params.status_interval;
         let admitted = match want {
-            Want::Head { .. } | Want::Part { .. } => self.peers.admits_part(from, now, interval),
+            // Where there is no answer but that it is gone, there is little work.
+            Want::Part { seq, .. } if self.checkpoints.images.contains_key(seq) => {
+                self.peers.admits_part(from, now, interval)
+            }
+            Want::Head { .. } | Want::Part { .. } => true,
             Want::ViewChanges { .. } | Want::Batches { .. } => self.peers.admits_asking(from, now, interval / 4),
         };
         if !admitted {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::message::{Body, Checkpoint, Committed, Prepare, Proposal};
 use crate::params::{REPLICAS_MAX, RESULT_MAX};
+use crate::rejoin::Rejoin;
 use crate::view_change::{NewView, Prepared, ViewChange};
 
 /// Most bytes of state in one [`Snapshot::State`] piece.
@@ -50,11 +51,10 @@ pub enum Record {
     PriorPrepared(Prepared),
     /// In a condensed log: a batch accepted at a place in a view before this one.
     PriorBatch(Body),
-    /// A replica lost its log and began a life with this number: nothing of its earlier ones counts.
-    /// If it is this replica, it is mute until `Rejoined`. (The driver writes that one, into an empty
-    /// log that should not be.)
+    /// This replica began a life with this number. If it is not its first, it lost its log, and is
+    /// mute until `Rejoined`. (The driver writes this one, into an empty log.)
     Life {
-        /// Which replica.
+        /// This replica.
         replica: ReplicaId,
         /// The number; 0 for the first life.
         life: u64,
@@ -63,6 +63,8 @@ pub enum Record {
     Beyond(Seq),
     /// This replica votes again.
     Rejoined,
+    /// Another replica began a new life: nothing of its earlier ones counts.
+    Known(Signed<Rejoin>),
 }
 canonical_enum!(Record {
     0 => Snapshot(piece),
@@ -81,6 +83,7 @@ canonical_enum!(Record {
     13 => Life { replica, life },
     14 => Beyond(seq),
     15 => Rejoined,
+    16 => Known(rejoin),
 });
 
 /// A prepared certificate: beside the proposal, `2f` prepares of distinct backups.

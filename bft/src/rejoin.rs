@@ -16,13 +16,16 @@ use base::{Decode, DecodeError, Effects, Encode, Reader, ReplicaId, Seq, Signabl
 
 use crate::event::{Event, Ignored};
 use crate::message::Message;
+use crate::params::REPLICAS_MAX;
 use crate::record::{Record, StableProof};
 use crate::replica::Replica;
 
 /// Null requests that a group spends on a replica that comes back, in windows.
 const PAD_WINDOWS: u64 = 4;
-/// A replica that begins lives faster than this is not helped along.
-const LIFE_PAUSE: Duration = Duration::from_secs(60);
+/// How long a life lasts at least.
+const LIFE_PAUSE: Duration = Duration::from_secs(1);
+/// How often it gets that many, whatever lives it begins meanwhile.
+const PAD_PAUSE: Duration = Duration::from_secs(60);
 
 /// ⟨REJOIN, life, i⟩: the sender lost its log and begins anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,18 +48,22 @@ pub struct Welcome {
     pub life: u64,
     /// The sender's stable checkpoint.
     pub stable: Option<StableProof>,
+    /// All lives but first ones that the sender knows, of anybody: the receiver forgot them.
+    pub lives: Vec<Signed<Rejoin>>,
 }
 
 impl Encode for Welcome {
     fn encode(&self, out: &mut Vec<u8>) {
         self.life.encode(out);
         self.stable.encode(out);
+        self.lives.encode(out);
     }
 }
 
 impl Decode for Welcome {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Welcome { life: u64::decode(input)?, stable: Option::decode(input)? })
+        let (life, stable) = (u64::decode(input)?, Option::decode(input)?);
+        Ok(Welcome { life, stable, lives: input.seq_max("lives", REPLICAS_MAX)? })
     }
 }
 
@@ -77,27 +84,44 @@ pub(crate) struct Lives {
     known: BTreeMap<ReplicaId, Life>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Life {
-    life: u64,
-    /// Null requests that may still be ordered on its account.
+    /// What its replica said of it.
+    rejoin: Signed<Rejoin>,
+    began: Time,
+    /// Null requests that may still be ordered on its account; some more every [`PAD_PAUSE`].
     pads: u64,
-    since: Time,
+    filled: Time,
 }
 
 impl Lives {
     pub(crate) fn of(&self, replica: ReplicaId) -> u64 {
-        self.known.get(&replica).map_or(0, |life| life.life)
+        self.known.get(&replica).map_or(0, |life| life.rejoin.body.life)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (ReplicaId, u64)> + '_ {
-        self.known.iter().map(|(replica, life)| (*replica, life.life))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Signed<Rejoin>> {
+        self.known.values().map(|life| &life.rejoin)
     }
 
-    fn begin(&mut self, now: Time, replica: ReplicaId, life: u64, window: u64) {
-        let rested = self.known.get(&replica).is_none_or(|last| now.since(last.since) >= LIFE_PAUSE);
-        let pads = if rested { window * PAD_WINDOWS } else { 0 };
-        self.known.insert(replica, Life { life, pads, since: now });
+    /// Whether a replica may begin another life so soon: each costs everybody a record.
+    fn admits(&self, now: Time, replica: ReplicaId) -> bool {
+        let began = self.known.get(&replica).map(|life| life.began);
+        began.is_none_or(|began| now < began || now.since(began) >= LIFE_PAUSE)
+    }
+
+    fn begin(&mut self, now: Time, rejoin: Signed<Rejoin>, window: u64) {
+        let replica = rejoin.body.replica;
+        let pads = self.known.get(&replica).map_or((window * PAD_WINDOWS, now), |life| (life.pads, life.filled));
+        self.known.insert(replica, Life { rejoin, began: now, pads: pads.0, filled: pads.1 });
+    }
+
+    /// Gives those who wait for long another share.
+    pub(crate) fn refill_pads(&mut self, now: Time, window: u64) {
+        for life in self.known.values_mut() {
+            if now < life.filled || now.since(life.filled) >= PAD_PAUSE {
+                (life.pads, life.filled) = (window * PAD_WINDOWS, now);
+            }
+        }
     }
 
     /// A null request was executed.
@@ -136,44 +160,67 @@ impl<S: StateMachine> Replica<S> {
             return self.ignore(Ignored::Rejoining, fx);
         }
         if life > self.lives.of(replica) {
-            fx.persist.push(Record::Life { replica, life });
-            self.admit_life(now, replica, life);
+            if !self.lives.admits(now, replica) {
+                return self.ignore(Ignored::Overloaded, fx);
+            }
+            self.learn_life(now, rejoin, fx);
         }
-        let welcome = Welcome { life: self.lives.of(replica), stable: self.checkpoints.stable.clone() };
-        fx.send_to(replica, Message::Welcome(welcome));
+        let lives = self.lives.iter().cloned().collect();
+        let stable = self.checkpoints.stable.clone();
+        fx.send_to(replica, Message::Welcome(Welcome { life: self.lives.of(replica), stable, lives }));
+    }
+
+    fn learn_life(&mut self, now: Time, rejoin: Signed<Rejoin>, fx: &mut Effects<Self>) {
+        fx.persist.push(Record::Known(rejoin.clone()));
+        self.admit_known(now, rejoin);
     }
 
     /// Has nothing more of the earlier lives of a replica.
-    pub(crate) fn admit_life(&mut self, now: Time, replica: ReplicaId, life: u64) {
-        if replica == self.params.me {
-            self.lives.own = life;
-            self.rejoining = (life > 0).then(Rejoining::default);
-            return;
-        }
-        self.lives.begin(now, replica, life, self.params.window);
+    pub(crate) fn admit_known(&mut self, now: Time, rejoin: Signed<Rejoin>) {
+        let Rejoin { life, replica } = rejoin.body;
+        self.lives.begin(now, rejoin, self.params.window);
         if self.views.changes.get(&replica).is_some_and(|held| held.change.body.life < life) {
             self.views.changes.remove(&replica);
         }
         self.peers.forget(replica);
     }
 
+    /// Begins a life of this replica's own.
+    pub(crate) fn admit_life(&mut self, life: u64) {
+        self.lives.own = life;
+        self.rejoining = (life > 0).then(Rejoining::default);
+    }
+
+    /// The life of a replica below which nothing counts.
+    pub(crate) fn life_of(&self, replica: ReplicaId) -> u64 {
+        if replica == self.params.me { self.lives.own } else { self.lives.of(replica) }
+    }
+
     /// The word of a peer.
-    pub(crate) fn on_welcome(&mut self, from: ReplicaId, welcome: &Welcome, fx: &mut Effects<Self>) {
-        let own = self.lives.own;
-        let Some(rejoining) = self.rejoining.as_mut().filter(|rejoining| rejoining.beyond.is_none()) else {
+    pub(crate) fn on_welcome(&mut self, now: Time, from: ReplicaId, welcome: Welcome, fx: &mut Effects<Self>) {
+        let (own, me) = (self.lives.own, self.params.me);
+        if self.rejoining.as_ref().is_none_or(|rejoining| rejoining.beyond.is_some()) {
             return self.ignore(Ignored::Stale, fx);
-        };
-        if welcome.life > own && welcome.life < u64::MAX {
-            // The clock that numbered this life was behind an earlier one's.
-            let life = welcome.life + 1;
-            fx.persist.push(Record::Life { replica: self.params.me, life });
-            self.admit_life(Time::ZERO, self.params.me, life);
-            return self.say_rejoin(fx);
+        }
+        // What was known of others' lives is lost, too, and must be known again before this one votes.
+        for rejoin in welcome.lives {
+            let Rejoin { life, replica } = rejoin.body;
+            if replica == me && life > own {
+                // The clock that numbered this life was behind an earlier one's.
+                let Some(life) = life.checked_add(1) else { continue };
+                fx.persist.push(Record::Life { replica: me, life });
+                self.admit_life(life);
+                return self.say_rejoin(fx);
+            }
+            if replica != me && life > self.lives.of(replica) {
+                self.learn_life(now, rejoin, fx);
+            }
         }
         if welcome.life != own {
             return self.ignore(Ignored::Stale, fx);
         }
         let stable = welcome.stable.as_ref().map_or(Seq(0), |proof| proof.seq);
+        let Some(rejoining) = self.rejoining.as_mut() else { return };
         rejoining.welcomes.insert(from, stable);
         if rejoining.welcomes.len() >= self.quorums.strong() {
             let highest = rejoining.welcomes.values().max().map_or(0, |seq| seq.0);
@@ -190,7 +237,16 @@ impl<S: StateMachine> Replica<S> {
         if beyond.is_some_and(|beyond| self.log.low() >= beyond && self.last_executed >= beyond) {
             fx.persist.push(Record::Rejoined);
             fx.events.push(Event::Rejoined { life: self.lives.own });
-            self.rejoining = None;
+            self.admit_rejoined();
         }
+    }
+
+    /// Takes up the view it is in: what that proposed while this replica was mute is the only thing
+    /// that may be proposed there.
+    pub(crate) fn admit_rejoined(&mut self) {
+        self.rejoining = None;
+        let shown = self.views.shown.iter().flat_map(|shown| &shown.new_view.body.proposals);
+        let headers: Vec<_> = shown.cloned().collect();
+        self.take_over(&headers);
     }
 }

@@ -147,7 +147,7 @@ impl<S: StateMachine> Replica<S> {
             Message::Part(part) => self.on_part(now, from, part, fx),
             Message::Gone(seq) => self.on_gone(now, from, seq, fx),
             Message::Rejoin(rejoin) => self.on_rejoin(now, rejoin, fx),
-            Message::Welcome(welcome) => self.on_welcome(from, &welcome, fx),
+            Message::Welcome(welcome) => self.on_welcome(now, from, welcome, fx),
         }
     }
 

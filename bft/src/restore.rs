@@ -36,6 +36,16 @@ pub enum Corrupt {
     },
 }
 
+/// A snapshot that is being read.
+#[derive(Default)]
+struct Reading {
+    begins: Option<(Seq, Time)>,
+    partitions: Vec<Vec<u8>>,
+    partition: Vec<u8>,
+    table: Table,
+    owner: Option<(PublicKey, u64)>,
+}
+
 type Records = Peekable<std::iter::Enumerate<std::vec::IntoIter<Record>>>;
 
 pub(crate) fn restore<S: StateMachine>(
@@ -67,46 +77,48 @@ pub(crate) fn restore<S: StateMachine>(
 }
 
 impl<S: StateMachine> Replica<S> {
+    /// Reads a snapshot: at the start of a condensed log, or later, where a checkpoint was fetched. A
+    /// later one that has no end is left out: nothing was said from it.
     fn restore_snapshot(&mut self, records: &mut Records) -> Result<(), Corrupt> {
-        let mut partitions = Vec::new();
-        let mut partition = Vec::new();
-        let mut owner: Option<(PublicKey, u64)> = None;
-        let mut next = 0;
-        let (mut seq, mut at, mut first) = (Seq(0), Time::ZERO, None);
-        let mut table = Table::default();
-        for (index, record) in records.by_ref() {
+        let is_piece = |(_, record): &(usize, Record)| matches!(record, Record::Snapshot(_));
+        let first = records.peek().map_or(0, |(index, _)| *index);
+        let mut next = first;
+        let mut reading = Reading::default();
+        while let Some((index, Record::Snapshot(piece))) = records.next_if(is_piece) {
             let wrong = |what| Corrupt::Record { index, what };
             next = index + 1;
-            let Record::Snapshot(piece) = record else { return Err(wrong("the snapshot before it has no end")) };
-            if (*first.get_or_insert(index) == index) != matches!(piece, Snapshot::Begin { .. }) {
-                return Err(wrong("a snapshot begins once, at its start"));
-            }
             match piece {
-                Snapshot::Begin { view, seq: begins, at: then } => {
-                    (seq, at) = (begins, then);
+                Snapshot::Begin { view, seq, at } => {
+                    // Again: what came before has no end.
+                    reading = Reading { begins: Some((seq, at)), ..Reading::default() };
                     if index == 0 {
                         self.view = view;
                         self.views.active = view == View(0);
-                    } else if seq <= self.last_executed {
-                        return Err(wrong("a checkpoint fetched in vain"));
+                    } else if first == 0 || seq <= self.last_executed {
+                        return Err(wrong("a snapshot begins once, and after what is executed"));
                     }
                 }
                 Snapshot::State { ends, bytes } => {
-                    partition.extend_from_slice(&bytes);
+                    reading.partition.extend_from_slice(&bytes);
                     if ends {
-                        partitions.push(core::mem::take(&mut partition));
+                        reading.partitions.push(core::mem::take(&mut reading.partition));
                     }
                 }
                 Snapshot::Principal { .. } | Snapshot::Session { .. } | Snapshot::Executed { .. } => {
-                    restore_table(&mut table, piece, &mut owner).ok_or(wrong("it is not where it belongs"))?;
+                    let Reading { table, owner, .. } = &mut reading;
+                    restore_table(table, piece, owner).ok_or(wrong("it is not where it belongs"))?;
                 }
                 Snapshot::End { digest } => {
-                    let state = self.state.restore(&partitions).map_err(Corrupt::State)?;
-                    self.admit_installed(seq, at, state, table);
-                    let same = partition.is_empty() && self.checkpoint_digest() == digest;
+                    let (seq, at) = reading.begins.ok_or(wrong("a snapshot without a beginning"))?;
+                    let state = self.state.restore(&reading.partitions).map_err(Corrupt::State)?;
+                    self.admit_installed(seq, at, state, reading.table);
+                    let same = reading.partition.is_empty() && self.checkpoint_digest() == digest;
                     return if same { Ok(()) } else { Err(wrong("the snapshot has another digest")) };
                 }
             }
+        }
+        if first > 0 {
+            return Ok(());
         }
         Err(Corrupt::Record { index: next, what: "the snapshot has no end" })
     }
@@ -183,7 +195,12 @@ impl<S: StateMachine> Replica<S> {
                 Ok(())
             }
             Record::Life { replica, life } => {
-                self.admit_life(Time::ZERO, replica, life);
+                ensure(replica == self.params.me, "another replica's life")?;
+                self.admit_life(life);
+                Ok(())
+            }
+            Record::Known(rejoin) => {
+                self.admit_known(Time::ZERO, rejoin);
                 Ok(())
             }
             Record::Beyond(seq) => {
@@ -192,7 +209,7 @@ impl<S: StateMachine> Replica<S> {
                 Ok(())
             }
             Record::Rejoined => {
-                self.rejoining = None;
+                self.admit_rejoined();
                 Ok(())
             }
             Record::PriorBatch(Body { seq, batch }) => {
@@ -241,8 +258,10 @@ impl<S: StateMachine> Replica<S> {
         match self.checkpoints.of(seq, replica) {
             Some(own) => ensure(own.body.digest == digest, "executing the log again gave another state"),
             None => {
-                ensure(seq <= included && seq >= self.log.low(), "a checkpoint out of place")?;
-                self.checkpoints.add(checkpoint);
+                ensure(seq <= included, "a checkpoint out of place")?;
+                if seq >= self.log.low() {
+                    self.checkpoints.add(checkpoint);
+                }
                 Ok(())
             }
         }
@@ -345,7 +364,7 @@ impl<S: StateMachine> Condensed<S> {
     /// Whose lives are not their first, and how far the own one is on its way back.
     fn lives(&self) -> impl Iterator<Item = Record> + '_ {
         let own = core::iter::once(Record::Life { replica: self.me, life: self.lives.own });
-        let others = self.lives.iter().map(|(replica, life)| Record::Life { replica, life });
+        let others = self.lives.iter().cloned().map(Record::Known);
         let beyond = self.rejoining.as_ref().and_then(|rejoining| rejoining.beyond).map(Record::Beyond);
         let rejoined = self.rejoining.is_none().then_some(Record::Rejoined);
         own.chain(others).chain(beyond).chain(rejoined)

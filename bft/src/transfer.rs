@@ -67,7 +67,9 @@ impl<S: StateMachine> Replica<S> {
         if proof.seq <= known.max(self.last_executed) {
             return self.ignore(Ignored::Stale, fx);
         }
-        let needed = self.transfer.is_some()
+        let far = self.is_far(self.last_executed, proof.seq);
+        let needed = far
+            || self.transfer.is_some()
             || self.peers.behind.is_some()
             || self.log.low() > self.last_executed
             || self.is_mute();
@@ -103,6 +105,11 @@ impl<S: StateMachine> Replica<S> {
         let (n, me, patience) = (self.quorums.n() as u16, self.params.me, self.params.status_interval * 2);
         let seq = transfer.proof.seq;
         transfer.ask_again(now, patience);
+        if transfer.passed_over.len() + 1 >= usize::from(n) {
+            // Nobody has it, or all were slow: again at the next STATUS, or for a later checkpoint.
+            self.transfer = Some(transfer);
+            return;
+        }
         if transfer.head.is_none() {
             if transfer.asked_head.is_none() {
                 let donor = transfer.next_donor(n, me);
@@ -122,6 +129,15 @@ impl<S: StateMachine> Replica<S> {
             }
         }
         self.transfer = Some(transfer);
+    }
+
+    /// At a STATUS: whoever was passed over may try again.
+    pub(crate) fn try_donors_again(&mut self) {
+        if let Some(transfer) = &mut self.transfer
+            && transfer.passed_over.len() + 1 >= self.quorums.n()
+        {
+            transfer.passed_over.clear();
+        }
     }
 
     /// The first part of a checkpoint.
@@ -186,21 +202,24 @@ impl<S: StateMachine> Replica<S> {
         let (seq, at) = (head.seq, head.at);
         let begin = Snapshot::Begin { view: self.view, seq, at };
         let end = Snapshot::End { digest: transfer.proof.digest };
+        // First: to know of a checkpoint that is not here is no harm.
+        if seq > self.log.low() {
+            fx.persist.push(Record::Stable(transfer.proof.clone()));
+            fx.events.push(Event::StableCheckpoint { seq, digest: transfer.proof.digest });
+            self.admit_stable(transfer.proof.clone());
+        }
         let pieces = core::iter::once(begin).chain(state_pieces(&transfer.state)).chain(transfer.table.pieces());
         fx.persist.extend(pieces.chain(core::iter::once(end)).map(Record::Snapshot));
         fx.events.push(Event::Transferred { seq, parts: transfer.fetched });
         self.admit_installed(seq, at, transfer.state, transfer.table);
-        if seq > self.log.low() {
-            fx.persist.push(Record::Stable(transfer.proof.clone()));
-            fx.events.push(Event::StableCheckpoint { seq, digest: transfer.proof.digest });
-            self.admit_stable(transfer.proof);
-        }
         self.peers.behind = None;
         self.views.progress = now;
         self.forget_hopeless();
         self.try_rejoin(fx);
-        self.take_checkpoint();
-        self.say_checkpoint(now, fx);
+        if seq >= self.log.low() {
+            self.take_checkpoint();
+            self.say_checkpoint(now, fx);
+        }
         self.execute_ready(now, fx);
     }
 
@@ -254,12 +273,12 @@ impl<S: StateMachine> Image<S> {
                 Tree::Table => table.row(row)?,
             };
             bytes += row.len() + value.len();
+            if let Some(children) = branch.children.filter(|_| bytes > ROWS_BYTES_MAX) {
+                return Some(Content::Fork(Box::new(children)));
+            }
             rows.push((Bytes::copy_from_slice(row), Bytes::from(value)));
         }
-        match branch.children {
-            Some(children) if bytes > ROWS_BYTES_MAX => Some(Content::Fork(Box::new(children))),
-            _ => Some(Content::Rows(rows)),
-        }
+        Some(Content::Rows(rows))
     }
 }
 
@@ -293,11 +312,8 @@ impl<S: StateMachine> Transfer<S> {
         None
     }
 
-    /// The next peer in turn that did not fail this transfer; when all did, all may try again.
+    /// The next peer in turn that did not fail this transfer; there is one.
     fn next_donor(&mut self, n: u16, me: ReplicaId) -> ReplicaId {
-        if self.passed_over.len() + 1 >= usize::from(n) {
-            self.passed_over.clear();
-        }
         loop {
             self.turn = (self.turn + 1) % n;
             let donor = ReplicaId(self.turn);

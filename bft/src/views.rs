@@ -84,7 +84,7 @@ impl Views {
 
 impl<S: StateMachine> Replica<S> {
     /// How long the primary has, doubled for every view in a row that came to nothing.
-    fn view_timeout(&self) -> Duration {
+    pub(crate) fn view_timeout(&self) -> Duration {
         self.params.view_timeout * (1 << self.views.failed.min(TIMEOUT_DOUBLINGS_MAX))
     }
 
@@ -225,7 +225,7 @@ impl<S: StateMachine> Replica<S> {
         if change.body.prepared.last().is_some_and(|prepared| beyond(prepared.header.body.seq)) {
             return self.ignore(Ignored::OutOfWindow, fx);
         }
-        if change.body.life < self.lives.of(replica) {
+        if change.body.life < self.life_of(replica) {
             return self.ignore(Ignored::Rejoining, fx);
         }
         let digest = change.body.digest();

@@ -154,6 +154,10 @@ fn body() -> impl Strategy<Value = Body> {
     (any::<u64>(), batch()).prop_map(|(seq, batch)| Body { seq: Seq(seq), batch })
 }
 
+fn rejoin() -> impl Strategy<Value = Signed<Rejoin>> {
+    signed((any::<u64>(), any::<u16>()).prop_map(|(life, i)| Rejoin { life, replica: ReplicaId(i) }))
+}
+
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         proposal().prop_map(Message::Proposal),
@@ -171,9 +175,12 @@ fn message() -> impl Strategy<Value = Message> {
         head().prop_map(Message::Head),
         part().prop_map(Message::Part),
         any::<u64>().prop_map(|seq| Message::Gone(Seq(seq))),
-        signed((any::<u64>(), any::<u16>()).prop_map(|(life, i)| Rejoin { life, replica: ReplicaId(i) }))
-            .prop_map(Message::Rejoin),
-        (any::<u64>(), stable()).prop_map(|(life, stable)| Message::Welcome(Welcome { life, stable })),
+        rejoin().prop_map(Message::Rejoin),
+        (any::<u64>(), stable(), vec(rejoin(), 0..3)).prop_map(|(life, stable, lives)| Message::Welcome(Welcome {
+            life,
+            stable,
+            lives
+        })),
     ]
 }
 

@@ -180,6 +180,7 @@ fn a_new_view_is_its_primarys_and_so_is_all_it_proposes() {
     assert!(admitted(1, &new_view(1, &[0, 2, 3], 1)) && admitted(3, &new_view(1, &[0, 2, 3], 1)));
     assert!(!admitted(2, &new_view(2, &[0, 2, 3], 1)), "r1 is primary of view 1");
     assert!(!admitted(1, &new_view(1, &[0, 2, 3], 2)));
+    assert!(!admitted(1, &new_view(1, &[0, 2], 1)), "2f + 1 view changes");
     assert!(
         !admitted(1, &new_view(1, &[0, 2, 2], 1)) && !admitted(1, &new_view(1, &[2, 0, 3], 1)),
         "each once, in order"

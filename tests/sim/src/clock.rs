@@ -32,7 +32,7 @@ impl Clock {
     pub(crate) fn read(&mut self, now: Time) -> Time {
         let elapsed = now.0.saturating_sub(START.0) as i64;
         let wall = now.0.saturating_add_signed(self.offset + elapsed / 1_000_000 * self.rate);
-        let went_on = if CORE.steady_clock { now.0.saturating_sub(self.said_at) } else { 0 };
+        let went_on = if CORE.steady_clock { now.0.saturating_sub(self.said_at) / 2 } else { 0 };
         let least = if self.last == 0 { 0 } else { self.last + went_on };
         (self.last, self.said_at) = (wall.max(least), now.0);
         Time(self.last)

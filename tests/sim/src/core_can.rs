@@ -18,4 +18,4 @@ pub(crate) struct CoreCan {
 }
 
 /// The core as it is.
-pub(crate) const CORE: CoreCan = CoreCan { view_change: true, state_transfer: true, rejoin: true, steady_clock: false };
+pub(crate) const CORE: CoreCan = CoreCan { view_change: true, state_transfer: true, rejoin: true, steady_clock: true };

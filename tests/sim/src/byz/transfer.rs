@@ -76,7 +76,7 @@ pub(crate) fn unproved_checkpoints(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
 pub(crate) fn churns_lives(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
     match act {
         Act::Say { to, message: Message::Welcome(welcome) } => {
-            let higher = Welcome { life: welcome.life + 1, stable: welcome.stable.clone() };
+            let higher = Welcome { life: welcome.life + 1, ..welcome.clone() };
             instead(lie, *to, Message::Welcome(higher))
         }
         _ => true,
