@@ -5,6 +5,7 @@
 //! waits: group commit) and only then sends and replies. So the core thinks while the disk syncs,
 //! and nothing is spoken that is not written.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc as std_mpsc;
@@ -77,6 +78,7 @@ impl Driver {
             fatal: parts.fatal,
             log_bytes: log_bytes.clone(),
             snapshotting: snapshotting.clone(),
+            liars: BTreeSet::new(),
         };
         let thinking = Thinking {
             core: parts.core,
@@ -190,6 +192,8 @@ struct Voice {
     fatal: mpsc::Sender<String>,
     log_bytes: Arc<AtomicU64>,
     snapshotting: Arc<AtomicBool>,
+    /// Whom it has told of.
+    liars: BTreeSet<base::ReplicaId>,
 }
 
 impl Voice {
@@ -265,13 +269,16 @@ impl Voice {
         }
     }
 
-    fn tell(&self, event: bft::Event) {
+    fn tell(&mut self, event: bft::Event) {
         match event {
             bft::Event::Reply { client, session, reply } => {
                 self.sessions.send(client, session, Bytes::from(reply.to_bytes()));
             }
             bft::Event::Misbehaved { who, evidence } => {
-                tracing::warn!(?who, ?evidence, "a replica lied");
+                // The first lie in full; a liar does not get to fill the disk with its name.
+                if self.liars.insert(who) {
+                    tracing::warn!(?who, ?evidence, "a replica lied; `status` counts what follows");
+                }
             }
             bft::Event::LeftView { asked_for } => tracing::info!(view = asked_for.0, "asks for a new view"),
             bft::Event::EnteredView { view } => tracing::info!(view = view.0, "a new view has begun"),

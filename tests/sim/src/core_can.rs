@@ -10,10 +10,9 @@ pub(crate) struct CoreCan {
     pub(crate) state_transfer: bool,
     /// Take part again after it lost its disk.
     pub(crate) rejoin: bool,
-    /// Not the core's, but its driver's: a clock that was set back goes on at its own pace from the
-    /// latest time it said. Today it stands still until the wall clock has caught up
-    /// (`server/src/clock.rs`), and so do all pauses that are measured by it: seeds 205 and 252 of the
-    /// first generator showed a group that answers no STATUS for as long as its clocks were set back.
+    /// Not the core's, but its driver's: a clock that was set back goes on, at half its pace, from the
+    /// latest time it said (`server/src/clock.rs`). When it stood still instead, so did all pauses that
+    /// are measured by it, and a group answered no STATUS for as long as its clocks were set back.
     pub(crate) steady_clock: bool,
 }
 
