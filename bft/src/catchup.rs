@@ -276,10 +276,11 @@ impl<S: StateMachine> Replica<S> {
     fn answer(&mut self, to: ReplicaId, status: &Status, earlier: Option<&Status>, fx: &mut Effects<Self>) {
         fx.send_to(to, Message::Status(self.report()));
         let mut room = ANSWER_BYTES_MAX;
+        // Both, where there are both: under load and with small windows a fetched state may always be
+        // too old, and executing may always be too slow.
+        self.send_vouchers(to, status, &mut room, fx);
         if let Some(proof) = self.worth_fetching(status.last_executed) {
             fx.send_to(to, Message::Stable(proof));
-        } else {
-            self.send_vouchers(to, status, &mut room, fx);
         }
         if self.lacks_view(status) {
             self.send_view(to, fx);

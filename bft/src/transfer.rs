@@ -67,6 +67,10 @@ impl<S: StateMachine> Replica<S> {
         if proof.seq <= known.max(self.last_executed) {
             return self.ignore(Ignored::Stale, fx);
         }
+        // One that can still be had is better than a later one.
+        if self.transfer.as_ref().is_some_and(|transfer| transfer.passed_over.len() + 1 < self.quorums.n()) {
+            return self.ignore(Ignored::Duplicate, fx);
+        }
         let far = self.is_far(self.last_executed, proof.seq);
         let needed = far
             || self.transfer.is_some()
