@@ -4,11 +4,11 @@ mod common;
 
 use std::time::Duration;
 
-use base::{ReplicaId, View};
-use bft::{Event, Ignored, Message, Record, Standing};
-use common::bench::{self, Bench};
-use common::params;
+use base::{ReplicaId, Signed, View};
+use bft::{Event, Ignored, Message, Record, Rejoin, Standing, ViewChange, Welcome};
+use common::bench::{self, Bench, Out};
 use common::world::{Customer, Faults, World};
+use common::{CLUSTER, params, replica_secret};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -118,4 +118,80 @@ fn a_mute_replica_says_nothing_that_counts() {
     }
     assert_eq!(bench.request(bench::request(0, 1, b"op")).ignored(), Some(Ignored::Rejoining));
     assert_eq!(bench.status().view, View(0));
+}
+
+fn mute(me: usize, life: u64) -> Bench {
+    let mut bench = Bench::new(4, me);
+    bench.disk = vec![Record::Life { replica: ReplicaId(me as u16), life }];
+    bench.restart(params(4, me));
+    bench.wake();
+    bench
+}
+
+fn signed_life(who: u16, life: u64) -> Signed<Rejoin> {
+    Signed::new(Rejoin { life, replica: ReplicaId(who) }, &replica_secret(usize::from(who)), &CLUSTER)
+}
+
+fn welcome(life: u64, lives: Vec<Signed<Rejoin>>) -> Message {
+    Message::Welcome(Welcome { life, stable: None, lives })
+}
+
+fn life_said(out: &Out) -> Option<u64> {
+    out.send.iter().find_map(|send| match &send.message {
+        Message::Rejoin(rejoin) => Some(rejoin.body.life),
+        _ => None,
+    })
+}
+
+/// A liar can't make a replica begin one life after the other: a later life is one it signed itself.
+#[test]
+fn a_later_life_must_be_shown() {
+    let mut bench = mute(2, 77);
+    for claimed in [78, 1 << 40, u64::MAX] {
+        let out = bench.hear(0, welcome(claimed, vec![]));
+        assert_eq!((out.ignored(), life_said(&out), out.persist.len()), (Some(Ignored::Stale), None, 0));
+    }
+    let out = bench.hear(0, welcome(90, vec![signed_life(2, 90)]));
+    assert_eq!(life_said(&out), Some(91), "its clock was set back since");
+    assert!(out.persist.contains(&Record::Life { replica: ReplicaId(2), life: 91 }));
+}
+
+/// What a replica knew of others' lives is taught again before it votes, and outlives a restart.
+#[test]
+fn lives_are_taught_again() {
+    let mut bench = mute(2, 77);
+    bench.hear(0, welcome(77, vec![signed_life(3, 50)]));
+    for condensed in [false, true] {
+        if condensed {
+            bench.disk = bench.replica.condense().records().collect();
+        }
+        bench.restart(params(4, 2));
+        let old = bench.hear(1, Message::ViewChange(change(1, 3, 49)));
+        assert_eq!(old.ignored(), Some(Ignored::Rejoining), "a view change of a life that is over");
+    }
+}
+
+/// Nor does a replica believe in a life of its own that is over.
+#[test]
+fn a_replica_has_nothing_of_its_own_earlier_lives() {
+    let mut bench = mute(2, 77);
+    let out = bench.hear(0, Message::ViewChange(change(1, 2, 0)));
+    assert_eq!(out.ignored(), Some(Ignored::Rejoining));
+}
+
+/// Each life costs everybody a synced record: not more than one a second.
+#[test]
+fn lives_are_limited() {
+    let mut bench = Bench::new(4, 1);
+    let records = |out: &Out| out.persist.len();
+    assert_eq!(records(&bench.hear(3, Message::Rejoin(signed_life(3, 5)))), 1);
+    assert_eq!(bench.hear(3, Message::Rejoin(signed_life(3, 6))).ignored(), Some(Ignored::Overloaded));
+    assert_eq!(records(&bench.hear(3, Message::Rejoin(signed_life(3, 5)))), 0, "known, and welcome");
+    bench.now = bench.now.after(ms(1001));
+    assert_eq!(records(&bench.hear(3, Message::Rejoin(signed_life(3, 7)))), 1);
+}
+
+fn change(view: u64, who: u16, life: u64) -> Signed<ViewChange> {
+    let body = ViewChange { view: View(view), stable: None, prepared: vec![], replica: ReplicaId(who), life };
+    Signed::new(body, &replica_secret(usize::from(who)), &CLUSTER)
 }

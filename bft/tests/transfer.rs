@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base::{Digest, ReplicaId, Time};
-use bft::{Content, Event, Message, Standing};
+use bft::{Content, Event, Message, Record, Snapshot, Standing};
 use bytes::Bytes;
-use common::Rng;
+use common::bench::Bench;
 use common::world::{Customer, Faults, Setup, World};
+use common::{Rng, params};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -113,6 +114,31 @@ fn crashes_in_the_middle_of_a_transfer() {
         world.run_for(ms(3000));
         world.heal();
         world.settle(LIMIT);
+    }
+}
+
+/// Power fails while a fetched state is being written: what is there of it is left out.
+#[test]
+fn a_torn_installation_is_as_if_it_had_not_begun() {
+    let mut world = left_behind(5, 300);
+    world.restart(2);
+    world.settle(LIMIT);
+    let whole = world.disks[2].clone();
+    let begin = whole.iter().rposition(|record| matches!(record, Record::Snapshot(Snapshot::Begin { .. })));
+    let begin = begin.expect("it was installed");
+    assert!(begin > 0, "in the middle of the log");
+    let pieces = whole[begin..].iter().take_while(|record| matches!(record, Record::Snapshot(_))).count();
+    let restored = |disk: Vec<Record>| {
+        let mut bench = Bench { disk, ..Bench::new(4, 2) };
+        bench.restart(params(4, 2));
+        bench.status().last_executed
+    };
+    let (before, after) = (restored(whole[..begin].to_vec()), restored(whole.clone()));
+    assert!(before < after, "{before:?} {after:?}");
+    for cut in [1, pieces / 2, pieces - 1] {
+        let torn = &whole[..begin + cut];
+        assert_eq!(restored(torn.to_vec()), before, "nothing of it counts");
+        assert_eq!(restored([torn, &whole[begin..]].concat()), after, "it was fetched again, behind what is left");
     }
 }
 

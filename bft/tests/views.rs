@@ -148,6 +148,27 @@ fn one_replica_cannot_change_the_view() {
     }
 }
 
+/// One that asks once, for a view far away, costs the group one view change in a while, not endless ones.
+#[test]
+fn a_view_change_that_nobody_follows_is_joined_once_in_a_while() {
+    let mut world = World::new(1, 4);
+    let mut asked = false;
+    let once = move |_: &mut Rng, _: ReplicaId, message: Message| {
+        let body = ViewChange { view: View(1 << 40), stable: None, prepared: vec![], replica: ReplicaId(3), life: 0 };
+        let first = !core::mem::replace(&mut asked, true);
+        Some(if first { Message::ViewChange(Signed::new(body, &replica_secret(3), &CLUSTER)) } else { message })
+    };
+    world.tampers.insert(ReplicaId(3), Box::new(once));
+    // Sixteen timeouts of 400 ms are 6.4 s.
+    for _ in 0..25 {
+        world.add_customer(3);
+        world.run_for(ms(1000));
+    }
+    world.run_until(LIMIT, "work is done", all_done);
+    let views = (0..3).map(|index| world.status(index).view.0).max().expect("three of them");
+    assert!((1..=4).contains(&views), "in 25 s: {views}");
+}
+
 fn sign_change(view: u64, who: u16, prepared: Vec<Prepared>) -> Signed<ViewChange> {
     let body = ViewChange { view: View(view), stable: None, prepared, replica: ReplicaId(who), life: 0 };
     Signed::new(body, &replica_secret(usize::from(who)), &CLUSTER)
