@@ -152,11 +152,14 @@ fn one_replica_cannot_change_the_view() {
 #[test]
 fn a_view_change_that_nobody_follows_is_joined_once_in_a_while() {
     let mut world = World::new(1, 4);
-    let mut asked = false;
-    let once = move |_: &mut Rng, _: ReplicaId, message: Message| {
+    let mut asked = std::collections::BTreeSet::new();
+    let once = move |_: &mut Rng, to: ReplicaId, message: Message| {
         let body = ViewChange { view: View(1 << 40), stable: None, prepared: vec![], replica: ReplicaId(3), life: 0 };
-        let first = !core::mem::replace(&mut asked, true);
-        Some(if first { Message::ViewChange(Signed::new(body, &replica_secret(3), &CLUSTER)) } else { message })
+        Some(if asked.insert(to) {
+            Message::ViewChange(Signed::new(body, &replica_secret(3), &CLUSTER))
+        } else {
+            message
+        })
     };
     world.tampers.insert(ReplicaId(3), Box::new(once));
     // Sixteen timeouts of 400 ms are 6.4 s.
