@@ -83,7 +83,9 @@ impl<S: StateMachine> Replica<S> {
             return true;
         }
         let last = self.log.low().0 + self.params.checkpoint_interval;
-        self.checkpoints.images.is_empty() && seq.0 <= last && self.peers.any_before(self.oldest_retained())
+        !self.checkpoints.images.contains_key(&self.log.low())
+            && seq.0 <= last
+            && self.peers.any_before(self.oldest_retained())
     }
 
     /// The primary proposes while it may: few batches in flight, so that a backlog becomes one

@@ -63,6 +63,7 @@ pub(crate) fn restore<S: StateMachine>(
             // A checkpoint was fetched from peers.
             replica.restore_snapshot(&mut records)?;
             included = replica.last_executed;
+            continue;
         }
         let Some((index, record)) = records.next() else { break };
         replica.replay(record, included, &mut shown).map_err(|what| Corrupt::Record { index, what })?;
