@@ -260,6 +260,11 @@ impl<S: StateMachine> Replica<S> {
             Some(own) => ensure(own.body.digest == digest, "executing the log again gave another state"),
             None => {
                 ensure(seq <= included, "a checkpoint out of place")?;
+                if seq == self.last_executed {
+                    // With its image: peers may have nobody else to fetch it from.
+                    self.take_checkpoint();
+                    return self.replay_checkpoint(checkpoint, included);
+                }
                 if seq >= self.log.low() {
                     self.checkpoints.add(checkpoint);
                 }
@@ -271,25 +276,39 @@ impl<S: StateMachine> Replica<S> {
     /// A clone, cheap and independent of what happens next, that gives few records for many. Write
     /// them to a new log, then what was persisted since this call, then let the new log take the
     /// old one's place.
+    ///
+    /// It starts from the stable checkpoint and executes what follows again, so that who restarts can
+    /// still hand that checkpoint to others: they may have nobody else to fetch it from.
     pub fn condense(&self) -> Condensed<S> {
         let low = self.log.low();
-        let own = self.checkpoints.from(low, self.params.me);
+        let image = self.checkpoints.images.get(&low).filter(|_| self.retains_after(low));
+        let (seq, at, state, table) = match image {
+            Some(image) => (low, image.at, &image.state, &image.table),
+            None => (self.last_executed, self.last_at, &self.state, &self.table),
+        };
+        // Those after it are taken again.
+        let own = self.checkpoints.from(low, self.params.me).filter(|own| own.body.seq <= seq);
         Condensed {
             view: self.view,
             shown: self.views.shown.clone(),
             lives: self.lives.clone(),
             me: self.params.me,
             rejoining: self.rejoining.clone(),
-            last_executed: self.last_executed,
-            last_at: self.last_at,
-            state: self.state.clone(),
-            table: self.table.clone(),
+            seq,
+            at,
+            state: state.clone(),
+            table: table.clone(),
             log: self.log.clone(),
             retained: self.retained.clone(),
             own_checkpoints: own.cloned().collect(),
             stable: self.checkpoints.stable.clone(),
             divergence: self.divergence,
         }
+    }
+
+    /// Whether everything executed after `seq` is retained.
+    fn retains_after(&self, seq: Seq) -> bool {
+        seq == self.last_executed || self.retained.oldest().is_some_and(|oldest| oldest <= seq.next())
     }
 }
 
@@ -325,8 +344,9 @@ pub struct Condensed<S> {
     lives: Lives,
     me: ReplicaId,
     rejoining: Option<Rejoining>,
-    last_executed: Seq,
-    last_at: Time,
+    /// The state's place and agreed time: the stable checkpoint's, if that is kept, or the last executed.
+    seq: Seq,
+    at: Time,
     state: S,
     table: Table,
     log: Log,
@@ -341,7 +361,7 @@ impl<S: StateMachine> Condensed<S> {
     /// retained batches; each is at most about 1 MiB long. Takes time and memory in proportion to
     /// the state: not for the thread that drives the replica.
     pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
-        let begin = Snapshot::Begin { view: self.view, seq: self.last_executed, at: self.last_at };
+        let begin = Snapshot::Begin { view: self.view, seq: self.seq, at: self.at };
         let end = core::iter::once_with(|| Snapshot::End { digest: self.digest() });
         let pieces = core::iter::once(begin).chain(state_pieces(&self.state)).chain(self.table.pieces()).chain(end);
         let own_checkpoints = self.own_checkpoints.iter().cloned().map(Record::Checkpoint);
@@ -359,7 +379,7 @@ impl<S: StateMachine> Condensed<S> {
 
     fn digest(&self) -> base::Digest {
         let (mut state, mut table) = (self.state.clone(), self.table.clone());
-        crate::checkpoint::digest_of(self.last_executed, self.last_at, &mut state, &mut table)
+        crate::checkpoint::digest_of(self.seq, self.at, &mut state, &mut table)
     }
 
     /// Whose lives are not their first, and how far the own one is on its way back.

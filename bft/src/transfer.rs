@@ -47,8 +47,10 @@ pub(crate) struct Transfer<S> {
     asked: BTreeMap<PartName, Asked>,
     /// Whom to ask next.
     turn: u16,
-    /// Peers that answered wrongly, or do not have this checkpoint.
+    /// Peers that answered wrongly or late, or do not have this checkpoint.
     passed_over: BTreeSet<ReplicaId>,
+    /// Everybody was passed over since the last part came: a later checkpoint is welcome.
+    exhausted: bool,
     asked_head: Option<(ReplicaId, Time)>,
     fetched: u64,
 }
@@ -68,7 +70,7 @@ impl<S: StateMachine> Replica<S> {
             return self.ignore(Ignored::Stale, fx);
         }
         // One that can still be had is better than a later one.
-        if self.transfer.as_ref().is_some_and(|transfer| transfer.passed_over.len() + 1 < self.quorums.n()) {
+        if self.transfer.as_ref().is_some_and(|transfer| !transfer.exhausted) {
             return self.ignore(Ignored::Duplicate, fx);
         }
         let far = self.is_far(self.last_executed, proof.seq);
@@ -94,6 +96,7 @@ impl<S: StateMachine> Replica<S> {
             asked: BTreeMap::new(),
             turn: self.params.me.0,
             passed_over: BTreeSet::new(),
+            exhausted: false,
             asked_head: None,
             fetched,
         });
@@ -111,6 +114,7 @@ impl<S: StateMachine> Replica<S> {
         transfer.ask_again(now, patience);
         if transfer.passed_over.len() + 1 >= usize::from(n) {
             // Nobody has it, or all were slow: again at the next STATUS, or for a later checkpoint.
+            transfer.exhausted = true;
             self.transfer = Some(transfer);
             return;
         }
@@ -177,6 +181,7 @@ impl<S: StateMachine> Replica<S> {
         transfer.asked.remove(&part.name);
         if transfer.take_in(&part, asked.digest) {
             transfer.fetched += 1;
+            transfer.exhausted = false;
         } else {
             transfer.passed_over.insert(from);
             transfer.to_do.push((part.name, asked.digest));
