@@ -25,6 +25,9 @@ use crate::view_change::ViewChange;
 const STARVED_TIMEOUTS: u32 = 4;
 /// For this many timeouts a replica that others are ahead of blames itself and not the primary.
 const LAGGING_TIMEOUTS: u32 = 8;
+/// What waits is passed on to everybody this often within a timeout, but not in its first part: the link
+/// to the primary may be what fails.
+const RELAYS: u32 = 4;
 /// After this many timeouts alone in limbo a replica is joined by those who see nothing wrong: its
 /// vote is worth more than a moment's work.
 const ALONE_TIMEOUTS: u32 = 16;
@@ -45,6 +48,8 @@ pub(crate) struct Views {
     /// Since when something is outstanding and nothing was executed; in limbo, since when enough
     /// others are in limbo too.
     pub(crate) since: Option<Time>,
+    /// When what waits was passed on to everybody last.
+    relayed: Option<Time>,
     /// When something was executed last.
     pub(crate) progress: Time,
     /// When the view began here: nobody can have been starved by its primary before.
@@ -68,6 +73,7 @@ impl Default for Views {
             pending: BTreeMap::new(),
             failed: 0,
             since: None,
+            relayed: None,
             progress: Time::ZERO,
             entered: Time::ZERO,
         }
@@ -160,7 +166,10 @@ impl<S: StateMachine> Replica<S> {
             return;
         }
         let timeout = self.view_timeout();
-        if self.views.since.is_some_and(|since| now.since(since) >= timeout / 4) {
+        let pause = timeout / RELAYS;
+        let relayed = self.views.relayed.is_some_and(|relayed| relayed <= now && now.since(relayed) < pause);
+        if !relayed && self.views.since.is_some_and(|since| now.since(since) >= pause) {
+            self.views.relayed = Some(now);
             self.relay(fx);
         }
         let unserved = self.queue.unserved_since().map(|since| now.since(since.max(self.views.entered)));
