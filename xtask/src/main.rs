@@ -47,7 +47,7 @@ enum Chore {
 enum Bench {
     /// The mount beside a plain folder and a passthrough FUSE filesystem, in one run.
     Fs(bench::fs::Options),
-    /// Consensus: operations per second and latency of four replicas over loopback TLS.
+    /// Consensus: operations per second, latency and cost of four replicas over loopback TLS.
     Bft {
         /// Arguments of the measuring program; `--help` shows them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -1,0 +1,64 @@
+//! `cargo xtask bench bft`: how many operations four replicas agree on, how fast, at what cost.
+//!
+//! Four real replicas (`mangrove node run`, a process each) on loopback: mutual TLS, requests
+//! signed with ed25519 and verified by each, every vote in its log before it is sent. The clients
+//! are tasks of this process; processor time of both sides counts. [`load`] offers work, [`sweep`]
+//! measures it.
+
+mod cluster;
+mod link;
+mod load;
+mod sweep;
+mod table;
+mod usage;
+mod work;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use table::Style;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// How many operations four replicas agree on, how fast, at what cost.
+///
+/// Everything, a few minutes:          cargo xtask bench bft --log disk,memory
+/// One load, closed loop:              cargo xtask bench bft --clients 16 --outstanding 16 --payload 512
+/// Open loop, latency under 3000/s:    cargo xtask bench bft --rate 3000
+/// For docs/results.md:                cargo xtask bench bft --markdown
+#[derive(Parser)]
+#[command(name = "cargo xtask bench bft", bin_name = "cargo xtask bench bft", verbatim_doc_comment)]
+struct Arguments {
+    #[command(flatten)]
+    sweep: sweep::Options,
+    /// Print a Markdown table.
+    #[arg(long, global = true, conflicts_with = "json")]
+    markdown: bool,
+    /// Print JSON, at the end.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let style = match (arguments.markdown, arguments.json) {
+        (true, _) => Style::Markdown,
+        (_, true) => Style::Json,
+        _ => Style::Plain,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error),
+    };
+    match runtime.block_on(sweep::run(&arguments.sweep, style)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(error.as_ref()),
+    }
+}
+
+fn complain(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
