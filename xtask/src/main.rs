@@ -48,7 +48,15 @@ enum Bench {
     /// The mount beside a plain folder and a passthrough FUSE filesystem, in one run.
     Fs(bench::fs::Options),
     /// Consensus: operations per second, latency and cost of four replicas over loopback TLS.
+    #[command(disable_help_flag = true)]
     Bft {
+        /// Arguments of the measuring program; `--help` shows them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Consensus: how long nobody is served when the primary is killed under load, many times.
+    #[command(disable_help_flag = true)]
+    Failover {
         /// Arguments of the measuring program; `--help` shows them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -59,7 +67,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().chore {
         Chore::Ci => ci::run(),
         Chore::Bench(Bench::Fs(options)) => bench::fs::run(&options),
-        Chore::Bench(Bench::Bft { arguments }) => bench::bft(&arguments),
+        Chore::Bench(Bench::Bft { arguments }) => bench::bft(&[], &arguments),
+        Chore::Bench(Bench::Failover { arguments }) => bench::bft(&["failover"], &arguments),
         Chore::Sim { arguments } => sim(&arguments),
         Chore::Accept(options) => accept::run(&options),
     };

@@ -25,9 +25,9 @@ pub(crate) fn build_release() -> anyhow::Result<()> {
 ///
 /// # Errors
 /// If it does not build or run.
-pub(crate) fn bft(arguments: &[String]) -> anyhow::Result<bool> {
+pub(crate) fn bft(what: &[&str], arguments: &[String]) -> anyhow::Result<bool> {
     let program = ["--package", "tests", "--features", "rooms", "--bin", "bench_bft", "--"];
     let mut command = cargo(&["run", "--release", "--quiet"]);
-    command.args(program);
+    command.args(program).args(what);
     Ok(command.args(arguments).status().context("cargo run")?.success())
 }

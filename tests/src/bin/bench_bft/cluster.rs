@@ -2,8 +2,9 @@
 //! folder on the disk or in memory. No storage node runs, since only names are agreed on here.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use base::{ClusterId, NodeId};
@@ -13,6 +14,7 @@ use proto::keyfile::KeyFile;
 use proto::view::{ClusterView, Node as Member, Principal as User, Role};
 use proto::wire::admin_client::AdminClient;
 use proto::wire::{NodeStatus, StatusAsk};
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tests::Process;
 
@@ -22,8 +24,13 @@ use crate::usage::{self, Usage};
 use crate::work;
 
 pub(crate) const REPLICAS: usize = 4;
-/// Users of the cluster.
-pub(crate) const USERS: usize = 65;
+/// Users who may offer load.
+pub(crate) const CLIENTS: usize = 64;
+/// The user who attacks.
+pub(crate) const ATTACKER: usize = CLIENTS;
+/// The user who asks how things are, over connections that nobody else fills.
+const OPERATOR: usize = CLIENTS + 1;
+const USERS: usize = CLIENTS + 2;
 /// How long a replica may take to say how it is.
 const STATUS: Duration = Duration::from_secs(2);
 
@@ -57,16 +64,18 @@ fn node_key(index: usize) -> KeyFile {
     KeyFile::from_seed([index as u8 + 1; 32])
 }
 
-fn user_key(index: usize) -> KeyFile {
+pub(crate) fn user_key(index: usize) -> KeyFile {
     KeyFile::from_seed([index as u8 + 100; 32])
 }
 
 /// A running cluster. Its processes are killed and its folder deleted when it is dropped.
 pub(crate) struct Cluster {
+    pub(crate) view: ClusterView,
     pub(crate) users: Vec<Principal>,
     /// A file for each user.
     pub(crate) files: Vec<Ino>,
     nodes: Vec<Option<Process>>,
+    attacker: Option<Process>,
     dir: TempDir,
 }
 
@@ -74,12 +83,16 @@ impl Cluster {
     /// Starts four replicas and makes a file for each user.
     pub(crate) async fn start(place: LogPlace) -> Outcome<Cluster> {
         let mut cluster = Cluster::configure(place)?;
-        for node in 0..REPLICAS {
-            cluster.launch(node);
-        }
-        cluster.ready(0..REPLICAS);
-        cluster.files = work::make_files(&mut cluster.users[0].session(), USERS).await?;
+        cluster.run().await?;
         Ok(cluster)
+    }
+
+    /// Starts what was configured.
+    pub(crate) async fn run(&mut self) -> Outcome<()> {
+        (0..REPLICAS).for_each(|node| self.launch(node));
+        self.ready(0..REPLICAS);
+        self.files = work::make_files(&mut self.users[0].session(), USERS).await?;
+        Ok(())
     }
 
     /// Writes keys and settings, and starts nothing.
@@ -103,7 +116,7 @@ impl Cluster {
         let users = (0..USERS).map(|index| Principal::new(&view, user_key(index).secret()));
         let users = users.collect::<Outcome<Vec<_>>>()?;
         let nodes = (0..REPLICAS).map(|_| None).collect();
-        Ok(Cluster { users, files: Vec::new(), nodes, dir })
+        Ok(Cluster { view, users, files: Vec::new(), nodes, attacker: None, dir })
     }
 
     fn log(&self, node: usize) -> PathBuf {
@@ -129,6 +142,60 @@ impl Cluster {
         self.nodes[node].as_mut().expect("the replica was started")
     }
 
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self, node: usize) {
+        if let Some(mut process) = self.nodes[node].take() {
+            process.kill();
+        }
+    }
+
+    /// Stops a replica in mid-thought (SIGSTOP): its links stay open and nothing comes over them.
+    pub(crate) fn freeze(&mut self, node: usize) {
+        self.node(node).signal(Signal::STOP);
+    }
+
+    /// Where the peers of a node are, as that node alone is told. Before it is launched.
+    pub(crate) fn redirect(&self, node: usize, peers: &[(usize, SocketAddr)]) -> Outcome<()> {
+        let mut view = self.view.clone();
+        for (peer, address) in peers {
+            view.nodes[*peer].address = *address;
+        }
+        Ok(fs::write(self.dir.path().join(format!("node-{node}/cluster.toml")), view.to_toml())?)
+    }
+
+    /// Starts this program as an attacker; gives what it says after `word` as soon as it does.
+    pub(crate) async fn attack(&mut self, arguments: impl IntoIterator<Item = String>, word: &str) -> Outcome<String> {
+        let log = self.dir.path().join("attacker.log");
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("hostile").args(arguments);
+        let attacker = self.attacker.insert(Process::start("attacker", &mut command, &log));
+        attacker.wait_for(word);
+        let said = last_said(&attacker.log(), word).ok_or("the attacker said half a line")?;
+        Ok(said)
+    }
+
+    /// Tells the attacker to begin, if it waits for that.
+    pub(crate) fn unleash(&self) -> Outcome<()> {
+        Ok(fs::write(self.go_file(), "")?)
+    }
+
+    /// What appears when [`Cluster::unleash`] is called.
+    pub(crate) fn go_file(&self) -> PathBuf {
+        self.dir.path().join("go")
+    }
+
+    /// How many messages the attacker got rid of so far.
+    pub(crate) fn hostile_messages(&self) -> u64 {
+        let log = self.attacker.as_ref().map(Process::log).unwrap_or_default();
+        last_said(&log, "sent ").and_then(|count| count.parse().ok()).unwrap_or(0)
+    }
+
+    /// The file that says who belongs to the cluster.
+    pub(crate) fn view_file(&self) -> PathBuf {
+        // The last node's: it is never redirected.
+        self.dir.path().join(format!("node-{}/cluster.toml", REPLICAS - 1))
+    }
+
     /// The folder that everything is in.
     pub(crate) fn folder(&self) -> &Path {
         self.dir.path()
@@ -147,12 +214,18 @@ impl Cluster {
     /// How the replicas say they are; `None` for one that doesn't answer.
     pub(crate) async fn status(&self) -> Vec<Option<NodeStatus>> {
         let ask = |replica: usize| async move {
-            let mut admin = AdminClient::new(self.users[0].channel(replica));
+            let mut admin = AdminClient::new(self.users[OPERATOR].channel(replica));
             let answer = tokio::time::timeout(STATUS, admin.status(StatusAsk {})).await;
             answer.ok()?.ok().map(tonic::Response::into_inner)
         };
         join_all((0..REPLICAS).map(ask)).await
     }
+}
+
+/// The rest of the last whole line that begins with `word`; lines end with a full stop.
+fn last_said(log: &str, word: &str) -> Option<String> {
+    let said = log.lines().rev().find_map(|line| line.strip_prefix(word)?.strip_suffix('.'));
+    said.map(str::to_owned)
 }
 
 /// Four replicas on free ports, and users.

@@ -87,7 +87,7 @@ impl Tally {
 }
 
 /// What a load came to, within the time measured.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Figures {
     pub(crate) load: Load,
     pub(crate) elapsed: Duration,
@@ -99,9 +99,9 @@ pub(crate) struct Figures {
     pub(crate) batches: Option<u64>,
     /// The most memory of any one replica, KiB.
     pub(crate) peak_kib: u64,
-    /// View changes meanwhile.
+    /// View changes, from here on of the whole load, warm-up included.
     pub(crate) views: u64,
-    /// Of the whole load, warm-up included.
+    /// Replies that said "overloaded".
     pub(crate) refused: u64,
     pub(crate) unanswered: u64,
     pub(crate) unsent: u64,
@@ -144,6 +144,7 @@ pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 
 /// Offers a load and measures what comes of it.
 pub(crate) async fn run(cluster: &Cluster, load: Load) -> Outcome<Figures> {
+    let view = progress(cluster).await.view;
     let began = Instant::now();
     let tasks = start(cluster, load, began, began + load.warmup + load.length);
     tokio::time::sleep_until((began + load.warmup).into()).await;
@@ -152,6 +153,8 @@ pub(crate) async fn run(cluster: &Cluster, load: Load) -> Outcome<Figures> {
     tokio::time::sleep_until((began + load.warmup + load.length).into()).await;
     let (end, used, own) = (Instant::now(), cluster.usage(), usage::own_cpu());
     let after = progress(cluster).await;
+    // Replicas that are slow to say how far they are say it of another moment.
+    let exact = before.3.took.max(after.took) < load.length / 20;
     let mut tally = Tally::default();
     for task in tasks {
         tally.add(task.await?);
@@ -169,9 +172,9 @@ pub(crate) async fn run(cluster: &Cluster, load: Load) -> Outcome<Figures> {
         replicas_cpu: used.cpu.saturating_sub(before.1),
         clients_cpu: own.saturating_sub(before.2),
         latencies,
-        batches: Some(after.executed.saturating_sub(before.3.executed)).filter(|batches| *batches > 0),
+        batches: Some(after.executed.saturating_sub(before.3.executed)).filter(|batches| exact && *batches > 0),
         peak_kib: used.peak_kib,
-        views: after.view.saturating_sub(before.3.view),
+        views: after.view.saturating_sub(view),
         refused: tally.refused,
         unanswered: tally.unanswered,
         unsent: tally.unsent,
@@ -200,15 +203,18 @@ pub(crate) fn start(
 struct Progress {
     executed: u64,
     view: u64,
+    took: Duration,
 }
 
 /// How far the replica is that got farthest.
 async fn progress(cluster: &Cluster) -> Progress {
+    let asked = Instant::now();
     let replicas = cluster.status().await.into_iter().flatten().filter_map(|status| status.replica);
-    let start = Progress { executed: 0, view: 0 };
+    let start = Progress { executed: 0, view: 0, took: asked.elapsed() };
     replicas.fold(start, |most, replica| Progress {
         executed: most.executed.max(replica.last_executed),
         view: most.view.max(replica.view),
+        ..most
     })
 }
 

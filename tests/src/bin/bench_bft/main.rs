@@ -3,9 +3,13 @@
 //! Four real replicas (`mangrove node run`, a process each) on loopback: mutual TLS, requests
 //! signed with ed25519 and verified by each, every vote in its log before it is sent. The clients
 //! are tasks of this process; processor time of both sides counts. [`load`] offers work, [`sweep`]
-//! measures it.
+//! measures it, [`attacks`] measures it again while somebody misbehaves, [`failover`] kills primaries
+//! meanwhile.
 
+mod attacks;
 mod cluster;
+mod failover;
+mod hostile;
 mod link;
 mod load;
 mod sweep;
@@ -15,7 +19,7 @@ mod work;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use table::Style;
 
@@ -26,10 +30,15 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 /// Everything, a few minutes:          cargo xtask bench bft --log disk,memory
 /// One load, closed loop:              cargo xtask bench bft --clients 16 --outstanding 16 --payload 512
 /// Open loop, latency under 3000/s:    cargo xtask bench bft --rate 3000
+/// Under attack, in a few minutes:     cargo xtask bench bft attacks
+/// One primary killed after another:   cargo xtask bench failover
 /// For docs/results.md:                cargo xtask bench bft --markdown
 #[derive(Parser)]
 #[command(name = "cargo xtask bench bft", bin_name = "cargo xtask bench bft", verbatim_doc_comment)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    what: Option<What>,
     #[command(flatten)]
     sweep: sweep::Options,
     /// Print a Markdown table.
@@ -38,6 +47,15 @@ struct Arguments {
     /// Print JSON, at the end.
     #[arg(long, global = true)]
     json: bool,
+}
+
+#[derive(Subcommand)]
+enum What {
+    Attacks(attacks::Options),
+    Failover(failover::Options),
+    /// What the attackers' processes run.
+    #[command(hide = true, subcommand)]
+    Hostile(hostile::Hostile),
 }
 
 fn main() -> ExitCode {
@@ -52,9 +70,20 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error),
     };
-    match runtime.block_on(sweep::run(&arguments.sweep, style)) {
-        Ok(()) => ExitCode::SUCCESS,
+    match runtime.block_on(run(&arguments, style)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => complain(error.as_ref()),
+    }
+}
+
+/// Gives whether all was well.
+async fn run(arguments: &Arguments, style: Style) -> Outcome<bool> {
+    match &arguments.what {
+        None => sweep::run(&arguments.sweep, style).await.map(|()| true),
+        Some(What::Attacks(options)) => attacks::run(options, style).await,
+        Some(What::Hostile(hostile)) => hostile::run(hostile).await.map(|()| true),
+        Some(What::Failover(options)) => failover::run(options, style).await,
     }
 }
 

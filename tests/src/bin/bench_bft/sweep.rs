@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use crate::cluster::{Cluster, LogPlace, USERS};
+use crate::cluster::{CLIENTS, Cluster, LogPlace};
 use crate::load::{self, Load};
 use crate::table::{self, Style, Table};
 use crate::{Outcome, usage};
@@ -14,7 +14,7 @@ use crate::{Outcome, usage};
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Options {
     /// Users, each with a key and connections of its own.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..USERS as i64))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=CLIENTS as i64))]
     clients: Option<u16>,
     /// Sessions of each user. A session has at most 16 requests outstanding: for more, open more.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=60))]
