@@ -307,3 +307,19 @@ fn report(options: &Options, style: Style, trials: &[Trial], wrong: &[String]) -
     }
     Ok(wrong.is_empty() && !slow)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_counted_from_the_kill() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let one = |client, ms| Acknowledged { client, asked: at(0), at: at(ms) };
+        // Client 1 is heard before client 0, and what was before the kill does not count.
+        let acknowledged = [one(0, 100), one(1, 2000), one(0, 900), one(0, 2500), one(1, 2600)];
+        let (all, each) = gaps(&acknowledged, at(500), 2);
+        assert_eq!((all.as_millis(), each.as_millis()), (1100, 1600));
+    }
+}

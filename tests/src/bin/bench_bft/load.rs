@@ -297,3 +297,16 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_values_that_were_measured() {
+        let sorted: Vec<_> = (1..=50).map(Duration::from_millis).collect();
+        let at = |percent| percentile(&sorted, percent).as_millis();
+        assert_eq!((at(0), at(50), at(99), at(100)), (1, 26, 50, 50));
+        assert_eq!(percentile(&[], 99), Duration::ZERO);
+    }
+}

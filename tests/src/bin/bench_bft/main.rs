@@ -4,11 +4,12 @@
 //! signed with ed25519 and verified by each, every vote in its log before it is sent. The clients
 //! are tasks of this process; processor time of both sides counts. [`load`] offers work, [`sweep`]
 //! measures it, [`attacks`] measures it again while somebody misbehaves, [`failover`] kills primaries
-//! meanwhile.
+//! meanwhile; [`floors`] is the short run that guards what was reached.
 
 mod attacks;
 mod cluster;
 mod failover;
+mod floors;
 mod hostile;
 mod link;
 mod load;
@@ -32,6 +33,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 /// Open loop, latency under 3000/s:    cargo xtask bench bft --rate 3000
 /// Under attack, in a few minutes:     cargo xtask bench bft attacks
 /// One primary killed after another:   cargo xtask bench failover
+/// Has it become dearer?               cargo xtask bench bft floors
 /// For docs/results.md:                cargo xtask bench bft --markdown
 #[derive(Parser)]
 #[command(name = "cargo xtask bench bft", bin_name = "cargo xtask bench bft", verbatim_doc_comment)]
@@ -52,6 +54,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum What {
     Attacks(attacks::Options),
+    Floors(floors::Options),
     Failover(failover::Options),
     /// What the attackers' processes run.
     #[command(hide = true, subcommand)]
@@ -82,6 +85,7 @@ async fn run(arguments: &Arguments, style: Style) -> Outcome<bool> {
     match &arguments.what {
         None => sweep::run(&arguments.sweep, style).await.map(|()| true),
         Some(What::Attacks(options)) => attacks::run(options, style).await,
+        Some(What::Floors(options)) => floors::run(options, style).await,
         Some(What::Hostile(hostile)) => hostile::run(hostile).await.map(|()| true),
         Some(What::Failover(options)) => failover::run(options, style).await,
     }
