@@ -10,10 +10,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::Outcome;
 use crate::cluster::{ATTACKER, CLIENTS, Cluster, LogPlace, REPLICAS};
 use crate::load::{self, Figures, Load};
 use crate::table::{self, Style, Table};
+use crate::{Outcome, positive};
 
 /// 0.9 of the view timeout: as slow as a primary may be that nobody suspects.
 const SLOW_MS: u64 = 900;
@@ -68,13 +68,13 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value = "disk")]
     log: LogPlace,
     /// How long each is measured.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    #[arg(long, value_name = "SECONDS", value_parser = positive, default_value_t = 10.0)]
     seconds: f64,
     /// How long each runs before that, under attack.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    #[arg(long, value_name = "SECONDS", value_parser = positive, default_value_t = 3.0)]
     warmup: f64,
     /// Fail if less than this part of the peak is left under one of the attacks.
-    #[arg(long, value_name = "PART")]
+    #[arg(long, value_name = "PART", value_parser = positive)]
     least: Option<f64>,
 }
 

@@ -16,12 +16,12 @@ use meta::{Answer, Call, Denied, Ino, Op, Reply};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::Outcome;
 use crate::cluster::{CLIENTS, Cluster, LogPlace, REPLICAS};
 use crate::link::{Ended, Session};
 use crate::load::percentile;
 use crate::table::{Style, Table};
 use crate::work::{call, sealed_name};
+use crate::{Outcome, positive};
 
 /// How long a trial waits for anything.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -44,7 +44,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value = "disk")]
     log: LogPlace,
     /// Fail if the p99 of the gaps is longer.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
     limit: Option<f64>,
 }
 
@@ -278,7 +278,7 @@ fn report(options: &Options, style: Style, trials: &[Trial], wrong: &[String]) -
     let mut p99s = Vec::new();
     for (name, pick) in [
         ("to anybody", (|trial| trial.gap) as fn(&Trial) -> Duration),
-        ("to the client that waited longest", |trial| trial.client_gap),
+        ("to the unluckiest client", |trial| trial.client_gap),
     ] {
         let mut gaps: Vec<_> = trials.iter().map(pick).collect();
         gaps.sort_unstable();

@@ -10,10 +10,10 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::Outcome;
 use crate::cluster::{Cluster, LogPlace};
 use crate::load::{self, Load};
 use crate::table::{self, Style, Table};
+use crate::{Outcome, positive};
 
 /// What a figure may be below its floor.
 const SLACK: f64 = 0.30;
@@ -27,7 +27,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", default_value_os_t = own_file(), hide_default_value = true)]
     file: PathBuf,
     /// How long each load is measured.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    #[arg(long, value_name = "SECONDS", value_parser = positive, default_value_t = 5.0)]
     seconds: f64,
     /// Write what was measured into the file, and fail never. On a quiet machine.
     #[arg(long)]

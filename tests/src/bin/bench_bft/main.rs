@@ -29,7 +29,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 /// How many operations four replicas agree on, how fast, at what cost.
 ///
 /// Everything, a few minutes:          cargo xtask bench bft --log disk,memory
-/// One load, closed loop:              cargo xtask bench bft --clients 16 --outstanding 16 --payload 512
+/// One load, closed loop:              cargo xtask bench bft --clients 16 --payload 512
 /// Open loop, latency under 3000/s:    cargo xtask bench bft --rate 3000
 /// Under attack, in a few minutes:     cargo xtask bench bft attacks
 /// One primary killed after another:   cargo xtask bench failover
@@ -89,6 +89,12 @@ async fn run(arguments: &Arguments, style: Style) -> Outcome<bool> {
         Some(What::Hostile(hostile)) => hostile::run(hostile).await.map(|()| true),
         Some(What::Failover(options)) => failover::run(options, style).await,
     }
+}
+
+/// A number on the command line that makes sense as a length, a rate or a part.
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && (1e-3..1e9).contains(number));
+    number.ok_or_else(|| "must be a number above zero".to_owned())
 }
 
 fn complain(error: &dyn std::error::Error) -> ExitCode {

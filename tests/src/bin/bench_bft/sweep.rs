@@ -1,5 +1,6 @@
 //! The plain measurement: loads of several shapes on a cluster that nobody attacks.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,7 +9,7 @@ use serde_json::json;
 use crate::cluster::{CLIENTS, Cluster, LogPlace};
 use crate::load::{self, Load};
 use crate::table::{self, Style, Table};
-use crate::{Outcome, usage};
+use crate::{Outcome, positive, usage};
 
 /// What to offer. Without any of the first six, a standard series is measured.
 #[derive(Args, Debug, Clone)]
@@ -30,24 +31,24 @@ pub(crate) struct Options {
     operations: Vec<u16>,
     /// Open loop: operations a second, all clients together, sent when they are due whatever the
     /// cluster does. Latency counts from then. Without it the loop is closed.
-    #[arg(long, value_name = "PER-SECOND", value_delimiter = ',')]
+    #[arg(long, value_name = "PER-SECOND", value_delimiter = ',', value_parser = positive)]
     rate: Vec<f64>,
     /// Where the vote logs are.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "disk")]
     log: Vec<LogPlace>,
     /// How long each load is measured.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    #[arg(long, value_name = "SECONDS", value_parser = positive, default_value_t = 5.0)]
     seconds: f64,
     /// How long each load runs before that.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    #[arg(long, value_name = "SECONDS", value_parser = positive, default_value_t = 1.0)]
     warmup: f64,
 }
 
 impl Options {
-    fn loads(&self) -> Vec<Load> {
+    /// Whether a load is described, in place of the standard series.
+    fn is_chosen(&self) -> bool {
         let given = self.clients.is_some() || self.sessions.is_some() || self.outstanding.is_some();
-        let given = given || !(self.payload.is_empty() && self.operations.is_empty() && self.rate.is_empty());
-        if given { self.chosen() } else { self.standard() }
+        given || !(self.payload.is_empty() && self.operations.is_empty() && self.rate.is_empty())
     }
 
     fn load(&self, clients: usize, outstanding: usize, payload: usize, operations: usize) -> Load {
@@ -74,7 +75,8 @@ impl Options {
         loads
     }
 
-    /// One lone request; more and more of them; other sizes; many operations a request.
+    /// One lone request; more and more of them; other sizes; many operations a request. Open loops
+    /// follow when the peak is known.
     fn standard(&self) -> Vec<Load> {
         let shapes = [(1, 1, 512, 1), (4, 1, 512, 1), (4, 16, 512, 1), (16, 16, 512, 1), (64, 16, 512, 1)];
         let sizes = [(16, 16, 0, 1), (16, 16, 128, 1), (16, 16, 1024, 1), (16, 16, 4096, 1)];
@@ -85,16 +87,28 @@ impl Options {
     }
 }
 
+/// Of the standard series: whose rate in a closed loop is the peak, parts of which the open loops
+/// offer.
+const PEAK: (usize, usize, usize, usize) = (16, 16, 512, 1);
+const PARTS_OF_PEAK: [f64; 2] = [0.5, 0.8];
+
 /// Measures all loads on a new cluster for each place of the logs.
 pub(crate) async fn run(options: &Options, style: Style) -> Outcome<()> {
     let about = ["log", "clients", "outstanding", "offered/s", "payload B", "ops/request"];
     let header: Vec<_> = about.into_iter().chain(table::COLUMNS).collect();
     let mut table = Table::new(style, &header);
-    let mut syncs = Vec::new();
+    let (mut syncs, mut notes) = (Vec::new(), Vec::new());
     for place in &options.log {
         let cluster = Cluster::start(*place).await?;
-        for load in options.loads() {
+        let chosen = options.is_chosen();
+        let mut loads = VecDeque::from(if chosen { options.chosen() } else { options.standard() });
+        while let Some(load) = loads.pop_front() {
             let figures = load::run(&cluster, load).await?;
+            let shape = (load.clients, load.outstanding, load.payload, load.operations);
+            if !chosen && shape == PEAK && load.rate.is_none() {
+                let rates = PARTS_OF_PEAK.map(|part| part * figures.rate());
+                loads.extend(rates.map(|rate| Load { rate: Some(rate), ..load }));
+            }
             let mut cells = vec![
                 place.name().to_owned(),
                 load.clients.to_string(),
@@ -109,13 +123,14 @@ pub(crate) async fn run(options: &Options, style: Style) -> Outcome<()> {
             table.row(&cells, value);
         }
         let sync = usage::fdatasync_p50(cluster.folder())?;
-        table.note(&format!(
+        notes.push(format!(
             "one fdatasync of a 1 KiB append where the logs are ({}), p50: {:.3} ms",
             place.name(),
             sync.as_secs_f64() * 1e3
         ));
         syncs.push(json!({ "log": place.name(), "fdatasync_ms_p50": sync.as_secs_f64() * 1e3 }));
     }
+    notes.iter().for_each(|note| table.note(note));
     table.finish(&json!({ "replicas": crate::cluster::REPLICAS, "fdatasync": syncs }));
     Ok(())
 }

@@ -13,6 +13,9 @@ pub(crate) enum Style {
     Json,
 }
 
+/// Of the first column, which says what was measured.
+const FIRST_WIDTH: usize = 24;
+
 /// Rows under a header, printed as they come, so that a long run shows how far it is.
 pub(crate) struct Table {
     style: Style,
@@ -23,7 +26,8 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(style: Style, header: &[&'static str]) -> Table {
-        let widths = header.iter().map(|title| title.len().max(7)).collect();
+        let mut widths: Vec<_> = header.iter().map(|title| title.len().max(7)).collect();
+        widths[0] = widths[0].max(FIRST_WIDTH);
         let table = Table { style, header: header.to_vec(), widths, rows: Vec::new() };
         let titles: Vec<_> = header.iter().map(ToString::to_string).collect();
         table.print(&titles);
