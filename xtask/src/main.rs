@@ -3,6 +3,7 @@
 mod accept;
 mod bench;
 mod ci;
+mod mutations;
 mod steps;
 mod tools;
 
@@ -39,6 +40,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Bugs on purpose, each of which the simulator must find: `tests/sim/mutations`.
+    Mutations(mutations::Options),
     /// The large runs: 20,000 files, a 5 GiB file, a build on the mount, nodes killed meanwhile.
     Accept(accept::Options),
 }
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Chore::Bench(Bench::Bft { arguments }) => bench::bft(&[], &arguments),
         Chore::Bench(Bench::Failover { arguments }) => bench::bft(&["failover"], &arguments),
         Chore::Sim { arguments } => sim(&arguments),
+        Chore::Mutations(options) => mutations::run(&options),
         Chore::Accept(options) => accept::run(&options),
     };
     match result {

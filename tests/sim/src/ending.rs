@@ -38,7 +38,7 @@ impl<S: Service> World<S> {
             self.over = calm > Duration::from_secs(20) || (done && self.is_settled());
         } else if done && self.is_settled() {
             self.finish(calm);
-        } else if (!done && calm > self.patience()) || calm > self.patience() + SETTLED_WITHIN {
+        } else if self.is_starved() || (!done && calm > self.patience()) || calm > self.patience() + SETTLED_WITHIN {
             let what = self.describe(done);
             self.checks.stuck(self.now, what);
         }
@@ -46,7 +46,10 @@ impl<S: Service> World<S> {
 
     /// How long it may take until everything is done.
     fn patience(&self) -> Duration {
-        DONE_WITHIN + REQUEST_WITHIN * u32::try_from(self.left_at_calm).unwrap_or(u32::MAX)
+        let left = u32::try_from(self.left_at_calm).unwrap_or(u32::MAX);
+        // Where everything is slow, a request takes a view change or two.
+        let each = if self.plan.near > 0 { 20 * REQUEST_WITHIN } else { REQUEST_WITHIN };
+        DONE_WITHIN + each * left
     }
 
     /// Whether the core promises progress in this world.

@@ -20,13 +20,22 @@ impl<S: Service> World<S> {
         if customer.session.deadline().is_some_and(|at| at <= local) {
             customer.session.on_deadline(local, &mut outputs);
         }
+        let busy = self.is_busy(client);
+        let customer = &mut self.clients[client];
+        if busy {
+            customer.to_do = customer.to_do.max(KEPT_BACK + 1);
+        }
         let kept = if self.calm { 0 } else { KEPT_BACK };
         if customer.thinks <= self.now && customer.to_do > kept {
             let room = customer.errands.len() < customer.plan.depth && customer.session.can_submit();
             if room {
                 self.submit(client, local, &mut outputs);
             }
-            let pause = if self.calm { 1_000_000 } else { self.rng.waiting(self.clients[client].plan.think) + 1 };
+            let pause = match self.calm {
+                _ if busy => 50_000_000,
+                true => 1_000_000,
+                false => self.rng.waiting(self.clients[client].plan.think) + 1,
+            };
             // Who may not ask for more looks again after a while.
             let pause = if room { pause } else { pause.max(10_000_000) };
             self.clients[client].thinks = Time(self.now.0 + pause);

@@ -153,7 +153,7 @@ impl<S: Service> World<S> {
         let views = self.nodes.iter().filter(|node| !node.lies).filter_map(|node| node.core.as_ref());
         let view = views.map(|core| core.status().view).max().unwrap_or_default();
         let bad = self.gang.len() + self.nodes.iter().filter(|node| node.lost).count();
-        self.checks.progress.faults_stop(self.now, view, 3 * bad as u64);
+        self.checks.progress.faults_stop(self.now, view, self.views_allowed(3 * bad as u64));
         for client in 0..self.clients.len() {
             self.at(self.now, What::Client { client });
         }

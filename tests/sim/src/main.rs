@@ -25,7 +25,8 @@ struct Arguments {
     /// The seeds to run: `A..B`, or `N` for `0..N`.
     #[arg(long)]
     seeds: Option<Seeds>,
-    /// What is run: `faults`, the name of a behaviour, or that name and `+1` for one liar too many.
+    /// What is run: `faults`; the name of a behaviour, or that name and `+1` for one liar too many;
+    /// or a setting: `far-apart`, `one-door`, `starved`.
     #[arg(long, default_value = "faults", value_parser = scenario)]
     scenario: Scenario,
     /// Runs every behaviour, with as many liars as are tolerated and with one more, and prints a table.
@@ -46,7 +47,7 @@ struct Arguments {
 }
 
 fn scenario(text: &str) -> Result<Scenario, String> {
-    Scenario::parse(text).ok_or_else(|| format!("no behaviour is called {text}"))
+    Scenario::parse(text).ok_or_else(|| format!("no behaviour or setting is called {text}"))
 }
 
 fn main() -> ExitCode {

@@ -36,6 +36,8 @@ pub(crate) struct Net {
     ends: usize,
     /// Which links carry nothing: `from * ends + to`.
     cut: Vec<bool>,
+    /// Which of them never will again.
+    gone: Vec<bool>,
     /// How far apart two ends are, beside the weather, ns.
     distance: Vec<u64>,
     rng: Rng,
@@ -44,10 +46,11 @@ pub(crate) struct Net {
 }
 
 impl Net {
-    /// Links between so many ends, up to `far` ns apart.
-    pub(crate) fn new(ends: usize, weather: Weather, far: u64, mut rng: Rng) -> Net {
-        let distance = (0..ends * ends).map(|_| rng.below(far + 1)).collect();
-        Net { weather, ends, cut: vec![false; ends * ends], distance, rng, counts: [0; 4] }
+    /// Links between so many ends, `near` ns apart and up to `far` more.
+    pub(crate) fn new(ends: usize, weather: Weather, (near, far): (u64, u64), mut rng: Rng) -> Net {
+        let distance = (0..ends * ends).map(|_| near + rng.below(far + 1)).collect();
+        let gone = vec![false; ends * ends];
+        Net { weather, ends, cut: gone.clone(), gone, distance, rng, counts: [0; 4] }
     }
 
     /// Whether the link carries nothing.
@@ -60,6 +63,12 @@ impl Net {
         self.cut[from * self.ends + to] = true;
     }
 
+    /// Cuts the link in this direction, and nobody mends it.
+    pub(crate) fn cut_for_ever(&mut self, from: usize, to: usize) {
+        self.gone[from * self.ends + to] = true;
+        self.cut(from, to);
+    }
+
     /// Cuts between two sides, in both directions.
     pub(crate) fn part(&mut self, side: impl Fn(usize) -> bool, ends: usize) {
         for from in 0..ends {
@@ -69,9 +78,9 @@ impl Net {
         }
     }
 
-    /// Mends every link.
+    /// Mends every link that can be mended.
     pub(crate) fn heal(&mut self) {
-        self.cut.fill(false);
+        self.cut.copy_from_slice(&self.gone);
     }
 
     /// When a parcel posted now arrives: never, once or twice.

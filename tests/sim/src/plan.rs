@@ -11,6 +11,7 @@ use crate::byz::Behaviour;
 use crate::core_can::CORE;
 use crate::net::Weather;
 use crate::rng::Rng;
+use crate::setting::Setting;
 
 const US: u64 = 1_000;
 const MS: u64 = 1_000_000;
@@ -111,6 +112,8 @@ pub(crate) struct Plan {
     pub(crate) weather: Weather,
     /// How far apart ends are at most, ns.
     pub(crate) far: u64,
+    /// And how far at least, ns.
+    pub(crate) near: u64,
     pub(crate) disk: DiskPlan,
     /// Chance of a crash between any two effects, in millionths.
     pub(crate) crash: u64,
@@ -128,6 +131,8 @@ pub(crate) struct Plan {
     pub(crate) behaviour: Option<&'static Behaviour>,
     /// Whether there are more liars than can be tolerated: something must break.
     pub(crate) control: bool,
+    /// What difficulty does not go away.
+    pub(crate) setting: Option<Setting>,
 }
 
 impl Plan {
@@ -144,6 +149,7 @@ impl Plan {
             tuning: tuning(&mut rng),
             weather: weather(&mut rng),
             far: rng.pick(&[0, 200 * US, 5 * MS, 60 * MS]),
+            near: 0,
             disk: disk(&mut rng),
             crash: 0,
             down: 0,
@@ -154,6 +160,7 @@ impl Plan {
             liars: Vec::new(),
             behaviour: None,
             control: false,
+            setting: None,
         };
         if rng.percent(40) {
             plan.crash = rng.pick(&[50, 300, 1500]);

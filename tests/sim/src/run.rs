@@ -8,6 +8,7 @@ use crate::byz::{BEHAVIOURS, Behaviour};
 use crate::check::{Invariant, Violation};
 use crate::machine::{Journal, Namespace, Service};
 use crate::plan::{Machine, Plan};
+use crate::setting::Setting;
 use crate::stats::Stats;
 use crate::world::World;
 
@@ -23,6 +24,8 @@ pub enum Scenario {
         /// One too many.
         control: bool,
     },
+    /// One difficulty that does not go away.
+    Setting(Setting),
 }
 
 impl Scenario {
@@ -31,6 +34,9 @@ impl Scenario {
     pub fn parse(text: &str) -> Option<Scenario> {
         if text == "faults" {
             return Some(Scenario::Faults);
+        }
+        if let Some(setting) = Setting::ALL.into_iter().find(|setting| setting.name() == text) {
+            return Some(Scenario::Setting(setting));
         }
         let (name, control) = match text.strip_suffix("+1") {
             Some(name) => (name, true),
@@ -44,6 +50,7 @@ impl Scenario {
         match self {
             Scenario::Faults => Plan::of(seed),
             Scenario::Liars { behaviour, control } => Plan::with_liars(seed, behaviour, control),
+            Scenario::Setting(setting) => setting.plan(seed),
         }
     }
 }
@@ -52,6 +59,7 @@ impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Scenario::Faults => f.write_str("faults"),
+            Scenario::Setting(setting) => f.write_str(setting.name()),
             Scenario::Liars { behaviour, control } => {
                 write!(f, "{}{}", behaviour.name, if *control { "+1" } else { "" })
             }

@@ -14,7 +14,8 @@ impl<S: Service> World<S> {
     pub(crate) fn after_step(&mut self, node: usize, fx: Effects<Core<S>>) {
         let actor = &mut self.nodes[node];
         if let (Some(core), false) = (&actor.core, actor.lies) {
-            self.checks.stepped(actor.id, core);
+            let clock = actor.clock.read(self.now);
+            self.checks.stepped(actor.id, clock, core);
         }
         if !fx.is_empty() {
             actor.waiting.push(Work::Effects(fx));

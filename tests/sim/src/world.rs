@@ -121,7 +121,7 @@ impl<S: Service> World<S> {
         let ends = nodes.len() + clients.len() + rogues.len();
         let sessions = clients.iter().enumerate().map(|(index, client)| ((client.key, client.plan.session), index));
         let mut world = World {
-            net: Net::new(ends, plan.weather, plan.far, rng.fork()),
+            net: Net::new(ends, plan.weather, (plan.near, plan.far), rng.fork()),
             rng,
             now: START,
             events: BinaryHeap::new(),
@@ -159,6 +159,7 @@ impl<S: Service> World<S> {
     }
 
     fn begin(&mut self) {
+        self.cut_for_ever();
         for node in 0..self.nodes.len() {
             self.start(node);
         }
@@ -199,6 +200,7 @@ impl<S: Service> World<S> {
             let event = self.events.pop().expect("the world always looks around again");
             self.now = self.now.max(event.at);
             self.stats.events += 1;
+            self.checks.events(self.stats.events);
             self.happen(event.what);
         }
         self.stats.simulated = self.now.since(START);

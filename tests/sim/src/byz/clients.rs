@@ -87,13 +87,28 @@ pub(crate) fn repeats(rogue: &mut Rogue) {
     }
 }
 
-/// A new session for every request.
+/// The same requests over and over, of which others were made long since.
+pub(crate) fn repeats_old(rogue: &mut Rogue) {
+    for number in 0..4 {
+        let op = rogue.operation();
+        let request = rogue.sign(1, stamp(rogue) + number, op);
+        rogue.send_all(&request);
+    }
+    let old = rogue.rng.below(rogue.signed.len() as u64) as usize;
+    let request = rogue.signed[old].clone();
+    rogue.send_all(&request);
+}
+
+/// A new session for every request, and a request of an old one.
 pub(crate) fn many_sessions(rogue: &mut Rogue) {
     for part in 0..4 {
         let op = rogue.operation();
         let request = rogue.sign(rogue.ticks * 4 + part, stamp(rogue) + part, op);
         rogue.send_all(&request);
     }
+    let old = rogue.rng.below(rogue.signed.len() as u64) as usize;
+    let request = rogue.signed[old].clone();
+    rogue.send_all(&request);
 }
 
 /// Operations as long as may be.

@@ -74,6 +74,37 @@ fn two_proposals(lie: &mut Lie<'_>, act: &Act<'_>, change: fn(&mut PrePrepare, &
     false
 }
 
+/// Proposes two batches, one to each half, and prepares each itself: as if a primary had two votes.
+pub(crate) fn primary_prepares(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
+    if let Act::Say { to, message: Message::Proposal(proposal) } = act
+        && proposal.header.body.view.primary(lie.n) == lie.me
+    {
+        let (mut header, mut batch) = (proposal.header.body, proposal.batch.clone());
+        if !lie.is_in_first_half(*to) && !lie.gang.contains(to) {
+            with_batch(&mut header, &mut batch, Vec::new());
+        }
+        let PrePrepare { view, seq, .. } = header;
+        let vote = lie.sign(Prepare { view, seq, digest: header.digest(), replica: lie.me });
+        lie.send(*to, Message::Prepare(vote));
+    }
+    equivocates(lie, act)
+}
+
+/// Proposes something else for the same place a little later.
+pub(crate) fn second_thoughts(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
+    if let Act::Say { to, message: message @ Message::Proposal(_) } = act {
+        propose(lie, act, |_, header, batch| with_batch(header, batch, Vec::new()));
+        for deed in &mut lie.deeds {
+            if let super::Deed::Send { after, .. } = deed {
+                *after = 3_000_000;
+            }
+        }
+        lie.send(*to, (*message).clone());
+        return false;
+    }
+    true
+}
+
 /// Names another batch than it sends.
 pub(crate) fn wrong_batch(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
     propose(lie, act, |_, header, _| header.batch = Digest([9; 32]))

@@ -37,6 +37,19 @@ pub(crate) fn wrong_heads(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
     instead(lie, *to, Message::Head(wrong))
 }
 
+/// Sends heads of the true state with a client table that has forgotten everything.
+pub(crate) fn empty_tables(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
+    let Act::Say { to, message: Message::Head(head) } = act else { return true };
+    let empty = base::merkle::Trie::new().root();
+    instead(lie, *to, Message::Head(Head { table: empty, ..*head }))
+}
+
+/// Sends heads of the true state at another time.
+pub(crate) fn wrong_times(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
+    let Act::Say { to, message: Message::Head(head) } = act else { return true };
+    instead(lie, *to, Message::Head(Head { at: Time(head.at.0 + 3_600_000_000_000), ..*head }))
+}
+
 /// Says that it keeps no checkpoint.
 pub(crate) fn keeps_nothing(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
     let (to, seq) = match act {

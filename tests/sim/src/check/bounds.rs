@@ -6,6 +6,9 @@ use bft::{PRINCIPAL_REQUESTS_MAX, QUEUE_REQUESTS_MAX, ReplicaStatus, WINDOW_MAX}
 use super::Verdict;
 use crate::keys::KNOWN_MAX;
 
+/// Most events of a run: somebody who never comes to rest has a thousand times as many as others.
+const EVENTS_MAX: u64 = 20_000_000;
+
 /// The limits that hold for every replica.
 #[derive(Debug)]
 pub(crate) struct Bounds {
@@ -32,6 +35,11 @@ impl Bounds {
         Ok(())
     }
 
+    /// What happened in a run so far.
+    pub(crate) fn events(events: u64) -> Verdict {
+        if events <= EVENTS_MAX { Ok(()) } else { Err(format!("{events} events, and no end")) }
+    }
+
     /// Messages that a replica sent, and how many are allowed for what was done meanwhile.
     pub(crate) fn traffic(&self, who: ReplicaId, sent: u64, allowed: u64) -> Verdict {
         if sent <= allowed { Ok(()) } else { Err(format!("{who:?} sent {sent} messages, {allowed} allowed")) }
@@ -47,5 +55,6 @@ mod tests {
         let bounds = Bounds::new();
         assert!(bounds.traffic(ReplicaId(0), 10, 10).is_ok());
         assert!(bounds.traffic(ReplicaId(0), 11, 10).is_err());
+        assert!(Bounds::events(EVENTS_MAX).is_ok() && Bounds::events(EVENTS_MAX + 1).is_err());
     }
 }

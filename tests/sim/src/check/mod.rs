@@ -8,6 +8,7 @@ mod answers;
 mod authority;
 mod bounds;
 mod durable;
+mod hours;
 mod once;
 mod progress;
 
@@ -86,6 +87,7 @@ pub(crate) struct Checks<S: Service> {
     authority: authority::Authority,
     bounds: bounds::Bounds,
     durable: durable::Durable,
+    hours: hours::Hours,
     once: once::Once,
     pub(crate) progress: progress::Progress,
     /// The first violation.
@@ -104,6 +106,7 @@ impl<S: Service> Checks<S> {
             authority: authority::Authority::new(principals),
             bounds: bounds::Bounds::new(),
             durable: durable::Durable::default(),
+            hours: hours::Hours::default(),
             once: once::Once::default(),
             progress: progress::Progress::default(),
             violation: None,
@@ -199,8 +202,9 @@ impl<S: Service> Checks<S> {
         }
     }
 
-    /// A correct replica has done something: is what it applied the one history?
-    pub(crate) fn stepped(&mut self, who: ReplicaId, core: &Replica<Watched<S>>) {
+    /// A correct replica has done something, at this time by its clock: is what it applied the one history?
+    pub(crate) fn stepped(&mut self, who: ReplicaId, clock: Time, core: &Replica<Watched<S>>) {
+        self.hours.read(clock);
         self.look();
         let state = core.state();
         let verdict = self.agreement.state(who, state.applied, state.chain, &self.tape.borrow());
@@ -225,6 +229,8 @@ impl<S: Service> Checks<S> {
             self.judge(Invariant::Once, verdict);
             let verdict = self.answers.applied(entry, op);
             self.judge(Invariant::Linearizability, verdict);
+            let verdict = self.hours.applied(entry.at);
+            self.judge(Invariant::Linearizability, verdict);
             self.looked += 1;
         }
     }
@@ -246,6 +252,11 @@ impl<S: Service> Checks<S> {
             let verdict = self.answers.state(who, state.inner.digest());
             self.judge(Invariant::Linearizability, verdict);
         }
+    }
+
+    /// So much has happened.
+    pub(crate) fn events(&mut self, events: u64) {
+        self.judge(Invariant::Bounds, bounds::Bounds::events(events));
     }
 
     /// What a correct replica sent in all, for so much work and time.

@@ -7,9 +7,6 @@ use base::{ReplicaId, Time, View};
 
 use super::Verdict;
 
-/// Views that may pass, once the faults have stopped, beside those whose primaries lie or are gone.
-const VIEWS_MAX: u64 = 8;
-
 /// When the faults stopped, and where everybody was.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
@@ -18,11 +15,10 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// The faults stop now; the highest view of a correct replica is `view`. So many more views have
-    /// primaries that nobody can wait for.
-    pub(crate) fn faults_stop(&mut self, now: Time, view: View, bad_views: u64) {
+    /// The faults stop now; the highest view of a correct replica is `view`. So many may follow.
+    pub(crate) fn faults_stop(&mut self, now: Time, view: View, views_allowed: u64) {
         self.stopped = Some((now, view));
-        self.views_allowed = VIEWS_MAX + bad_views;
+        self.views_allowed = views_allowed;
     }
 
     /// How long ago the faults stopped.
@@ -55,7 +51,7 @@ mod tests {
     fn endless_view_changes_are_caught() {
         let mut progress = Progress::default();
         assert!(progress.view(ReplicaId(0), View(90)).is_ok());
-        progress.faults_stop(Time(1_000_000_000), View(90), 1);
+        progress.faults_stop(Time(1_000_000_000), View(90), 9);
         assert!(progress.view(ReplicaId(0), View(99)).is_ok());
         assert!(progress.view(ReplicaId(0), View(100)).is_err());
         let stuck = progress.stuck(Time(3_500_000_000), "nothing".into());
