@@ -19,6 +19,8 @@ mod checkpoint;
 pub mod client;
 mod event;
 mod execute;
+#[cfg(feature = "fingerprint")]
+mod fingerprint;
 mod log;
 mod message;
 mod new_view;

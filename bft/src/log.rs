@@ -199,6 +199,26 @@ impl Log {
         after.find_map(|(_, slot)| slot.at().filter(|at| *at != Time::ZERO))
     }
 
+    /// See [`crate::Replica::fingerprint`].
+    #[cfg(feature = "fingerprint")]
+    pub(crate) fn fingerprint(&self, into: &mut impl core::hash::Hasher) {
+        use core::hash::Hash as _;
+        let Log { low, window: _, slots, last_proposed, prior } = self;
+        (low, last_proposed, slots.len(), prior.len()).hash(into);
+        for (seq, Slot { accepted, announced, prepares, commits, certificate, committed }) in slots {
+            let header = accepted.as_ref().map(|accepted| accepted.proposal.header.signature);
+            (seq, header, announced.as_ref().map(|header| header.signature)).hash(into);
+            (certificate.is_some(), committed).hash(into);
+            let prepares = prepares.values().filter(|_| certificate.is_none());
+            prepares.map(|prepare| prepare.signature).collect::<Vec<_>>().hash(into);
+            commits.iter().filter(|_| !committed).collect::<Vec<_>>().hash(into);
+        }
+        for (seq, Prior { prepared, batches }) in prior {
+            (seq, prepared.as_ref().map(|prepared| prepared.header.signature)).hash(into);
+            batches.iter().map(Batch::digest).collect::<Vec<_>>().hash(into);
+        }
+    }
+
     /// Moves the low water mark to a stable checkpoint and forgets what is not above it (TOCS'02 §4.3).
     pub(crate) fn truncate(&mut self, stable: Seq) {
         assert!(stable >= self.low, "water marks only rise");

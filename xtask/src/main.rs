@@ -3,6 +3,7 @@
 mod accept;
 mod bench;
 mod ci;
+mod model;
 mod mutations;
 mod steps;
 mod tools;
@@ -40,6 +41,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// The consensus core under a model checker: every order of events, within bounds.
+    Model(model::Options),
     /// Bugs on purpose, each of which the simulator must find: `tests/sim/mutations`.
     Mutations(mutations::Options),
     /// The large runs: 20,000 files, a 5 GiB file, a build on the mount, nodes killed meanwhile.
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Chore::Bench(Bench::Bft { arguments }) => bench::bft(&[], &arguments),
         Chore::Bench(Bench::Failover { arguments }) => bench::bft(&["failover"], &arguments),
         Chore::Sim { arguments } => sim(&arguments),
+        Chore::Model(options) => model::run(&options),
         Chore::Mutations(options) => mutations::run(&options),
         Chore::Accept(options) => accept::run(&options),
     };

@@ -24,6 +24,7 @@ const CRATES: &[(&str, &[&str], &str)] = &[
     ("mangrove", &["base", "proto", "client", "server", "fuse"], "the command"),
     ("tests", ANY, "harness, end-to-end tests, these rules"),
     ("sim", &["base", "bft", "meta"], "whole clusters in one thread, from one seed"),
+    ("model", &["base", "bft"], "the consensus core under a model checker"),
     ("xtask", ANY, "cargo xtask"),
 ];
 /// May import every crate of ours.
@@ -37,7 +38,10 @@ const NEVER_REACHES: &[(&str, &str)] = &[("server", "chunk"), ("server", "entang
 const CORES: &[&str] = &["base", "bft", "meta", "chunk", "dht"];
 
 /// Crates that are not at the root, and why.
-const NESTED: &[(&str, &str)] = &[("tests/sim", "a harness like its parent, of the cores alone")];
+const NESTED: &[(&str, &str)] = &[
+    ("tests/sim", "a harness like its parent, of the cores alone"),
+    ("tests/model", "a harness like its parent, of one core alone"),
+];
 
 /// What the folders at the root are.
 const ROOT_FOLDERS: &[(&str, &str)] = &[

@@ -1,5 +1,6 @@
-//! A copy of what the simulator is built from, with or without a bug. The work tree is read, never
-//! written: whatever interrupts a run, the project stays as it is, and the next run lays out anew.
+//! A copy of what the simulator, or the model checker, is built from, with or without a bug. The work
+//! tree is read, never written: whatever interrupts a run, the project stays as it is, and the next
+//! run lays out anew.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,20 +11,17 @@ use anyhow::{Context as _, bail};
 /// Files by path, relative to the root of the project.
 pub(crate) type Tree = BTreeMap<PathBuf, Vec<u8>>;
 
-/// The crates that the simulator is built from, itself included.
-const CRATES: [&str; 4] = ["base", "bft", "meta", "tests/sim"];
-
-/// Reads the simulator's crates, and a workspace for them alone.
+/// Reads these crates, the last of which is the program, and a workspace for them alone.
 ///
 /// # Errors
 /// If something can't be read, or the workspace's members are not where they were.
-pub(crate) fn read(root: &Path) -> anyhow::Result<Tree> {
+pub(crate) fn read(root: &Path, crates: &[&str]) -> anyhow::Result<Tree> {
     let mut tree = Tree::new();
-    for folder in CRATES {
+    for folder in crates {
         read_folder(root, Path::new(folder), &mut tree)?;
     }
     let manifest = std::fs::read_to_string(root.join("Cargo.toml")).context("the workspace's Cargo.toml")?;
-    tree.insert("Cargo.toml".into(), narrowed(&manifest)?.into_bytes());
+    tree.insert("Cargo.toml".into(), narrowed(&manifest, crates)?.into_bytes());
     let lock = std::fs::read(root.join("Cargo.lock")).context("Cargo.lock")?;
     tree.insert("Cargo.lock".into(), lock);
     Ok(tree)
@@ -46,11 +44,11 @@ fn read_folder(root: &Path, folder: &Path, tree: &mut Tree) -> anyhow::Result<()
     Ok(())
 }
 
-/// The workspace with the simulator's crates as its only members.
-fn narrowed(manifest: &str) -> anyhow::Result<String> {
+/// The workspace with these crates as its only members.
+fn narrowed(manifest: &str, crates: &[&str]) -> anyhow::Result<String> {
     let quoted = |names: &[&str]| names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-    let manifest = with_list(manifest, "\nmembers = [", &quoted(&CRATES))?;
-    with_list(&manifest, "\ndefault-members = [", &quoted(&["tests/sim"]))
+    let manifest = with_list(manifest, "\nmembers = [", &quoted(crates))?;
+    with_list(&manifest, "\ndefault-members = [", &quoted(&crates[crates.len() - 1..]))
 }
 
 fn with_list(manifest: &str, key: &str, names: &str) -> anyhow::Result<String> {
@@ -83,13 +81,13 @@ pub(crate) fn lay_out(tree: &Tree, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds the simulator of a copy; gives where it is.
+/// Builds a program of a copy; gives where it is.
 ///
 /// # Errors
 /// With the compiler's words, if it does not build.
-pub(crate) fn build(folder: &Path, target: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn build(folder: &Path, target: &Path, program: &str) -> anyhow::Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--release", "--quiet", "--package", "sim", "--bin", "sim"]).current_dir(folder);
+    cargo.args(["build", "--release", "--quiet", "--package", program, "--bin", program]).current_dir(folder);
     cargo.env("CARGO_TARGET_DIR", target).env_remove("CARGO_MANIFEST_DIR");
     // Every mutation is built once and run for seconds.
     cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "0").env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true");
@@ -97,7 +95,7 @@ pub(crate) fn build(folder: &Path, target: &Path) -> anyhow::Result<PathBuf> {
     if !output.status.success() {
         bail!("it does not build:\n{}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(target.join("release/sim"))
+    Ok(target.join("release").join(program))
 }
 
 #[cfg(test)]
@@ -107,10 +105,10 @@ mod tests {
     #[test]
     fn a_workspace_is_narrowed() {
         let manifest = "[workspace]\nmembers = [\n  \"base\", \"cli\",\n]\ndefault-members = [\"cli\"]\n[x]\n";
-        let narrow = narrowed(manifest).unwrap();
+        let narrow = narrowed(manifest, &["base", "bft", "meta", "tests/sim"]).unwrap();
         let members = "members = [\"base\", \"bft\", \"meta\", \"tests/sim\"]";
         assert_eq!(narrow, format!("[workspace]\n{members}\ndefault-members = [\"tests/sim\"]\n[x]\n"));
-        assert!(narrowed("[workspace]\n").is_err());
+        assert!(narrowed("[workspace]\n", &["base"]).is_err());
     }
 
     #[test]

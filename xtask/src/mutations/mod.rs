@@ -4,9 +4,9 @@
 //! copy of the project ([`copy`]) that has it, and run seed after seed until it says that something
 //! is wrong ([`hunt`]). The same runs must show nothing wrong without the bug.
 
-mod copy;
+pub(crate) mod copy;
 mod hunt;
-mod mutation;
+pub(crate) mod mutation;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ use mutation::Mutation;
 
 /// Where mutations are.
 const FOLDER: &str = "tests/sim/mutations";
+/// The crates that the simulator is built from, itself included.
+const CRATES: [&str; 4] = ["base", "bft", "meta", "tests/sim"];
 /// A few that are found at once: one of agreement, one of durability, one of progress.
 const SLICE: [&str; 3] = ["ignores-prepared-set", "speaks-before-sync", "timer-never-starts"];
 
@@ -87,7 +89,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     mutations.retain(|mutation| options.wants(&mutation.name));
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from);
     let place = std::path::absolute(target)?.join("mutations");
-    let tree = copy::read(&options.tree)?;
+    let tree = copy::read(&options.tree, &CRATES)?;
     eprintln!("building the simulator without a bug, in {}", place.display());
     let mut control = Control { sim: place.join("control"), held: BTreeSet::new() };
     std::fs::copy(build(&tree, &place)?, &control.sim).context("the simulator without a bug")?;
@@ -107,7 +109,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
 
 fn build(tree: &Tree, place: &Path) -> anyhow::Result<PathBuf> {
     copy::lay_out(tree, &place.join("tree"))?;
-    copy::build(&place.join("tree"), &place.join("build"))
+    copy::build(&place.join("tree"), &place.join("build"), "sim")
 }
 
 impl Control {

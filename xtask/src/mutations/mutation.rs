@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn every_mutation_fits() {
-        let tree = super::super::copy::read(&crate::root()).unwrap();
+        let tree = super::super::copy::read(&crate::root(), &super::super::CRATES).unwrap();
         for mutation in Mutation::all(&crate::root().join(super::super::FOLDER)).unwrap() {
             mutation.applied_to(&tree).unwrap();
         }
