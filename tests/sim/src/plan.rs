@@ -195,6 +195,10 @@ impl Plan {
             plan.tuning.retained_bytes_max = 0;
             plan.faults = vec![(plan.calm / 3, Fault::Rot { node: 6 })];
         }
+        if behaviour.needs_a_partner() {
+            plan.n = 7;
+            plan.clocks = vec![(0, 0); 7];
+        }
         let f = (plan.n - 1) / 3;
         plan.liars = behaviour.liars(&mut rng, plan.n, f + usize::from(control));
         if behaviour.needs_a_turn() {

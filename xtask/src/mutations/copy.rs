@@ -11,6 +11,9 @@ use anyhow::{Context as _, bail};
 /// Files by path, relative to the root of the project.
 pub(crate) type Tree = BTreeMap<PathBuf, Vec<u8>>;
 
+/// Every mutation is built once and run for seconds, so that what depends on it is compiled in a hurry.
+const HASTE: &str = "\n[profile.release.package.bft]\nopt-level = 1\n[profile.release.package.sim]\nopt-level = 1\n";
+
 /// Reads these crates, the last of which is the program, and a workspace for them alone.
 ///
 /// # Errors
@@ -21,7 +24,7 @@ pub(crate) fn read(root: &Path, crates: &[&str]) -> anyhow::Result<Tree> {
         read_folder(root, Path::new(folder), &mut tree)?;
     }
     let manifest = std::fs::read_to_string(root.join("Cargo.toml")).context("the workspace's Cargo.toml")?;
-    tree.insert("Cargo.toml".into(), narrowed(&manifest, crates)?.into_bytes());
+    tree.insert("Cargo.toml".into(), (narrowed(&manifest, crates)? + HASTE).into_bytes());
     let lock = std::fs::read(root.join("Cargo.lock")).context("Cargo.lock")?;
     tree.insert("Cargo.lock".into(), lock);
     Ok(tree)
@@ -89,7 +92,6 @@ pub(crate) fn build(folder: &Path, target: &Path, program: &str) -> anyhow::Resu
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--release", "--quiet", "--package", program, "--bin", program]).current_dir(folder);
     cargo.env("CARGO_TARGET_DIR", target).env_remove("CARGO_MANIFEST_DIR");
-    // Every mutation is built once and run for seconds.
     cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "0").env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true");
     let output = cargo.output().context("cargo build")?;
     if !output.status.success() {

@@ -2,6 +2,7 @@
 //! its own keys and those of its gang, and no others. A lying client is a function that signs
 //! whatever it likes. Each way of lying is one row of [`BEHAVIOURS`].
 
+mod certificates;
 mod clients;
 mod fuzz;
 mod omissions;
@@ -193,6 +194,8 @@ pub(crate) enum Place {
     Backups,
     /// From the second primary on; the first one is cut off now and then, so that their turn comes.
     Second,
+    /// The same with two of them, in a group of seven.
+    Pair,
     /// Anywhere.
     Anywhere,
     /// Beside a correct replica that loses its disk and must be helped: one liar fewer than is
@@ -253,7 +256,12 @@ impl Behaviour {
 
     /// Whether liars must become primary to lie.
     pub(crate) fn needs_a_turn(&self) -> bool {
-        self.place == Place::Second
+        matches!(self.place, Place::Second | Place::Pair)
+    }
+
+    /// Whether it takes two to lie like this.
+    pub(crate) fn needs_a_partner(&self) -> bool {
+        self.place == Place::Pair
     }
 
     /// Whether there is a correct replica that loses its disk.
@@ -277,7 +285,7 @@ impl Behaviour {
             // Twins that never lead can't make two histories, however many they are.
             _ if self.has_twins() && count > (n - 1) / 3 => 0,
             Place::Primaries => 0,
-            Place::Second => 1,
+            Place::Second | Place::Pair => 1,
             // The last one loses its disk.
             Place::Donors => rng.below((n - count) as u64) as usize,
             Place::Backups => rng.between(1, (n - count) as u64) as usize,

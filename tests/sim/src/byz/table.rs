@@ -1,12 +1,12 @@
 //! All the ways of lying, one a row.
 
 use super::{Act, Behaviour, How, Lie, Place, Rogue};
-use super::{clients, fuzz, omissions, primary, replies, standing, transfer, views, votes};
+use super::{certificates, clients, fuzz, omissions, primary, replies, standing, transfer, views, votes};
 use crate::check::Invariant;
 use crate::check::Invariant::{
     Agreement as I1, Authority as I4, Bounds as I7, Durability as I3, Linearizability as I2, Once as I5, Progress as I6,
 };
-use Place::{Anywhere, Backups, Donors, Primaries, Second};
+use Place::{Anywhere, Backups, Donors, Pair, Primaries, Second};
 
 type Tamper = fn(&mut Lie<'_>, &Act<'_>) -> bool;
 
@@ -136,7 +136,9 @@ pub const BEHAVIOURS: &[Behaviour] = &[
     row("forgets-prepared", "Bogus P/Q in VIEW-CHANGE", &[I1, I3], Second, views::forgets_prepared).hushed(),
     row("forgets-all", "Bogus P/Q in VIEW-CHANGE", &[I1, I3], Second, views::forgets_all).hushed(),
     row("forged-prepared", "Bogus P/Q in VIEW-CHANGE", &[I1], Second, views::forged_prepared).hushed(),
-    row("one-signer-prepared", "Bogus P/Q in VIEW-CHANGE", &[I1], Second, views::one_signer_prepared).hushed(),
+    row("one-signer-prepared", "Bogus P/Q in VIEW-CHANGE", &[I1], Pair, certificates::one_signer).hushed(),
+    row("swapped-prepared", "Bogus P/Q in VIEW-CHANGE", &[I1], Second, certificates::swapped).hushed(),
+    row("hoards-certificates", "Bogus P/Q in VIEW-CHANGE", &[I1], Pair, certificates::hoards).hushed(),
     row("forged-stable", "Forged/minority checkpoint", &[I1, I3], Second, views::forged_stable).hushed(),
     row("other-views-prepared", "Bogus P/Q in VIEW-CHANGE", &[I1], Second, views::other_views_prepared).hushed(),
     row("two-faced-changes", "Bogus P/Q in VIEW-CHANGE", &[I1, I6], Second, views::two_faced_changes).hushed(),

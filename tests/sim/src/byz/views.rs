@@ -1,7 +1,7 @@
 //! Liars who change views: too often, with too little, or to what nobody prepared.
 
 use base::{Digest, Seq, Signed, Time, View};
-use bft::{Checkpoint, Message, NewView, PrePrepare, Prepare, ViewChange};
+use bft::{Checkpoint, Message, NewView, PrePrepare, ViewChange};
 
 use super::{Act, Lie};
 
@@ -85,26 +85,7 @@ pub(crate) fn forged_prepared(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
     })
 }
 
-/// Says that something else prepared here, and proves it with one backup's prepare over and over: the
-/// own, in the last view of a liar.
-pub(crate) fn one_signer_prepared(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
-    change(lie, act, |lie, body| {
-        let of_liars = |view: &View| lie.gang.contains(&view.primary(lie.n));
-        let Some(view) = (0..body.view.0).rev().take(lie.n).map(View).find(of_liars) else { return };
-        let primary = view.primary(lie.n);
-        let Some(backup) = lie.gang.iter().copied().find(|who| *who != primary) else { return };
-        for prepared in &mut body.prepared {
-            let null = bft::Batch::new(Vec::new()).digest();
-            let forged = PrePrepare { view, batch: null, ..prepared.header.body };
-            let prepare = Prepare { view, seq: forged.seq, digest: forged.digest(), replica: backup };
-            let count = prepared.prepares.len();
-            prepared.header = lie.sign_as(primary, forged);
-            prepared.prepares = vec![lie.sign_as(backup, prepare); count];
-        }
-    })
-}
-
-/// Says that it has a stable checkpoint beyond what it has, which nobody else signed.
+/// Says that it has a stable checkpoint of another state, which nobody else signed.
 pub(crate) fn forged_stable(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
     change(lie, act, |lie, body| {
         let Some(proof) = &mut body.stable else { return };

@@ -162,6 +162,9 @@ impl<S: Service> Checks<S> {
             Record::Learned(committed) => Some((committed.seq, committed.digest())),
             _ => None,
         };
+        if let Record::Committed(place) = record {
+            self.agreement.committed(place.seq, place.view);
+        }
         if let Some((seq, digest)) = executed {
             let verdict = self.agreement.executed(seq, digest);
             self.judge(Invariant::Agreement, verdict);
