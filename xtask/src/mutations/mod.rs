@@ -23,7 +23,7 @@ const FOLDER: &str = "tests/sim/mutations";
 /// The crates that the simulator is built from, itself included.
 const CRATES: [&str; 4] = ["base", "bft", "meta", "tests/sim"];
 /// A few that are found at once: one of agreement, one of durability, one of progress.
-const SLICE: [&str; 3] = ["ignores-prepared-set", "speaks-before-sync", "timer-never-starts"];
+const SLICE: [&str; 3] = ["executes-when-prepared", "prepared-not-persisted", "no-vouchers"];
 
 /// What is looked for, and how long.
 #[derive(clap::Args)]
