@@ -23,7 +23,7 @@ use crate::views::Views;
 impl<S: StateMachine> Replica<S> {
     /// Hashes all that this replica's answers depend on; see the module.
     pub fn fingerprint(&self, into: &mut impl Hasher) {
-        // All fields by name, so that a new one has to be thought of here.
+        // What is not named is pacing alone; whoever adds a field that is not names it here.
         let Replica {
             params,
             quorums,
@@ -45,6 +45,7 @@ impl<S: StateMachine> Replica<S> {
             peers: _,
             pacing: _,
             counts: _,
+            ..
         } = self;
         (params.me, view, last_executed, last_at).hash(into);
         (divergence.is_some(), transfer.is_some(), rejoining.is_some()).hash(into);

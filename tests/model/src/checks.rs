@@ -73,7 +73,7 @@ const WINDOW: Check = Check {
 pub const FOR_BUGS: &[Check] = &[
     ONE,
     Check { name: "1 place, 2 views, no restarts", restarts: Restarts::Never, traitors: &[0, 1, 3], ..TWO },
-    Check { traitors: &[0, 1, 3], seconds: Some(300), ..THREE },
+    Check { traitors: &[3, 1, 0], seconds: Some(600), ..THREE },
 ];
 
 impl Check {

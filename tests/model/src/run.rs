@@ -49,7 +49,10 @@ pub fn check(setup: Setup, limits: Limits) -> Outcome {
     let stopped = limits.depth.is_some_and(|depth| checker.max_depth() >= depth)
         || limits.time.is_some_and(|time| began.elapsed() >= time);
     let space = checker.model();
-    let discovery = checker.discoveries().into_iter().next();
+    // The gravest first: properties are listed in that order.
+    let mut discoveries = checker.discoveries();
+    let gravest = space.properties().into_iter().map(|property| property.name);
+    let discovery = gravest.into_iter().find_map(|name| discoveries.remove_entry(name));
     let broken = discovery.map(|(rule, path)| {
         let steps = path.into_vec();
         let told = steps.iter().filter_map(|(state, action)| action.as_ref().map(|action| space.tell(state, action)));
