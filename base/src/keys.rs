@@ -1,11 +1,10 @@
 //! Keys, signatures, and messages that have been checked.
 //!
-//! One rule on every replica: `verify_strict`, never a batch verdict. Crafted signatures make
-//! dalek's `verify_batch` answer differently with the make-up of the batch, which would let a
-//! client split the replicas. Weak and non-canonical keys are refused when they are read.
+//! When a signature is good is said in [`crate::verdict`].
 
 use core::fmt;
 use core::ops::Deref;
+use std::cell::RefCell;
 
 use ed25519_dalek::Signer as _;
 use ed25519_dalek::pkcs8::EncodePrivateKey as _;
@@ -14,27 +13,28 @@ use zeroize::Zeroizing;
 use crate::codec::{Decode, DecodeError, Encode, Reader};
 use crate::hash::Digest;
 use crate::id::ClusterId;
+use crate::verdict::{Claim, Verifier, point_of};
 
 /// An ed25519 public key: a principal, a node or a replica.
 ///
-/// Holds the 32 canonical bytes and the decompressed point, so that a verification does not pay
-/// for decompression again.
-#[derive(Clone, Copy)]
-pub struct PublicKey(ed25519_dalek::VerifyingKey);
+/// One that was decoded is 32 bytes of which nothing is known; if they are no sound key, no signature
+/// of it is ever good. [`PublicKey::from_array`] tells, where keys are admitted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
     /// The key with these bytes; `None` if they are not canonical or the key is weak (of small
     /// order, so that one signature could fit many messages).
     #[must_use]
     pub fn from_array(bytes: &[u8; 32]) -> Option<PublicKey> {
-        let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).ok()?;
-        (!key.is_weak() && key.to_edwards().compress().as_bytes() == bytes).then_some(PublicKey(key))
+        let key = PublicKey(*bytes);
+        point_of(&key).map(|_| key)
     }
 
     /// The key's 32 bytes.
     #[must_use]
     pub fn as_array(&self) -> &[u8; 32] {
-        self.0.as_bytes()
+        &self.0
     }
 
     /// The key written in hexadecimal.
@@ -48,28 +48,6 @@ impl PublicKey {
             *byte = u8::from_str_radix(core::str::from_utf8(pair).ok()?, 16).ok()?;
         }
         PublicKey::from_array(&bytes)
-    }
-}
-
-impl PartialEq for PublicKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_array() == other.as_array()
-    }
-}
-impl Eq for PublicKey {}
-impl PartialOrd for PublicKey {
-    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for PublicKey {
-    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
-        self.as_array().cmp(other.as_array())
-    }
-}
-impl core::hash::Hash for PublicKey {
-    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
-        self.as_array().hash(state);
     }
 }
 
@@ -93,7 +71,7 @@ impl Encode for PublicKey {
 
 impl Decode for PublicKey {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        PublicKey::from_array(&<[u8; 32]>::decode(input)?).ok_or(DecodeError::Invalid { what: "public key" })
+        Ok(PublicKey(<[u8; 32]>::decode(input)?))
     }
 }
 
@@ -138,7 +116,7 @@ impl SecretKey {
     }
 
     /// A key for simulations: its signatures are [`symbolic_signature`]s, which cost a hash and no
-    /// curve arithmetic. Its public half is a real one, and [`Strict`] accepts none of its signatures,
+    /// curve arithmetic. Its public half is a real one, and [`crate::Cofactored`] accepts none of its signatures,
     /// so that it is good for nothing outside a simulation.
     #[must_use]
     pub fn symbolic(seed: &[u8; 32]) -> SecretKey {
@@ -149,7 +127,7 @@ impl SecretKey {
     #[must_use]
     pub fn public(&self) -> PublicKey {
         match &self.0 {
-            Secret::Ed25519(key) => PublicKey(key.verifying_key()),
+            Secret::Ed25519(key) => PublicKey(key.verifying_key().to_bytes()),
             Secret::Symbolic(public) => *public,
         }
     }
@@ -230,11 +208,12 @@ impl<M: Signable> Signed<M> {
     /// # Errors
     /// [`Forged`] if it did not.
     pub fn check_by(&self, key: &PublicKey, cluster: &ClusterId, verifier: &dyn Verifier) -> Result<(), Forged> {
-        if verifier.verify(key, &self.body.signed_bytes(cluster), &self.signature) {
-            Ok(())
-        } else {
-            Err(Forged { what: M::DOMAIN })
-        }
+        if verifier.verify_all(&[&self.claim(key, cluster)]) { Ok(()) } else { Err(Forged { what: M::DOMAIN }) }
+    }
+
+    /// The claim that `key` made this signature for `cluster`, to be checked with others.
+    pub fn claim(&self, key: &PublicKey, cluster: &ClusterId) -> Claim {
+        Claim { key: *key, bytes: self.body.signed_bytes(cluster), signature: self.signature }
     }
 }
 
@@ -257,29 +236,6 @@ impl<M: Decode> Decode for Signed<M> {
 pub struct Forged {
     /// Which kind of message.
     pub what: &'static str,
-}
-
-/// Says whether a signature is good. [`Strict`] is the only verdict there is; an implementation
-/// may remember verdicts, not change them.
-pub trait Verifier {
-    /// Whether `key` signed `bytes` with `signature`.
-    fn verify(&self, key: &PublicKey, bytes: &[u8], signature: &Signature) -> bool;
-}
-
-/// `verify_strict`, every time.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Strict;
-
-impl Verifier for Strict {
-    fn verify(&self, key: &PublicKey, bytes: &[u8], signature: &Signature) -> bool {
-        key.0.verify_strict(bytes, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok()
-    }
-}
-
-/// The key under which a cache of verdicts may remember one.
-#[must_use]
-pub fn verdict_key(key: &PublicKey, bytes: &[u8], signature: &Signature) -> Digest {
-    Digest::of_parts(&[key.as_array(), &signature.0, bytes])
 }
 
 /// A message that knows how to be checked against what its receiver knows (`Context`: the
@@ -318,6 +274,67 @@ impl<M: Check> Verified<M> {
     }
 }
 
+impl<M: Check> Verified<M> {
+    /// Checks messages from one place together, which costs less than one by one; in their order, the
+    /// verdict on each.
+    pub fn check_all(
+        messages: Vec<M>,
+        from: &M::From,
+        context: &M::Context,
+        verifier: &dyn Verifier,
+    ) -> Vec<Result<Verified<M>, Forged>> {
+        let gathered = messages.into_iter().map(|message| {
+            let gather = Gather::default();
+            let checked = message.check(from, context, &gather);
+            checked.map(|()| (message, gather.0.into_inner()))
+        });
+        let gathered: Vec<_> = gathered.collect();
+        let claims: Vec<&[Claim]> = gathered.iter().flatten().map(|(_, claims)| claims.as_slice()).collect();
+        let mut verdicts = Vec::with_capacity(claims.len());
+        judge(&claims, verifier, &mut verdicts);
+        let mut verdicts = verdicts.into_iter();
+        let mut verdict = |(message, _): (M, _)| match verdicts.next() {
+            Some(true) => Ok(Verified(message)),
+            _ => Err(Forged { what: "signature" }),
+        };
+        gathered.into_iter().map(|checked| checked.and_then(&mut verdict)).collect()
+    }
+}
+
+/// Notes what would have to be verified.
+#[derive(Default)]
+struct Gather(RefCell<Vec<Claim>>);
+
+impl Verifier for Gather {
+    fn verify(&self, key: &PublicKey, bytes: &[u8], signature: &Signature) -> bool {
+        self.0.borrow_mut().push(Claim { key: *key, bytes: bytes.to_vec(), signature: *signature });
+        true
+    }
+
+    fn verify_all(&self, claims: &[&Claim]) -> bool {
+        self.0.borrow_mut().extend(claims.iter().copied().cloned());
+        true
+    }
+}
+
+/// The verdict on each of these, by halves: one bad among many is found in as many steps as it takes
+/// to halve them to one.
+fn judge(messages: &[&[Claim]], verifier: &dyn Verifier, verdicts: &mut Vec<bool>) {
+    if messages.is_empty() {
+        return;
+    }
+    let claims: Vec<&Claim> = messages.iter().copied().flatten().collect();
+    if verifier.verify_all(&claims) {
+        verdicts.extend(messages.iter().map(|_| true));
+    } else if messages.len() == 1 {
+        verdicts.push(false);
+    } else {
+        let (first, second) = messages.split_at(messages.len() / 2);
+        judge(first, verifier, verdicts);
+        judge(second, verifier, verdicts);
+    }
+}
+
 impl<M> Verified<M> {
     /// The message; what it loses by this is the proof that it was checked.
     pub fn into_inner(self) -> M {
@@ -336,6 +353,7 @@ impl<M> Deref for Verified<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Cofactored;
 
     struct Note(u64);
     impl Encode for Note {
@@ -351,11 +369,11 @@ mod tests {
     fn a_signature_is_for_one_body_one_key_and_one_cluster() {
         let (key, cluster) = (SecretKey::from_seed(&[7; 32]), ClusterId([1; 16]));
         let mut note = Signed::new(Note(5), &key, &cluster);
-        assert_eq!(note.check_by(&key.public(), &cluster, &Strict), Ok(()));
-        assert!(note.check_by(&key.public(), &ClusterId([2; 16]), &Strict).is_err());
-        assert!(note.check_by(&SecretKey::from_seed(&[8; 32]).public(), &cluster, &Strict).is_err());
+        assert_eq!(note.check_by(&key.public(), &cluster, &Cofactored), Ok(()));
+        assert!(note.check_by(&key.public(), &ClusterId([2; 16]), &Cofactored).is_err());
+        assert!(note.check_by(&SecretKey::from_seed(&[8; 32]).public(), &cluster, &Cofactored).is_err());
         note.body.0 = 6;
-        assert!(note.check_by(&key.public(), &cluster, &Strict).is_err());
+        assert!(note.check_by(&key.public(), &cluster, &Cofactored).is_err());
     }
 
     #[test]
@@ -365,7 +383,7 @@ mod tests {
         for body in 0..100 {
             let note = Signed::new(Note(body), &key, &cluster);
             assert_eq!(note.signature, symbolic_signature(&key.public(), &note.body.signed_bytes(&cluster)));
-            assert!(note.check_by(&key.public(), &cluster, &Strict).is_err());
+            assert!(note.check_by(&key.public(), &cluster, &Cofactored).is_err());
         }
     }
 

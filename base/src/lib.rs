@@ -14,11 +14,13 @@ pub mod merkle;
 pub mod protocol;
 pub mod quorum;
 pub mod time;
+pub mod verdict;
 
 pub use codec::{Decode, DecodeError, Encode, Reader};
 pub use hash::{BlockId, Digest};
 pub use id::{ClusterId, NodeId, ReplicaId, Seq, View};
-pub use keys::{Check, Forged, PublicKey, SecretKey, Signable, Signature, Signed, Strict, Verified, Verifier};
+pub use keys::{Check, Forged, PublicKey, SecretKey, Signable, Signature, Signed, Verified};
 pub use protocol::{Effects, Protocol, Send, StateMachine, To};
 pub use quorum::Quorums;
 pub use time::Time;
+pub use verdict::{Claim, Cofactored, Verifier};

@@ -27,6 +27,9 @@ use crate::request::{RefusedWhy, Reply, ReplyResult, Request};
 pub const OUTSTANDING_MAX: usize = 16;
 /// Longest pause before a request is sent again.
 pub const RETRANSMIT_MAX: Duration = Duration::from_secs(5);
+/// How many times longer than at least it may take until a request is first sent again: by that the
+/// backups learn what a primary lets wait.
+const SLOWER_MAX: u32 = 4;
 /// Submissions from the oldest outstanding one on.
 const DISTANCE_MAX: u64 = TIMESTAMPS_MAX as u64 / 2;
 
@@ -41,9 +44,31 @@ pub struct Params {
     pub secret: SecretKey,
     /// The session's number, drawn at random: two sessions of a principal must not share one.
     pub session: u64,
-    /// How long to wait for replies before sending a request again, to all; 300 ms is good. Doubles
-    /// with every time, up to [`RETRANSMIT_MAX`].
+    /// How long to wait for replies before sending a request again, to all, at least: longer, while
+    /// replies take longer. 300 ms is good. Doubles with every time, up to [`RETRANSMIT_MAX`].
     pub retransmit: Duration,
+}
+
+/// How long replies take (RFC 6298): to ask again sooner would be to make a slow cluster slower.
+#[derive(Clone, Copy, Debug, Default)]
+struct Latency {
+    smoothed: Duration,
+    variation: Duration,
+}
+
+impl Latency {
+    fn note(&mut self, sample: Duration) {
+        if self.smoothed.is_zero() {
+            (self.smoothed, self.variation) = (sample, sample / 2);
+        } else {
+            self.variation = (self.variation * 3 + self.smoothed.abs_diff(sample)) / 4;
+            self.smoothed = (self.smoothed * 7 + sample) / 8;
+        }
+    }
+
+    fn patience(self) -> Duration {
+        self.smoothed + self.variation * 4
+    }
 }
 
 /// What a session wants done or has to say.
@@ -86,6 +111,7 @@ pub struct Session {
     standing: Standing,
     last_timestamp: u64,
     submissions: u64,
+    latency: Latency,
     /// By timestamp.
     outstanding: BTreeMap<u64, Outstanding>,
     /// Submitted before the session was open: tickets and operations.
@@ -106,6 +132,8 @@ struct Outstanding {
     submission: u64,
     request: Signed<Request>,
     replies: BTreeMap<ReplicaId, (View, Answer)>,
+    sent: Time,
+    view: View,
     pause: Duration,
     send_again: Time,
 }
@@ -138,6 +166,7 @@ impl Session {
             standing: Standing::Closed,
             last_timestamp: now.0,
             submissions: 0,
+            latency: Latency::default(),
             outstanding: BTreeMap::new(),
             waiting: VecDeque::new(),
         })
@@ -195,10 +224,12 @@ impl Session {
         let body = Request { client: self.params.secret.public(), session: self.params.session, timestamp, op };
         let request = Signed::new(body, &self.params.secret, &self.params.cluster);
         fx.push(Output::Send { to: To::One(self.view.primary(self.quorums.n())), request: request.clone() });
-        let (submission, pause) = (self.submissions, self.params.retransmit);
+        let pause = self.latency.patience().clamp(self.params.retransmit, self.params.retransmit * SLOWER_MAX);
+        let (submission, replies, view) = (self.submissions, BTreeMap::new(), self.view);
         self.submissions += 1;
-        let (replies, send_again) = (BTreeMap::new(), now.after(pause));
-        self.outstanding.insert(timestamp, Outstanding { purpose, submission, request, replies, pause, send_again });
+        let send_again = now.after(pause);
+        let sent = Outstanding { purpose, submission, request, replies, sent: now, view, pause, send_again };
+        self.outstanding.insert(timestamp, sent);
     }
 
     /// The replicas know the session: what waited for that goes out.
@@ -243,6 +274,10 @@ impl Session {
         outstanding.note(from, reply.view, answer);
         if let Some((seq, result)) = outstanding.done(self.quorums) {
             let (view, purpose) = (outstanding.confirmed_view(self.quorums), outstanding.purpose);
+            if view <= outstanding.view {
+                // Else it waited for a new primary, which says nothing of how fast this one is.
+                self.latency.note(now.since(outstanding.sent));
+            }
             self.view = self.view.max(view);
             self.outstanding.remove(&timestamp);
             match purpose {

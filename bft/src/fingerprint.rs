@@ -45,7 +45,8 @@ impl<S: StateMachine> Replica<S> {
             peers: _,
             pacing: _,
             counts: _,
-            ..
+            // When the primary is suspected is a step of its own to the checker.
+            floor: _,
         } = self;
         (params.me, view, last_executed, last_at).hash(into);
         (divergence.is_some(), transfer.is_some(), rejoining.is_some()).hash(into);

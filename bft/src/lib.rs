@@ -21,6 +21,7 @@ mod event;
 mod execute;
 #[cfg(feature = "fingerprint")]
 mod fingerprint;
+mod floor;
 mod log;
 mod message;
 mod new_view;

@@ -149,6 +149,7 @@ impl<S: StateMachine> Replica<S> {
         }
         self.ask_for_missing(None, fx);
         (self.views.since, self.views.entered) = (None, now);
+        self.floor.enter(self.quorums.n());
         // Who asks for more than this view has to be alone with it for another while.
         self.views.changes.values_mut().for_each(|held| held.since = now);
         self.set_view_timer(now);

@@ -10,6 +10,11 @@ use crate::replica::Replica;
 use crate::request::{Batch, RefusedWhy, Reply, ReplyResult, Request};
 use crate::table::Verdict;
 
+/// Batches that may be under way however little is in them.
+const IN_FLIGHT_SMALL: u64 = 2;
+/// Requests that have to wait for a further one, for each that is under way.
+const BATCH_WORTHWHILE: u64 = 32;
+
 impl<S: StateMachine> Replica<S> {
     /// A client's request, from the client or (`via`) passed on by a backup.
     pub(crate) fn on_request(
@@ -88,11 +93,17 @@ impl<S: StateMachine> Replica<S> {
             && self.peers.any_before(self.oldest_retained())
     }
 
-    /// The primary proposes while it may: few batches in flight, so that a backlog becomes one
-    /// batch, and between the water marks.
+    /// Whether one more batch may be under way: two at any time, and more when much waits. A batch costs
+    /// every replica the same few dozen signatures, whatever is in it, so few large ones beat many small.
+    fn may_propose(&self) -> bool {
+        let in_flight = self.in_flight();
+        let wanted = in_flight.saturating_sub(IN_FLIGHT_SMALL - 1) * BATCH_WORTHWHILE;
+        in_flight < self.params.in_flight_max && (in_flight < IN_FLIGHT_SMALL || self.queue.waiting() as u64 >= wanted)
+    }
+
+    /// The primary proposes while it may, between the water marks.
     pub(crate) fn propose(&mut self, now: Time, fx: &mut Effects<Self>) {
-        while self.views.active && !self.is_mute() && self.is_primary() && self.in_flight() < self.params.in_flight_max
-        {
+        while self.views.active && !self.is_mute() && self.is_primary() && self.may_propose() {
             let seq = self.last_executed.max(self.log.last_proposed()).next();
             if !self.log.in_window(seq) || !(self.queue.has_waiting() || self.pads(seq)) {
                 return;

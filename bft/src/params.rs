@@ -65,7 +65,8 @@ pub struct Params {
     pub checkpoint_interval: u64,
     /// Distance between the water marks (L > K, or no progress; TOCS'02 §4.3).
     pub window: u64,
-    /// Batches proposed but not executed beyond which the primary waits, so that the backlog becomes the next batch.
+    /// Batches proposed but not executed beyond which the primary waits, so that the backlog becomes the
+    /// next batch. All but the first two have to be large.
     pub in_flight_max: u64,
     /// Most requests the primary puts into a batch.
     pub batch_requests_max: usize,
@@ -141,7 +142,7 @@ impl Params {
             secret,
             checkpoint_interval: 128,
             window: 256,
-            in_flight_max: 6,
+            in_flight_max: 8,
             batch_requests_max: BATCH_REQUESTS_MAX,
             batch_bytes_max: BATCH_BYTES_MAX,
             clock_bound: Duration::from_secs(10),

@@ -62,6 +62,11 @@ impl Queue {
         self.requests == 0
     }
 
+    /// How many requests wait to be proposed.
+    pub(crate) fn waiting(&self) -> usize {
+        self.turns.iter().filter_map(|client| self.principals.get(client)).map(|backlog| backlog.waiting.len()).sum()
+    }
+
     /// Whether a request waits to be proposed.
     pub(crate) fn has_waiting(&self) -> bool {
         !self.turns.is_empty()
@@ -182,6 +187,11 @@ impl Queue {
     pub(crate) fn unserved_since(&self) -> Option<Time> {
         let waits = |backlog: &Backlog| backlog.places.values().map(|place| place.since.max(backlog.served)).min();
         self.principals.values().filter_map(waits).min()
+    }
+
+    /// Since when the request that is known longest is known.
+    pub(crate) fn oldest(&self) -> Option<Time> {
+        self.principals.values().flat_map(|backlog| backlog.places.values()).map(|place| place.since).min()
     }
 
     /// A clock was set back: nothing waits since later than now.

@@ -9,6 +9,7 @@ use crate::archive::{Retained, Vouchers};
 use crate::catchup::{Pacing, Peers};
 use crate::checkpoint::Checkpoints;
 use crate::event::{Event, Evidence, Ignored, ReplicaStatus, Standing};
+use crate::floor::Floor;
 use crate::log::Log;
 use crate::message::Message;
 use crate::params::Params;
@@ -49,6 +50,7 @@ pub struct Replica<S> {
     pub(crate) view: View,
     pub(crate) views: Views,
     pub(crate) log: Log,
+    pub(crate) floor: Floor,
     pub(crate) queue: Queue,
     /// Everything up to here is executed.
     pub(crate) last_executed: Seq,
@@ -160,6 +162,7 @@ impl<S: StateMachine> Replica<S> {
             view: View(0),
             views: Views::default(),
             log: Log::new(params.window),
+            floor: Floor::default(),
             queue: Queue::default(),
             last_executed: Seq(0),
             last_at: Time::ZERO,

@@ -117,6 +117,7 @@ impl<S: StateMachine> Replica<S> {
             self.views.changes.values().filter(|held| held.change.body.view >= self.view).count()
                 >= self.quorums.strong()
         };
+        self.floor.look(now, self.log.last_proposed() > self.last_executed);
         // Nothing is outstanding since later than now, though the clock may have been set back.
         self.views.since = runs.then(|| self.views.since.map_or(now, |since| since.min(now)));
     }
@@ -124,6 +125,7 @@ impl<S: StateMachine> Replica<S> {
     /// Something was executed: the primary has all its time again.
     pub(crate) fn note_progress(&mut self, now: Time, served: usize) {
         self.views.progress = now;
+        self.floor.note(served);
         if self.views.active {
             self.views.since = None;
             if served > 0 {
@@ -177,7 +179,8 @@ impl<S: StateMachine> Replica<S> {
             && !self.is_lagging()
             && unserved.is_some_and(|unserved| unserved >= timeout * STARVED_TIMEOUTS);
         let alone = self.views.changes.values().any(|held| now.since(held.since) >= timeout * ALONE_TIMEOUTS);
-        if starved || alone {
+        let slow = self.is_below_floor(now);
+        if starved || alone || slow {
             self.leave_view(now, View(self.view.0.saturating_add(1)), fx);
         }
     }

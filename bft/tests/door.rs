@@ -2,7 +2,7 @@
 
 mod common;
 
-use base::{Check, ClusterId, Digest, ReplicaId, Seq, Signed, Strict, Time, Verified, View};
+use base::{Check, ClusterId, Cofactored, Digest, ReplicaId, Seq, Signed, Time, Verified, View};
 use bft::{ClientRequest, Committed, Context, Message, NewView, Prepared, Proposal, StableProof, Status, ViewChange};
 use common::bench::{NOW, checkpoint, commit, committed, prepare, proposal, request};
 use common::{CLUSTER, client_secret, params, replica_secret};
@@ -12,7 +12,7 @@ fn context() -> Context {
 }
 
 fn admitted(from: u16, message: &Message) -> bool {
-    Verified::check(message.clone(), &ReplicaId(from), &context(), &Strict).is_ok()
+    Verified::check(message.clone(), &ReplicaId(from), &context(), &Cofactored).is_ok()
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn every_request_in_a_message_is_its_clients() {
     assert!(admitted(0, &committed(&proposal(1, 1))));
     assert!(!admitted(2, &Message::Forward(forged.clone())));
     assert!(admitted(2, &Message::Forward(request(0, 1, b"mine"))));
-    let check = |request: Signed<bft::Request>| ClientRequest(request).check(&(), &context(), &Strict);
+    let check = |request: Signed<bft::Request>| ClientRequest(request).check(&(), &context(), &Cofactored);
     assert!(check(request(0, 1, b"mine")).is_ok());
     assert!(check(forged).is_err());
     let mut stolen = request(0, 1, b"mine");
@@ -96,8 +96,8 @@ fn nothing_signed_means_anything_in_another_cluster() {
     ];
     for message in messages {
         let from = ReplicaId(if matches!(message, Message::Proposal(_)) { 0 } else { 2 });
-        assert!(Verified::check(message.clone(), &from, &context(), &Strict).is_ok());
-        assert!(Verified::check(message, &from, &elsewhere, &Strict).is_err());
+        assert!(Verified::check(message.clone(), &from, &context(), &Cofactored).is_ok());
+        assert!(Verified::check(message, &from, &elsewhere, &Cofactored).is_err());
     }
 }
 

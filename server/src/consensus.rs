@@ -17,6 +17,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::counts::Counts;
 use crate::door::Door;
+use crate::gate::{Gate, Lane};
 use crate::sessions::Sessions;
 
 /// Bad messages in a row after which a link is cut.
@@ -32,8 +33,8 @@ pub(crate) struct ConsensusService {
     pub(crate) principals: Vec<PublicKey>,
     /// To the core: messages of peers.
     pub(crate) peer_inputs: mpsc::Sender<bft::Input>,
-    /// To the core: requests of clients. A queue of its own, so that no client delays a replica.
-    pub(crate) client_inputs: mpsc::Sender<bft::Input>,
+    /// To the core, by a queue of their own, so that no client delays a replica: requests of clients.
+    pub(crate) gate: Gate,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -122,35 +123,29 @@ impl Consensus for ConsensusService {
                 }
             }
         });
-        let (door, inputs, sessions) = (self.door.clone(), self.client_inputs.clone(), self.sessions.clone());
+        let (door, lane, sessions) = (self.door.clone(), self.gate.lane(client), self.sessions.clone());
         tokio::spawn(async move {
-            carry_requests(first.requests, frames, &door, &inputs).await;
+            carry_requests(first.requests, frames, &door, &lane).await;
             sessions.close(client, session, opened.generation);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 }
 
-/// Carries a client's requests to the core until the link ends.
-async fn carry_requests(
-    first: Vec<Bytes>,
-    mut frames: Streaming<SessionUp>,
-    door: &Door,
-    inputs: &mpsc::Sender<bft::Input>,
-) {
+/// Carries a client's requests to the gate until the link ends.
+async fn carry_requests(first: Vec<Bytes>, mut frames: Streaming<SessionUp>, door: &Door, lane: &Lane) {
     let mut requests = first;
-    let mut bad_in_a_row = 0;
     loop {
         for bytes in requests {
-            match door.request(&bytes) {
-                Some(request) => {
-                    bad_in_a_row = 0;
-                    if inputs.send(bft::Input::Client(request)).await.is_err() {
-                        return;
-                    }
+            let handed_over = match door.unchecked(&bytes) {
+                Some(request) => lane.hand_over(request).await,
+                None => {
+                    lane.note_malformed();
+                    true
                 }
-                None if bad_in_a_row >= BAD_IN_A_ROW_MAX => return,
-                None => bad_in_a_row += 1,
+            };
+            if !handed_over || lane.bad_in_a_row() > BAD_IN_A_ROW_MAX {
+                return;
             }
         }
         let Some(frame) = next_frame(&mut frames, &door.dropped).await else { return };

@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
-use base::keys::verdict_key;
-use base::{Check, Decode, Digest, PublicKey, ReplicaId, Signature, Strict, Verified, Verifier};
+use base::verdict::verdict_key;
+use base::{Claim, Cofactored, Decode, Digest, PublicKey, ReplicaId, Signature, Verified, Verifier};
 use parking_lot::Mutex;
 
 use crate::counts::Counts;
@@ -26,38 +26,37 @@ impl Door {
 
     /// A replica's message, if it is one.
     pub(crate) fn peer_message(&self, from: ReplicaId, bytes: &[u8]) -> Option<Verified<bft::Message>> {
-        self.admit(&from, bytes, "malformed message of a replica", "forged message of a replica")
-    }
-
-    /// A client's request, if it is one, signed by whoever it says.
-    pub(crate) fn request(&self, bytes: &[u8]) -> Option<Verified<bft::ClientRequest>> {
-        self.admit(&(), bytes, "malformed request", "forged request")
-    }
-
-    fn admit<M>(
-        &self,
-        from: &M::From,
-        bytes: &[u8],
-        malformed: &'static str,
-        forged: &'static str,
-    ) -> Option<Verified<M>>
-    where
-        M: Decode + Check<Context = bft::Context>,
-    {
-        let Ok(message) = M::from_bytes(bytes) else {
-            self.dropped.add(malformed);
+        let Ok(message) = bft::Message::from_bytes(bytes) else {
+            self.dropped.add("malformed message of a replica");
             return None;
         };
-        let verified = Verified::check(message, from, &self.context, &self.verdicts).ok();
+        let verified = Verified::check(message, &from, &self.context, &self.verdicts).ok();
         if verified.is_none() {
-            self.dropped.add(forged);
+            self.dropped.add("forged message of a replica");
         }
         verified
     }
+
+    /// A client's request as it claims to be; [`Door::requests`] checks it.
+    pub(crate) fn unchecked(&self, bytes: &[u8]) -> Option<bft::ClientRequest> {
+        let request = bft::ClientRequest::from_bytes(bytes).ok();
+        if request.is_none() {
+            self.dropped.add("malformed request");
+        }
+        request
+    }
+
+    /// Of clients' requests, each that is signed by whoever it says; checked together.
+    pub(crate) fn requests(&self, requests: Vec<bft::ClientRequest>) -> Vec<Option<Verified<bft::ClientRequest>>> {
+        let checked = Verified::check_all(requests, &(), &self.context, &self.verdicts);
+        let checked: Vec<_> = checked.into_iter().map(Result::ok).collect();
+        checked.iter().filter(|request| request.is_none()).for_each(|_| self.dropped.add("forged request"));
+        checked
+    }
 }
 
-/// `verify_strict`, with good verdicts remembered: a request seen from the client and again in the
-/// primary's batch is verified once.
+/// The verdict, with good ones remembered: a request seen from the client and again in the primary's
+/// batch is verified once.
 #[derive(Default)]
 struct Verdicts(Mutex<Generations>);
 
@@ -67,23 +66,37 @@ struct Generations {
     old: HashSet<Digest>,
 }
 
+impl Generations {
+    fn know(&self, verdict: &Digest) -> bool {
+        self.young.contains(verdict) || self.old.contains(verdict)
+    }
+
+    fn note(&mut self, verdict: Digest) {
+        if self.young.len() >= VERDICTS_MAX {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(verdict);
+    }
+}
+
 impl Verifier for Verdicts {
     fn verify(&self, key: &PublicKey, bytes: &[u8], signature: &Signature) -> bool {
-        let verdict = verdict_key(key, bytes, signature);
+        self.verify_all(&[&Claim { key: *key, bytes: bytes.to_vec(), signature: *signature }])
+    }
+
+    fn verify_all(&self, claims: &[&Claim]) -> bool {
+        let verdict = |claim: &Claim| verdict_key(&claim.key, &claim.bytes, &claim.signature);
+        let mut new: Vec<_> = claims.iter().map(|claim| (verdict(claim), *claim)).collect();
         {
             let generations = self.0.lock();
-            if generations.young.contains(&verdict) || generations.old.contains(&verdict) {
-                return true;
-            }
+            new.retain(|(verdict, _)| !generations.know(verdict));
         }
-        if !Strict.verify(key, bytes, signature) {
+        let (verdicts, unknown): (Vec<_>, Vec<_>) = new.into_iter().unzip();
+        if !Cofactored.verify_all(&unknown) {
             return false;
         }
         let mut generations = self.0.lock();
-        if generations.young.len() >= VERDICTS_MAX {
-            generations.old = std::mem::take(&mut generations.young);
-        }
-        generations.young.insert(verdict);
+        verdicts.into_iter().for_each(|verdict| generations.note(verdict));
         true
     }
 }
@@ -95,22 +108,46 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn forged_and_malformed_requests_are_dropped_and_counted() {
-        let cluster = ClusterId([1; 16]);
+    fn door() -> Door {
         let keys: Vec<_> = (1..5).map(|n| SecretKey::from_seed(&[n; 32])).collect();
         let publics: Vec<_> = keys.iter().map(SecretKey::public).collect();
-        let params = bft::Params::new(cluster, ReplicaId(0), publics, keys[0].clone()).unwrap();
-        let door = Door::new(params.context());
+        let params = bft::Params::new(ClusterId([1; 16]), ReplicaId(0), publics, keys[0].clone()).unwrap();
+        Door::new(params.context())
+    }
+
+    fn request(timestamp: u64) -> bft::ClientRequest {
         let client = SecretKey::from_seed(&[9; 32]);
-        let request = bft::Request { client: client.public(), session: 1, timestamp: 1, op: Bytes::from_static(b"x") };
-        let mut signed = Signed::new(request, &client, &cluster);
-        assert!(door.request(&signed.to_bytes()).is_some());
-        assert!(door.request(&signed.to_bytes()).is_some(), "a remembered verdict is the same verdict");
-        signed.body.timestamp = 2;
-        assert!(door.request(&signed.to_bytes()).is_none());
-        assert!(door.request(b"nonsense").is_none());
+        let request = bft::Request { client: client.public(), session: 1, timestamp, op: Bytes::from_static(b"x") };
+        bft::ClientRequest(Signed::new(request, &client, &ClusterId([1; 16])))
+    }
+
+    fn verdicts(door: &Door, requests: &[bft::ClientRequest]) -> Vec<bool> {
+        door.requests(requests.to_vec()).iter().map(Option::is_some).collect()
+    }
+
+    #[test]
+    fn forged_and_malformed_requests_are_dropped_and_counted() {
+        let door = door();
+        let mut signed = request(1);
+        assert_eq!(door.unchecked(&signed.to_bytes()), Some(signed.clone()));
+        assert_eq!(verdicts(&door, &[signed.clone()]), [true]);
+        assert_eq!(verdicts(&door, &[signed.clone()]), [true], "a remembered verdict is the same verdict");
+        signed.0.body.timestamp = 2;
+        assert_eq!(verdicts(&door, &[signed]), [false]);
+        assert_eq!(door.unchecked(b"nonsense"), None);
         let counts: Vec<_> = door.dropped.to_wire().into_iter().map(|count| (count.what, count.count)).collect();
         assert_eq!(counts, [("forged request".to_owned(), 1), ("malformed request".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn a_forged_request_does_not_take_others_along() {
+        let door = door();
+        let mut requests: Vec<_> = (0..40).map(request).collect();
+        for forged in [3, 4, 39] {
+            requests[forged].0.signature.0[7] ^= 1;
+        }
+        let expected: Vec<bool> = (0..40).map(|index| ![3, 4, 39].contains(&index)).collect();
+        assert_eq!(verdicts(&door, &requests), expected);
+        assert_eq!(verdicts(&door, &requests), expected, "and none is remembered as good");
     }
 }

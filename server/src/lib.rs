@@ -22,6 +22,7 @@ mod counts;
 mod door;
 mod driver;
 pub mod folder;
+mod gate;
 pub mod log;
 pub mod node;
 mod peers;

@@ -26,6 +26,7 @@ use crate::counts::Counts;
 use crate::door::Door;
 use crate::driver::{Driver, Parts};
 use crate::folder::{Folder, FolderError};
+use crate::gate::Gate;
 use crate::log::{Log, LogError, Opened};
 use crate::peers::Peers;
 use crate::sessions::Sessions;
@@ -221,7 +222,7 @@ fn start_replica(
         replicas: view.replicas().enumerate().map(|(i, node)| (node.key, base::ReplicaId(i as u16))).collect(),
         principals: view.principals.iter().map(|principal| principal.key).collect(),
         peer_inputs: peer_in,
-        client_inputs: client_in,
+        gate: Gate::open(door.clone(), client_in),
     };
     let (seen, log_bytes) = (driver.seen.clone(), driver.log_bytes.clone());
     let admin = AdminService {

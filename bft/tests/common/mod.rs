@@ -6,7 +6,7 @@ pub mod bench;
 pub mod machine;
 pub mod world;
 
-use base::{Check, ClusterId, PublicKey, ReplicaId, SecretKey, Signature, Strict, Verified, Verifier};
+use base::{Check, ClusterId, Cofactored, PublicKey, ReplicaId, SecretKey, Signature, Verified, Verifier};
 use bft::{Context, Params};
 
 pub const CLUSTER: ClusterId = ClusterId(*b"a test's cluster");
@@ -71,5 +71,5 @@ impl Verifier for Trusting {
 
 /// Checks with real signatures.
 pub fn verified<M: Check<Context = Context>>(message: M, from: M::From, n: usize) -> Verified<M> {
-    Verified::check(message, &from, &params(n, 0).context(), &Strict).expect("a good message")
+    Verified::check(message, &from, &params(n, 0).context(), &Cofactored).expect("a good message")
 }

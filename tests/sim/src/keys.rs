@@ -57,7 +57,7 @@ fn keys() -> &'static [SecretKey] {
 
 #[cfg(test)]
 mod tests {
-    use base::{Signed, Strict};
+    use base::{Cofactored, Signed};
     use bft::Request;
     use bytes::Bytes;
 
@@ -69,7 +69,7 @@ mod tests {
         let body = Request { client: key.public(), session: 1, timestamp: 2, op: Bytes::from_static(b"op") };
         let mut signed = Signed::new(body, &key, &CLUSTER);
         assert!(signed.check_by(&key.public(), &CLUSTER, &Symbolic).is_ok());
-        assert!(signed.check_by(&key.public(), &CLUSTER, &Strict).is_err());
+        assert!(signed.check_by(&key.public(), &CLUSTER, &Cofactored).is_err());
         assert!(signed.check_by(&principal_secret(1).public(), &CLUSTER, &Symbolic).is_err());
         signed.body.timestamp = 3;
         assert!(signed.check_by(&key.public(), &CLUSTER, &Symbolic).is_err());

@@ -221,9 +221,9 @@ mod tests {
     #[test]
     fn a_private_verdict_is_seen() {
         let offence = "use ed25519_dalek::Verifier;\nfn f() { key.verify(message, &signature).is_ok() }";
-        assert_eq!(own_verification(&core(offence), "base/src/keys.rs").len(), 1);
-        assert_eq!(own_verification(&core("verify_batch(a, b, c)"), "base/src/keys.rs").len(), 1);
-        assert_eq!(own_verification(&core("verifier.verify(key, bytes, &s)"), "base/src/keys.rs").len(), 0);
+        assert_eq!(own_verification(&core(offence), "base/src/verdict.rs").len(), 1);
+        assert_eq!(own_verification(&core("verify_batch(a, b, c)"), "base/src/verdict.rs").len(), 1);
+        assert_eq!(own_verification(&core("verifier.verify(key, bytes, &s)"), "base/src/verdict.rs").len(), 0);
     }
 
     #[test]
