@@ -29,7 +29,7 @@ pub const OUTSTANDING_MAX: usize = 16;
 pub const RETRANSMIT_MAX: Duration = Duration::from_secs(5);
 /// How many times longer than at least it may take until a request is first sent again: by that the
 /// backups learn what a primary lets wait.
-const SLOWER_MAX: u32 = 4;
+const SLOWER_MAX: u32 = 2;
 /// Submissions from the oldest outstanding one on.
 const DISTANCE_MAX: u64 = TIMESTAMPS_MAX as u64 / 2;
 

@@ -20,7 +20,10 @@ impl<S: StateMachine> Replica<S> {
             let replies = self.execute(&committed);
             let requests = replies.iter().filter(|event| executed_now(event)).count();
             for request in committed.batch.requests() {
-                self.queue.executed(now, &request.body.client, request.body.session, request.body.timestamp);
+                let Request { client, session, timestamp, .. } = &request.body;
+                if let Some(since) = self.queue.executed(now, client, *session, *timestamp) {
+                    self.floor.waited(now.since(since), self.params.view_timeout);
+                }
             }
             if committed.batch.requests().is_empty() {
                 self.lives.spend_pad();

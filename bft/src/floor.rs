@@ -32,6 +32,8 @@ const AGED: u32 = 4;
 pub(crate) struct Floor {
     /// Since when requests have been waiting, in this window.
     since: Option<Time>,
+    /// Whether a request was waiting since the last STATUS.
+    waited: bool,
     /// Requests executed in this window.
     done: u64,
     idle: Duration,
@@ -48,6 +50,7 @@ impl Default for Floor {
     fn default() -> Self {
         Floor {
             since: None,
+            waited: false,
             done: 0,
             idle: Duration::ZERO,
             looked: None,
@@ -73,6 +76,11 @@ impl Floor {
         self.done += requests as u64;
     }
 
+    /// A request was executed that was known for this long.
+    pub(crate) fn waited(&mut self, waited: Duration, window: Duration) {
+        self.waited |= waited >= window / AGED;
+    }
+
     /// A view began; `views` are remembered.
     pub(crate) fn enter(&mut self, views: usize) {
         self.before.push_back(core::mem::take(&mut self.best));
@@ -82,8 +90,14 @@ impl Floor {
         (self.windows, self.since) = (0, None);
     }
 
+    /// Nobody is judged for this window.
+    fn excuse(&mut self) {
+        (self.since, self.waited) = (None, false);
+    }
+
     /// At every STATUS: whether the primary has been too slow.
     fn is_too_slow(&mut self, now: Time, waiting: bool, window: Duration) -> bool {
+        let waiting = core::mem::take(&mut self.waited) || waiting;
         let Some(since) = self.since.filter(|since| waiting && *since <= now) else {
             if !waiting {
                 self.grace = GRACE_MIN;
@@ -116,8 +130,11 @@ impl<S: StateMachine> Replica<S> {
     pub(crate) fn is_below_floor(&mut self, now: Time) -> bool {
         let window = self.params.view_timeout;
         let aged = self.queue.oldest().is_some_and(|since| now.since(since) >= window / AGED);
-        let judged = aged && !self.is_primary() && !self.is_lagging();
-        self.floor.is_too_slow(now, judged, window)
+        if self.is_primary() || self.is_lagging() {
+            self.floor.excuse();
+            return false;
+        }
+        self.floor.is_too_slow(now, aged, window)
     }
 }
 

@@ -135,10 +135,15 @@ impl Queue {
         batch
     }
 
-    /// Forgets a request: it was executed, or never will be.
+    /// Forgets a request that never will be executed.
     pub(crate) fn remove(&mut self, client: &PublicKey, session: u64, timestamp: u64) {
-        let Some(backlog) = self.principals.get_mut(client) else { return };
-        let Some(place) = backlog.places.remove(&(session, timestamp)) else { return };
+        let _ = self.forget(client, session, timestamp);
+    }
+
+    /// Since when the request was known.
+    fn forget(&mut self, client: &PublicKey, session: u64, timestamp: u64) -> Option<Time> {
+        let backlog = self.principals.get_mut(client)?;
+        let place = backlog.places.remove(&(session, timestamp))?;
         backlog.bytes -= place.bytes;
         self.bytes -= place.bytes;
         self.requests -= 1;
@@ -146,14 +151,16 @@ impl Queue {
         if backlog.places.is_empty() {
             self.principals.remove(client);
         }
+        Some(place.since)
     }
 
-    /// A request was executed: it is forgotten, and its principal was served.
-    pub(crate) fn executed(&mut self, now: Time, client: &PublicKey, session: u64, timestamp: u64) {
-        self.remove(client, session, timestamp);
+    /// A request was executed: it is forgotten, and its principal was served. Since when it was known.
+    pub(crate) fn executed(&mut self, now: Time, client: &PublicKey, session: u64, timestamp: u64) -> Option<Time> {
+        let since = self.forget(client, session, timestamp);
         if let Some(backlog) = self.principals.get_mut(client) {
             backlog.served = now;
         }
+        since
     }
 
     /// A request is in a proposal of this view: it need not be proposed again.

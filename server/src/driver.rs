@@ -16,6 +16,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use crate::budget::Budgets;
 use crate::clock::Clock;
 use crate::log::{Finished, Log};
 use crate::peers::Peers;
@@ -52,6 +53,7 @@ pub(crate) struct Parts {
     pub(crate) log: Log,
     pub(crate) peers: Peers,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) budgets: Arc<Budgets>,
     pub(crate) peer_inputs: mpsc::Receiver<bft::Input>,
     pub(crate) client_inputs: mpsc::Receiver<bft::Input>,
     /// Told once, with the cause, if the node can't go on.
@@ -75,6 +77,7 @@ impl Driver {
             log: parts.log,
             peers: parts.peers,
             sessions: parts.sessions,
+            budgets: parts.budgets,
             fatal: parts.fatal,
             log_bytes: log_bytes.clone(),
             snapshotting: snapshotting.clone(),
@@ -189,6 +192,7 @@ struct Voice {
     log: Log,
     peers: Peers,
     sessions: Arc<Sessions>,
+    budgets: Arc<Budgets>,
     fatal: mpsc::Sender<String>,
     log_bytes: Arc<AtomicU64>,
     snapshotting: Arc<AtomicBool>,
@@ -272,6 +276,9 @@ impl Voice {
     fn tell(&mut self, event: bft::Event) {
         match event {
             bft::Event::Reply { client, session, reply } => {
+                if !matches!(reply.result, bft::ReplyResult::Refused(_)) {
+                    self.budgets.served(&client);
+                }
                 self.sessions.send(client, session, Bytes::from(reply.to_bytes()));
             }
             bft::Event::Misbehaved { who, evidence } => {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use base::PublicKey;
 use tokio::sync::mpsc;
 
+use crate::budget::{Budget, Budgets};
 use crate::door::Door;
 
 /// Requests verified together, at most.
@@ -31,12 +32,14 @@ struct Waiting {
 pub(crate) struct Lane {
     gate: mpsc::Sender<Waiting>,
     from: PublicKey,
+    budget: Arc<Budget>,
     bad_in_a_row: Arc<AtomicU32>,
 }
 
 impl Lane {
-    /// Hands a request over; false if the node stops.
+    /// Hands a request over, when its principal's budget admits it; false if the node stops.
     pub(crate) async fn hand_over(&self, request: bft::ClientRequest) -> bool {
+        self.budget.enter().await;
         let waiting = Waiting { request, from: self.from, bad_in_a_row: self.bad_in_a_row.clone() };
         self.gate.send(waiting).await.is_ok()
     }
@@ -54,19 +57,22 @@ impl Lane {
 
 /// Where links come to the gate.
 #[derive(Clone)]
-pub(crate) struct Gate(mpsc::Sender<Waiting>);
+pub(crate) struct Gate {
+    waiting: mpsc::Sender<Waiting>,
+    budgets: Arc<Budgets>,
+}
 
 impl Gate {
     /// Opens the gate to the core.
-    pub(crate) fn open(door: Arc<Door>, inputs: mpsc::Sender<bft::Input>) -> Gate {
+    pub(crate) fn open(door: Arc<Door>, budgets: Arc<Budgets>, inputs: mpsc::Sender<bft::Input>) -> Gate {
         let (sender, waiting) = mpsc::channel(WAITING_MAX);
         tokio::spawn(Keeper { door, inputs, probation: BTreeMap::new() }.run(waiting));
-        Gate(sender)
+        Gate { waiting: sender, budgets }
     }
 
     /// A lane for one link.
     pub(crate) fn lane(&self, from: PublicKey) -> Lane {
-        Lane { gate: self.0.clone(), from, bad_in_a_row: Arc::default() }
+        Lane { gate: self.waiting.clone(), from, budget: self.budgets.of(from), bad_in_a_row: Arc::default() }
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod admin;
 mod blocks;
+mod budget;
 mod clock;
 pub mod config;
 mod consensus;

@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::admin::{AdminService, Part};
 use crate::blocks::BlocksService;
+use crate::budget::Budgets;
 use crate::clock::Clock;
 use crate::config::NodeConfig;
 use crate::consensus::ConsensusService;
@@ -214,7 +215,17 @@ fn start_replica(
     let (peer_in, peer_inputs) = mpsc::channel(PEER_INPUTS_MAX);
     let (client_in, client_inputs) = mpsc::channel(CLIENT_INPUTS_MAX);
     let peers = Peers::start(view, me, identity)?;
-    let parts = Parts { core, log, peers, sessions: sessions.clone(), peer_inputs, client_inputs, fatal };
+    let budgets = Arc::new(Budgets::default());
+    let parts = Parts {
+        core,
+        log,
+        peers,
+        sessions: sessions.clone(),
+        budgets: budgets.clone(),
+        peer_inputs,
+        client_inputs,
+        fatal,
+    };
     let driver = Driver::start(parts, &format!("node-{}", config.id)).map_err(NodeError::Thread)?;
     let consensus = ConsensusService {
         door: door.clone(),
@@ -222,7 +233,7 @@ fn start_replica(
         replicas: view.replicas().enumerate().map(|(i, node)| (node.key, base::ReplicaId(i as u16))).collect(),
         principals: view.principals.iter().map(|principal| principal.key).collect(),
         peer_inputs: peer_in,
-        gate: Gate::open(door.clone(), client_in),
+        gate: Gate::open(door.clone(), budgets, client_in),
     };
     let (seen, log_bytes) = (driver.seen.clone(), driver.log_bytes.clone());
     let admin = AdminService {
