@@ -12,8 +12,8 @@ use crate::table::Verdict;
 
 /// Batches that may be under way however little is in them.
 const IN_FLIGHT_SMALL: u64 = 2;
-/// Requests that have to wait for a further one, for each that is under way.
-const BATCH_WORTHWHILE: u64 = 32;
+/// Requests that have to wait for a further one.
+const BATCH_WORTHWHILE: usize = 64;
 
 impl<S: StateMachine> Replica<S> {
     /// A client's request, from the client or (`via`) passed on by a backup.
@@ -97,8 +97,8 @@ impl<S: StateMachine> Replica<S> {
     /// every replica the same few dozen signatures, whatever is in it, so few large ones beat many small.
     fn may_propose(&self) -> bool {
         let in_flight = self.in_flight();
-        let wanted = in_flight.saturating_sub(IN_FLIGHT_SMALL - 1) * BATCH_WORTHWHILE;
-        in_flight < self.params.in_flight_max && (in_flight < IN_FLIGHT_SMALL || self.queue.waiting() as u64 >= wanted)
+        let large = BATCH_WORTHWHILE.min(self.params.batch_requests_max);
+        in_flight < self.params.in_flight_max && (in_flight < IN_FLIGHT_SMALL || self.queue.waiting() >= large)
     }
 
     /// The primary proposes while it may, between the water marks.

@@ -315,20 +315,32 @@ fn a_backup_passes_requests_on() {
 }
 
 /// "The primary buffers the requests" while too many are in flight; the backlog is the next batch.
+/// Two are in flight however small; more only of a backlog that fills a batch.
 #[test]
 fn batches_grow_with_the_backlog() {
-    let mut primary = Bench::new(4, 0);
-    let proposed: Vec<_> = (1..=20).flat_map(|t| primary.request(request(0, t, b"\x01")).proposals()).collect();
-    let sizes: Vec<_> = proposed.iter().map(|proposal| proposal.batch.requests().len()).collect();
-    assert_eq!(sizes, [1, 1, 1, 1], "four in flight");
-    let digest = proposed[0].header.body.digest();
-    for other in [1, 2] {
-        primary.hear(other, prepare(other, 1, digest));
+    let mut params = params(4, 0);
+    params.batch_requests_max = 20;
+    let mut primary = Bench::with(params);
+    let sizes = |times: core::ops::RangeInclusive<u64>, primary: &mut Bench| {
+        let proposed: Vec<_> = times.flat_map(|t| primary.request(request(0, t, b"\x01")).proposals()).collect();
+        (proposed.iter().map(|proposal| proposal.batch.requests().len()).collect::<Vec<_>>(), proposed)
+    };
+    let (first, mut proposed) = sizes(1..=2, &mut primary);
+    assert_eq!(first, [1, 1]);
+    let (more, others) = sizes(3..=60, &mut primary);
+    assert_eq!(more, [20, 20], "four in flight, and none small after the second");
+    proposed.extend(others);
+    for (seq, proposal) in (1..=3).zip(&proposed) {
+        let digest = proposal.header.body.digest();
+        for other in [1, 2] {
+            primary.hear(other, prepare(other, seq, digest));
+        }
+        primary.hear(1, commit(seq, digest));
+        let out = primary.hear(2, commit(seq, digest));
+        assert_eq!(out.executed(), [Seq(seq)]);
+        let sizes: Vec<_> = out.proposals().iter().map(|proposal| proposal.batch.requests().len()).collect();
+        assert_eq!(sizes, if seq == 3 { vec![18] } else { vec![] }, "all that waited, when one is in flight");
     }
-    primary.hear(1, commit(1, digest));
-    let out = primary.hear(2, commit(1, digest));
-    assert_eq!(out.executed(), [Seq(1)]);
-    assert_eq!(out.proposals()[0].batch.requests().len(), 16, "all that waited");
 }
 
 /// Requests that can't be served are refused before they are ordered, each with its reason.
