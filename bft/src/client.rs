@@ -73,7 +73,6 @@ impl Latency {
 
 /// What a session wants done or has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "most outputs are requests to send, and few are held at a time")]
 pub enum Output {
     /// Send this request ([`To::All`]: to every replica).
     Send {

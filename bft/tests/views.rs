@@ -32,9 +32,9 @@ fn the_next_primary_takes_over_from_a_dead_one() {
             (0..dead).for_each(|index| world.crash(index));
             let start = world.now;
             world.run_until(LIMIT, "the others go on", all_done);
-            // 400 ms for the first, twice that for the next, and 800 again.
+            // 400 ms for the first, twice that for the next, and 800 again; and what the clients wait before.
             let took = world.now.since(start);
-            assert!(took < ms(4000), "n = {n}, {dead} dead primaries, seed {seed}: {took:?}");
+            assert!(took < ms(5000), "n = {n}, {dead} dead primaries, seed {seed}: {took:?}");
             assert_eq!(world.status(n - 1).view, View(dead as u64));
             (0..dead).for_each(|index| world.restart(index));
             world.settle(LIMIT);
