@@ -24,6 +24,10 @@ impl Check for Message {
         match self {
             Message::Proposal(proposal) => {
                 claims.header(&proposal.header)?;
+                if *from != claims.primary(proposal.header.body.view) {
+                    // Passed on: nobody but the primary can make this one do the work that follows.
+                    claims.check(verifier)?;
+                }
                 claims.requests(proposal.batch.requests());
             }
             Message::Prepare(prepare) => claims.vote(prepare, prepare.body.replica, *from)?,

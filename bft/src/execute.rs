@@ -28,6 +28,7 @@ impl<S: StateMachine> Replica<S> {
             if committed.batch.requests().is_empty() {
                 self.lives.spend_pad();
             }
+            self.floor.note(requests, committed.batch.bytes());
             self.note_progress(now, requests);
             fx.events.push(Event::Executed { seq: committed.seq, requests });
             fx.events.extend(replies);

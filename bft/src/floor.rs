@@ -24,6 +24,10 @@ const SHARE: (u64, u64) = (1, 2);
 const RISE: u64 = 1;
 /// An agreement that is idle for more than this is waiting for its primary, percent.
 const IDLE_MAX: u32 = 80;
+/// A request this long counts twice.
+const REQUEST_BYTES: usize = 2048;
+/// Windows in a row that are too slow before anything follows from it.
+const SLOW_WINDOWS: u32 = 2;
 /// A request that waits for this part of a timeout is waiting.
 const AGED: u32 = 4;
 
@@ -34,14 +38,15 @@ pub(crate) struct Floor {
     since: Option<Time>,
     /// Whether a request was waiting since the last STATUS.
     waited: bool,
-    /// Requests executed in this window.
+    /// What was done in this window, in requests.
     done: u64,
     idle: Duration,
     looked: Option<(Time, bool)>,
-    /// Windows judged in this view.
+    /// Windows judged in this view, and how many of the last ones were too slow.
     windows: u32,
+    slow: u32,
     grace: u32,
-    /// Most requests a second in a window: of this view, and of those before.
+    /// Most that was done a second in a window: of this view, and of those before.
     best: u64,
     before: VecDeque<u64>,
 }
@@ -55,6 +60,7 @@ impl Default for Floor {
             idle: Duration::ZERO,
             looked: None,
             windows: 0,
+            slow: 0,
             grace: GRACE_MIN,
             best: 0,
             before: VecDeque::new(),
@@ -64,16 +70,17 @@ impl Default for Floor {
 
 impl Floor {
     /// After anything happened: whether places are being agreed on.
-    pub(crate) fn look(&mut self, now: Time, busy: bool) {
+    pub(crate) fn look(&mut self, now: Time, busy: bool, window: Duration) {
         if let Some((then, false)) = self.looked {
-            self.idle += now.since(then);
+            // Not all of it, if it is long: it may be this replica that stood still.
+            self.idle += now.since(then).min(window / 2);
         }
         self.looked = Some((now, busy));
     }
 
-    /// Requests were executed.
-    pub(crate) fn note(&mut self, requests: usize) {
-        self.done += requests as u64;
+    /// A batch was executed. Long requests count for more: they take longer.
+    pub(crate) fn note(&mut self, requests: usize, bytes: usize) {
+        self.done += (requests + bytes / REQUEST_BYTES) as u64;
     }
 
     /// A request was executed that was known for this long.
@@ -87,7 +94,7 @@ impl Floor {
         while self.before.len() > views {
             self.before.pop_front();
         }
-        (self.windows, self.since) = (0, None);
+        (self.windows, self.slow, self.since) = (0, 0, None);
     }
 
     /// Nobody is judged for this window.
@@ -100,7 +107,8 @@ impl Floor {
         let waiting = core::mem::take(&mut self.waited) || waiting;
         let Some(since) = self.since.filter(|since| waiting && *since <= now) else {
             if !waiting {
-                self.grace = GRACE_MIN;
+                self.grace = (self.grace - 1).max(GRACE_MIN);
+                self.slow = 0;
             }
             self.since = waiting.then_some(now);
             (self.done, self.idle) = (0, Duration::ZERO);
@@ -110,6 +118,11 @@ impl Floor {
         if passed < window {
             return false;
         }
+        if passed > window * 2 {
+            // No STATUS for so long: it is this replica that stood still.
+            self.excuse();
+            return false;
+        }
         let rate = self.done * 1000 / (passed.as_millis() as u64).max(1);
         let best = self.before.iter().copied().fold(self.best, u64::max);
         let asked = best * SHARE.0 / SHARE.1 * (100 + RISE * u64::from(self.windows)) / 100;
@@ -117,7 +130,8 @@ impl Floor {
         self.best = self.best.max(rate);
         self.windows = self.windows.saturating_add(1);
         (self.since, self.done, self.idle) = (Some(now), 0, Duration::ZERO);
-        if !slow || self.windows < self.grace {
+        self.slow = if slow { self.slow + 1 } else { 0 };
+        if self.slow < SLOW_WINDOWS || self.windows < self.grace {
             return false;
         }
         self.grace = (self.grace * 2).min(GRACE_MAX);
@@ -153,8 +167,8 @@ mod tests {
     fn judge(floor: &mut Floor, from: u64, rate: impl Fn(u64) -> usize, idle: u64) -> Option<u64> {
         for tenth in 0..300 {
             let now = at(from + tenth);
-            floor.look(now, tenth % 10 >= idle);
-            floor.note(rate(tenth / 10) / 10);
+            floor.look(now, tenth % 10 >= idle, WINDOW);
+            floor.note(rate(tenth / 10) / 10, 0);
             if tenth % 5 == 0 && floor.is_too_slow(now, true, WINDOW) {
                 return Some(tenth / 10);
             }
@@ -178,14 +192,16 @@ mod tests {
             floor.enter(4);
         }
         assert_eq!(seconds, [Some(2), Some(4), Some(8), Some(16)]);
-        floor.is_too_slow(at(9000), false, WINDOW);
-        assert_eq!(judge(&mut floor, 9000, |_| 1000, 9), Some(2), "when nothing waited, all is forgiven");
+        for quiet in 0..30 {
+            floor.is_too_slow(at(9000 + 5 * quiet), false, WINDOW);
+        }
+        assert_eq!(judge(&mut floor, 10_000, |_| 1000, 9), Some(2), "when nothing waits for long, all is forgiven");
     }
 
     #[test]
     fn one_that_slows_down_is_replaced_though_it_looks_busy() {
         let mut floor = Floor::default();
-        assert_eq!(judge(&mut floor, 0, |second| if second < 10 { 1000 } else { 300 }, 0), Some(11));
+        assert_eq!(judge(&mut floor, 0, |second| if second < 10 { 1000 } else { 300 }, 0), Some(12));
         floor.enter(4);
         assert_eq!(judge(&mut floor, 1000, |_| 300, 0), Some(4), "what the view before did counts");
         for _ in 0..5 {
@@ -195,10 +211,27 @@ mod tests {
     }
 
     #[test]
+    fn one_bad_window_is_nobodys_fault_and_nor_is_a_stall_here() {
+        let mut floor = Floor::default();
+        assert_eq!(judge(&mut floor, 0, |second| if second == 10 { 0 } else { 1000 }, 0), None);
+        floor.look(at(340), false, WINDOW);
+        assert!(!floor.is_too_slow(at(340), true, WINDOW), "nothing was heard for four seconds");
+        assert_eq!(judge(&mut floor, 340, |_| 1000, 0), None);
+    }
+
+    #[test]
+    fn long_requests_count_for_more() {
+        let (mut short, mut long) = (Floor::default(), Floor::default());
+        short.note(64, 64 * 600);
+        long.note(4, 4 * 128 * 1024);
+        assert!(long.done * 3 > short.done, "{} and {}", long.done, short.done);
+    }
+
+    #[test]
     fn nothing_is_asked_where_nothing_waits() {
         let mut floor = Floor::default();
         for tenth in 0..300 {
-            floor.look(at(tenth), false);
+            floor.look(at(tenth), false, WINDOW);
             assert!(!floor.is_too_slow(at(tenth), tenth % 20 > 12, WINDOW), "a gap in every two seconds");
         }
     }

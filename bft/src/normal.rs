@@ -97,8 +97,11 @@ impl<S: StateMachine> Replica<S> {
     /// every replica the same few dozen signatures, whatever is in it, so few large ones beat many small.
     fn may_propose(&self) -> bool {
         let in_flight = self.in_flight();
-        let large = BATCH_WORTHWHILE.min(self.params.batch_requests_max);
-        in_flight < self.params.in_flight_max && (in_flight < IN_FLIGHT_SMALL || self.queue.waiting() >= large)
+        let many = BATCH_WORTHWHILE.min(self.params.batch_requests_max);
+        // What is under way is known, too.
+        let long = (in_flight as usize + 1) * self.params.batch_bytes_max;
+        let worthwhile = || self.queue.waiting() >= many || self.queue.bytes() >= long;
+        in_flight < self.params.in_flight_max && (in_flight < IN_FLIGHT_SMALL || worthwhile())
     }
 
     /// The primary proposes while it may, between the water marks.

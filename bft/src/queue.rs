@@ -58,6 +58,11 @@ impl Queue {
         self.requests
     }
 
+    /// Bytes of the requests known.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.requests == 0
     }

@@ -286,8 +286,7 @@ impl<S: StateMachine> Replica<S> {
             Some(image) => (low, image.at, &image.state, &image.table),
             None => (self.last_executed, self.last_at, &self.state, &self.table),
         };
-        // Those after it are taken again.
-        let own = self.checkpoints.from(low, self.params.me).filter(|own| own.body.seq <= seq);
+        let own = self.checkpoints.from(low, self.params.me);
         Condensed {
             view: self.view,
             shown: self.views.shown.clone(),
@@ -364,7 +363,9 @@ impl<S: StateMachine> Condensed<S> {
         let begin = Snapshot::Begin { view: self.view, seq: self.seq, at: self.at };
         let end = core::iter::once_with(|| Snapshot::End { digest: self.digest() });
         let pieces = core::iter::once(begin).chain(state_pieces(&self.state)).chain(self.table.pieces()).chain(end);
-        let own_checkpoints = self.own_checkpoints.iter().cloned().map(Record::Checkpoint);
+        // Those after the state are taken again, and compared.
+        let (included, again): (Vec<_>, Vec<_>) =
+            self.own_checkpoints.iter().cloned().partition(|own| own.body.seq <= self.seq);
         pieces
             .map(Record::Snapshot)
             .chain(self.stable.clone().map(Record::Stable))
@@ -372,8 +373,9 @@ impl<S: StateMachine> Condensed<S> {
             .chain(self.prior())
             .chain(self.entered())
             .chain(self.votes())
-            .chain(own_checkpoints)
+            .chain(included.into_iter().map(Record::Checkpoint))
             .chain(self.retained.iter().map(|committed| self.retained_record(committed)))
+            .chain(again.into_iter().map(Record::Checkpoint))
             .chain(self.divergence.map(Record::Diverged))
     }
 

@@ -117,7 +117,7 @@ impl<S: StateMachine> Replica<S> {
             self.views.changes.values().filter(|held| held.change.body.view >= self.view).count()
                 >= self.quorums.strong()
         };
-        self.floor.look(now, self.log.last_proposed() > self.last_executed);
+        self.floor.look(now, self.log.last_proposed() > self.last_executed, self.params.view_timeout);
         // Nothing is outstanding since later than now, though the clock may have been set back.
         self.views.since = runs.then(|| self.views.since.map_or(now, |since| since.min(now)));
     }
@@ -125,7 +125,6 @@ impl<S: StateMachine> Replica<S> {
     /// Something was executed: the primary has all its time again.
     pub(crate) fn note_progress(&mut self, now: Time, served: usize) {
         self.views.progress = now;
-        self.floor.note(served);
         if self.views.active {
             self.views.since = None;
             if served > 0 {
@@ -167,6 +166,7 @@ impl<S: StateMachine> Replica<S> {
         if !self.views.active || self.is_mute() {
             return;
         }
+        self.forget_hopeless();
         let timeout = self.view_timeout();
         let pause = timeout / RELAYS;
         let relayed = self.views.relayed.is_some_and(|relayed| relayed <= now && now.since(relayed) < pause);

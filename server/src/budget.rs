@@ -12,8 +12,8 @@ use base::PublicKey;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Requests of a principal in the house.
-const IN_HOUSE_MAX: u32 = 512;
+/// Requests of a principal in the house: as many as the core keeps.
+const IN_HOUSE_MAX: u32 = bft::PRINCIPAL_REQUESTS_MAX as u32;
 /// How many are forgiven in a second.
 const FORGIVEN_PER_SECOND: u32 = 128;
 /// How often to see what is forgiven.
