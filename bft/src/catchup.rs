@@ -87,6 +87,11 @@ impl Peers {
         self.known.iter().filter(move |(_, peer)| waits(peer)).map(|(replica, _)| *replica)
     }
 
+    /// Whether a peer says that it lost its log, and may not vote yet.
+    pub(crate) fn is_rejoining(&self, replica: ReplicaId) -> bool {
+        self.known.get(&replica).is_some_and(|peer| peer.status.rejoins.is_some())
+    }
+
     /// What a peer said in an earlier life.
     pub(crate) fn forget(&mut self, replica: ReplicaId) {
         self.known.remove(&replica);

@@ -100,7 +100,8 @@ impl<S: StateMachine> Replica<S> {
         let many = BATCH_WORTHWHILE.min(self.params.batch_requests_max);
         // What is under way is known, too.
         let long = (in_flight as usize + 1) * self.params.batch_bytes_max;
-        let worthwhile = || self.queue.waiting() >= many || self.queue.bytes() >= long;
+        // Nulls are not worth waiting for at all.
+        let worthwhile = || !self.queue.has_waiting() || self.queue.waiting() >= many || self.queue.bytes() >= long;
         in_flight < self.params.in_flight_max && (in_flight < IN_FLIGHT_SMALL || worthwhile())
     }
 

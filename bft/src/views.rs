@@ -89,8 +89,12 @@ impl Views {
 }
 
 impl<S: StateMachine> Replica<S> {
-    /// How long the primary has, doubled for every view in a row that came to nothing.
+    /// How long the primary has, doubled for every view in a row that came to nothing. For one that
+    /// can't vote there is nothing to wait for.
     pub(crate) fn view_timeout(&self) -> Duration {
+        if self.peers.is_rejoining(self.params.primary(self.view)) {
+            return self.params.view_timeout;
+        }
         self.params.view_timeout * (1 << self.views.failed.min(TIMEOUT_DOUBLINGS_MAX))
     }
 
