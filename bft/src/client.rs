@@ -135,6 +135,8 @@ struct Outstanding {
     view: View,
     pause: Duration,
     send_again: Time,
+    /// When to ask one of those who vouch for a result to send it whole. Its sender may be down.
+    ask_for_result: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +145,14 @@ enum Purpose {
     Open { tried: u32 },
     /// Is what the user of the session submitted.
     Submitted { ticket: u64 },
+}
+
+/// A result that enough replicas vouch for, so that it is right.
+struct Agreed<'a> {
+    seq: Seq,
+    vouchers: Vec<ReplicaId>,
+    /// If one of them has sent it.
+    whole: Option<&'a Bytes>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,8 +237,10 @@ impl Session {
         let (submission, replies, view) = (self.submissions, BTreeMap::new(), self.view);
         self.submissions += 1;
         let send_again = now.after(pause);
-        let sent = Outstanding { purpose, submission, request, replies, sent: now, view, pause, send_again };
-        self.outstanding.insert(timestamp, sent);
+        let (sent, ask_for_result) = (now, None);
+        let outstanding =
+            Outstanding { purpose, submission, request, replies, sent, view, pause, send_again, ask_for_result };
+        self.outstanding.insert(timestamp, outstanding);
     }
 
     /// The replicas know the session: what waited for that goes out.
@@ -243,11 +255,22 @@ impl Session {
     /// When to call [`Session::on_deadline`].
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.outstanding.values().map(|outstanding| outstanding.send_again).min()
+        self.outstanding.values().map(Outstanding::deadline).min()
     }
 
-    /// Sends again, to all, what has waited long enough.
+    /// Sends again, to all, what has waited long enough; and asks for results that are known by their
+    /// digests only.
     pub fn on_deadline(&mut self, now: Time, fx: &mut Vec<Output>) {
+        for outstanding in self.outstanding.values_mut() {
+            if outstanding.ask_for_result.is_some_and(|at| at <= now) {
+                // Once; if that one lies, all are asked when it is time to.
+                outstanding.ask_for_result = Some(Time(u64::MAX));
+                let voucher =
+                    outstanding.agreed(self.quorums).and_then(|agreed| agreed.vouchers.into_iter().next_back());
+                let send = |to| Output::Send { to: To::One(to), request: outstanding.request.clone() };
+                fx.extend(voucher.map(send));
+            }
+        }
         for outstanding in self.outstanding.values_mut().filter(|outstanding| outstanding.send_again <= now) {
             outstanding.back_off(now);
             fx.push(Output::Send { to: To::All, request: outstanding.request.clone() });
@@ -285,6 +308,9 @@ impl Session {
             }
         } else if let Some(why) = outstanding.refused(self.quorums) {
             self.on_refused(now, timestamp, why, fx);
+        } else if outstanding.ask_for_result.is_none() && outstanding.agreed(self.quorums).is_some() {
+            // The bytes come from the designated replica, in about the time that this took, or not at all.
+            outstanding.ask_for_result = Some(now.after(now.since(outstanding.sent)));
         }
     }
 
@@ -337,18 +363,28 @@ impl Outstanding {
         self.replies.insert(from, (view, answer));
     }
 
+    fn deadline(&self) -> Time {
+        self.ask_for_result.map_or(self.send_again, |at| at.min(self.send_again))
+    }
+
     /// The result that `f + 1` replicas agree on, once one of them has sent it whole.
     fn done(&self, quorums: Quorums) -> Option<(Seq, Bytes)> {
-        let mut counts: BTreeMap<(Seq, Digest), (usize, Option<&Bytes>)> = BTreeMap::new();
-        for (_, answer) in self.replies.values() {
+        let agreed = self.agreed(quorums)?;
+        Some((agreed.seq, agreed.whole?.clone()))
+    }
+
+    /// What `f + 1` replicas agree on.
+    fn agreed(&self, quorums: Quorums) -> Option<Agreed<'_>> {
+        let mut counts: BTreeMap<(Seq, Digest), (Vec<ReplicaId>, Option<&Bytes>)> = BTreeMap::new();
+        for (from, (_, answer)) in &self.replies {
             if let Answer::Executed { seq, digest, result } = answer {
-                let (count, whole) = counts.entry((*seq, *digest)).or_default();
-                *count += 1;
+                let (vouchers, whole) = counts.entry((*seq, *digest)).or_default();
+                vouchers.push(*from);
                 *whole = whole.or(result.as_ref());
             }
         }
-        let agreed = counts.into_iter().find(|(_, (count, _))| *count >= quorums.weak());
-        agreed.and_then(|((seq, _), (_, whole))| Some((seq, whole?.clone())))
+        let agreed = counts.into_iter().find(|(_, (vouchers, _))| vouchers.len() >= quorums.weak());
+        agreed.map(|((seq, _), (vouchers, whole))| Agreed { seq, vouchers, whole })
     }
 
     /// The highest view that `f + 1` replicas have reached, at least one of them correct.

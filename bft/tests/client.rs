@@ -124,6 +124,24 @@ fn a_digest_counts_and_the_bytes_must_match_it() {
     assert_eq!(client.hear(1, t, only_digest(b"long")), done(t, b"long"), "bytes once given are kept");
 }
 
+/// The designated replica may be down: nobody waits for it as if the primary were.
+#[test]
+fn one_that_vouches_is_asked_for_the_bytes() {
+    let mut client = Client::open(4);
+    let (t, _, request) = client.submit();
+    client.now = client.now.after(Duration::from_millis(20));
+    client.hear(0, t, only_digest(b"lie"));
+    client.hear(1, t, only_digest(b"long"));
+    assert_eq!(client.session.deadline(), Some(NOW.after(PAUSE)), "nothing is agreed yet");
+    client.hear(2, t, only_digest(b"long"));
+    assert_eq!(client.wake(), [Output::Send { to: To::One(ReplicaId(2)), request: request.clone() }]);
+    assert_eq!(client.now, NOW.after(Duration::from_millis(40)), "as long again as agreeing took");
+    client.hear(3, t, only_digest(b"long"));
+    assert_eq!(client.wake(), [Output::Send { to: To::All, request }], "it was a liar: once is enough");
+    assert_eq!(client.now, NOW.after(PAUSE));
+    assert_eq!(client.hear(1, t, full(b"long")), done(t, b"long"));
+}
+
 #[test]
 fn replies_must_agree_on_the_place_too() {
     let mut client = Client::open(4);
