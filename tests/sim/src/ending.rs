@@ -12,6 +12,8 @@ use crate::world::World;
 /// After the faults have stopped everything asked for is done within this time, and
 /// [`REQUEST_WITHIN`] for each request that was left then.
 const DONE_WITHIN: Duration = Duration::from_secs(120);
+/// Where somebody lies less goes wrong otherwise.
+const DONE_WITHIN_LIARS: Duration = Duration::from_secs(60);
 /// A primary that takes a little less than the view timeout (1 s) for each batch is not suspected.
 const REQUEST_WITHIN: Duration = Duration::from_secs(1);
 /// And so much later all correct replicas are at one point.
@@ -49,7 +51,8 @@ impl<S: Service> World<S> {
         let left = u32::try_from(self.left_at_calm).unwrap_or(u32::MAX);
         // Where everything is slow, a request takes a view change or two.
         let each = if self.plan.near > 0 { 20 * REQUEST_WITHIN } else { REQUEST_WITHIN };
-        DONE_WITHIN + each * left
+        let within = if self.plan.behaviour.is_some() { DONE_WITHIN_LIARS } else { DONE_WITHIN };
+        within + each * left
     }
 
     /// Whether the core promises progress in this world.
