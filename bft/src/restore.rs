@@ -305,6 +305,33 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
+    /// What a new life of this replica may start from, when its log was damaged and this was restored
+    /// from what came before the damage: the stable checkpoint, so that only what has changed since
+    /// must be fetched, and others' lives. Nothing that it voted for: it is mute until it can't
+    /// contradict that (ADR 8). `None`, if no stable checkpoint is known.
+    pub fn salvage(&self, life: u64) -> Option<Condensed<S>> {
+        let stable = self.checkpoints.stable.clone()?;
+        let image = self.checkpoints.images.get(&stable.seq)?;
+        let mut lives = self.lives.clone();
+        lives.own = life;
+        Some(Condensed {
+            view: View(0),
+            shown: None,
+            lives,
+            me: self.params.me,
+            rejoining: Some(Rejoining::default()),
+            seq: stable.seq,
+            at: image.at,
+            state: image.state.clone(),
+            table: image.table.clone(),
+            log: Log::new(self.params.window),
+            retained: Retained::default(),
+            own_checkpoints: Vec::new(),
+            stable: Some(stable),
+            divergence: None,
+        })
+    }
+
     /// Whether everything executed after `seq` is retained.
     fn retains_after(&self, seq: Seq) -> bool {
         seq == self.last_executed || self.retained.oldest().is_some_and(|oldest| oldest <= seq.next())
@@ -356,6 +383,11 @@ pub struct Condensed<S> {
 }
 
 impl<S: StateMachine> Condensed<S> {
+    /// The place of its state.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+
     /// The records. They restore the replica with its state, client table, votes, certificates and
     /// retained batches; each is at most about 1 MiB long. Takes time and memory in proportion to
     /// the state: not for the thread that drives the replica.

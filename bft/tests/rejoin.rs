@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use base::{ReplicaId, Signed, View};
+use base::{ReplicaId, Seq, Signed, View};
 use bft::{Event, Ignored, Message, Record, Rejoin, Standing, ViewChange, Welcome};
 use common::bench::{self, Bench, Out};
 use common::world::{Customer, Faults, World};
@@ -52,6 +52,41 @@ fn a_replica_without_its_disk_votes_again() {
             assert_ne!(world.status(2).status, Standing::Rejoining, "once is enough");
         }
         world.heal();
+        world.settle(LIMIT);
+    }
+}
+
+/// Of a damaged log the state is kept, and no vote.
+#[test]
+fn a_replica_with_a_damaged_log_keeps_its_stable_checkpoint() {
+    for (seed, condensed) in [(1, false), (2, true), (3, false), (4, true)] {
+        let mut world = World::new(seed, 4);
+        world.add_customer(200);
+        world.run_until(LIMIT, "there is a checkpoint", |world| world.status(2).low_water_mark > Seq(30));
+        if condensed {
+            world.condense(2);
+        }
+        let (stable, records) = (world.status(2).low_water_mark, world.disks[2].len());
+        world.crash(2);
+        let damaged = if condensed { records - 1 } else { records };
+        assert_eq!(world.rot(2, damaged), Some(stable));
+        let status = world.status(2);
+        assert_eq!((status.status, status.last_executed, status.low_water_mark), (Standing::Rejoining, stable, stable));
+        assert!(world.node(2).condense().records().all(|record| !matches!(
+            record,
+            Record::Proposed(_) | Record::Prepared(_) | Record::Committed(_) | Record::Checkpoint(_)
+        )));
+        // In the middle of all that.
+        world.crash(2);
+        world.restart(2);
+        world.run_until(LIMIT, "it is back", |world| world.status(2).status == Standing::Normal);
+        assert!(rejoined(&world, 2));
+        world.settle(LIMIT);
+        // A snapshot that is damaged is worth nothing.
+        world.condense(2);
+        world.crash(2);
+        assert_eq!(world.rot(2, 3), None);
+        world.run_until(LIMIT, "it is back again", |world| world.status(2).status == Standing::Normal);
         world.settle(LIMIT);
     }
 }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use base::Protocol as _;
 use proto::MESSAGE_MAX;
 use proto::link::{self, Identity, Link, LinkError};
 use proto::view::Role;
@@ -20,7 +19,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::admin::{AdminService, Part};
 use crate::blocks::BlocksService;
 use crate::budget::Budgets;
-use crate::clock::Clock;
 use crate::config::NodeConfig;
 use crate::consensus::ConsensusService;
 use crate::counts::Counts;
@@ -28,8 +26,9 @@ use crate::door::Door;
 use crate::driver::{Driver, Parts};
 use crate::folder::{Folder, FolderError};
 use crate::gate::Gate;
-use crate::log::{Log, LogError, Opened};
+use crate::log::LogError;
 use crate::peers::Peers;
+use crate::recovery;
 use crate::sessions::Sessions;
 use crate::store::{Store, StoreError, StoreOptions};
 
@@ -210,7 +209,7 @@ fn start_replica(
     let params = bft::Params::new(view.cluster, me, view.replica_keys(), config.secret.clone())
         .map_err(|bad| NodeError::Params(bad.to_string()))?;
     let door = Arc::new(Door::new(params.context()));
-    let (log, core) = open_core(config, folder, params, me)?;
+    let (log, core) = recovery::open(config, folder, params, me)?;
     let sessions = Arc::new(Sessions::default());
     let (peer_in, peer_inputs) = mpsc::channel(PEER_INPUTS_MAX);
     let (client_in, client_inputs) = mpsc::channel(CLIENT_INPUTS_MAX);
@@ -246,63 +245,6 @@ fn start_replica(
         .add_service(AdminServer::new(admin));
     let (stop, served) = serve(router, incoming);
     Ok(Running { driver: Some(driver), store: None, stop, served })
-}
-
-/// The log and the core that its records restore.
-fn open_core(
-    config: &NodeConfig,
-    folder: &Folder,
-    params: bft::Params,
-    me: base::ReplicaId,
-) -> Result<(Log, crate::driver::Core), NodeError> {
-    let mut opened = Log::open(&folder.path().join("log"), folder.identity())?;
-    begin_life(config, folder, &mut opened, me)?;
-    if opened.torn_bytes > 0 {
-        tracing::info!(bytes = opened.torn_bytes, "cut a torn tail off the log: the last write was never synced");
-    }
-    let records = |cause: String| NodeError::Records { path: folder.path().into(), cause };
-    let decoded = opened.records.iter().map(|bytes| <bft::Record as base::Decode>::from_bytes(bytes));
-    let decoded = decoded.collect::<Result<Vec<_>, _>>().map_err(|error| records(error.to_string()))?;
-    let genesis = meta::State::genesis(genesis(config));
-    let core = bft::Replica::restore((params, genesis), decoded).map_err(|error| records(error.to_string()))?;
-    Ok((opened.log, core))
-}
-
-/// An empty log is a new replica's, or was lost; which, the log says from now on.
-fn begin_life(
-    config: &NodeConfig,
-    folder: &Folder,
-    opened: &mut Opened,
-    replica: base::ReplicaId,
-) -> Result<(), NodeError> {
-    if opened.records.is_empty() {
-        let is_first = config.first_start.as_ref().is_none_or(|file| file.exists());
-        // Lives are numbered by the clock: peers correct a clock that was set back.
-        let life = if is_first { 0 } else { Clock::default().now().0.max(1) };
-        if !is_first {
-            tracing::warn!(life, "this replica's log is lost: it will vote again when it can't contradict itself");
-        }
-        let record = base::Encode::to_bytes(&bft::Record::Life { replica, life });
-        opened.log.append(&record);
-        let log = folder.path().join("log");
-        opened.log.sync().map_err(|source| LogError::Io { action: "write to", file: log, source })?;
-        opened.records.push(record);
-    }
-    if let Some(file) = &config.first_start
-        && let Err(source) = std::fs::remove_file(file)
-        && source.kind() != io::ErrorKind::NotFound
-    {
-        return Err(NodeError::FirstStart { file: file.clone(), source });
-    }
-    Ok(())
-}
-
-fn genesis(config: &NodeConfig) -> meta::Genesis {
-    let principals = config.view.principals.iter().map(|principal| {
-        let uids = principal.uids.map_or(meta::Uids::Any, |[first, last]| meta::Uids::Range { first, last });
-        (principal.key, meta::Grant { uids, admin: principal.admin })
-    });
-    meta::Genesis { cluster: config.view.cluster, principals: principals.collect() }
 }
 
 fn start_storage(config: &NodeConfig, folder: &Folder, incoming: Incoming) -> Result<Running, NodeError> {

@@ -132,7 +132,44 @@ fn any_flipped_bit_in_what_was_synced_is_rot_with_its_file_and_offset() {
     }
     fs::write(&file, &whole[..whole.len() / 2]).unwrap();
     let text = LogError::Rot { file, offset: 64 }.to_string();
-    assert!(text.contains("log-00000001 is damaged at byte 64") && text.contains("from a copy"), "{text}");
+    assert!(text.contains("log-00000001 is damaged at byte 64") && text.contains("promised"), "{text}");
+}
+
+#[test]
+fn what_comes_before_damage_is_read_and_a_new_log_takes_its_place() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().join("log");
+    let starts = two_groups(&folder);
+    let (all, file) = (records(&folder), segment(&folder, 1));
+    let whole = fs::read(&file).unwrap();
+    for (index, start) in starts.iter().enumerate() {
+        let mut bad = whole.clone();
+        bad[start + 8] ^= 1;
+        fs::write(&file, &bad).unwrap();
+        assert!(matches!(open(&folder), Err(LogError::Rot { .. })));
+        assert_eq!(Log::readable(&folder, IDENTITY).unwrap(), all[..index]);
+        assert_eq!(fs::read(&file).unwrap(), bad);
+    }
+    // What a crash while the new log was being written left.
+    fs::create_dir(temp.path().join("log.new")).unwrap();
+    fs::write(temp.path().join("log.new/snapshot-00000002"), "half").unwrap();
+    let new = || [b"new".to_vec(), b"life".to_vec()].into_iter();
+    let (opened, aside) = Log::replace(&folder, IDENTITY, new()).unwrap();
+    assert_eq!(opened.records, new().collect::<Vec<_>>());
+    assert_eq!(
+        (aside.file_name().unwrap().to_str(), names(&aside)),
+        (Some("log.damaged-1"), vec!["log-00000001".into()])
+    );
+    drop(opened);
+    let (mut opened, _) = Log::replace(&folder, IDENTITY, new()).unwrap();
+    write(&mut opened.log, &[b"more"]);
+    drop(opened);
+    assert_eq!(names(temp.path()), ["log", "log.damaged-1", "log.damaged-2"]);
+    assert_eq!(records(&folder).len(), 3);
+    // A crash just before the new log has its place.
+    fs::rename(&folder, temp.path().join("log.new")).unwrap();
+    assert_eq!(records(&folder).len(), 3);
+    assert!(!temp.path().join("log.new").exists());
 }
 
 #[test]

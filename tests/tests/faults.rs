@@ -128,6 +128,44 @@ fn a_replica_whose_folder_was_deleted_votes_again() {
     drop(mount);
 }
 
+/// Flips a bit in the middle of a replica's vote log.
+fn damage_log(data: &Path) {
+    let files = fs::read_dir(data.join("log")).expect("its log").map(|entry| entry.expect("entry").path());
+    let segments = files.filter(|path| path.to_string_lossy().contains("log-"));
+    let longest = segments.max_by_key(|path| fs::metadata(path).map_or(0, |found| found.len())).expect("a segment");
+    let mut bytes = fs::read(&longest).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(&longest, bytes).expect("write");
+}
+
+/// A bit of a replica's log rots: it takes what it can still read and fetches the rest, and its vote
+/// counts again.
+#[test]
+fn a_replica_with_a_damaged_log_is_mended_by_the_others() {
+    needs_mount!();
+    let _turn = one_at_a_time();
+    let mut cluster = Cluster::start();
+    let mount = cluster.mount("mnt");
+    let durable = write_durably(mount.path(), 30);
+    cluster.kill_nodes([BACKUP]);
+    damage_log(&cluster.node_data(BACKUP));
+    cluster.start_nodes([BACKUP]);
+    let state = |status: &tests::Status| status.node(BACKUP).replica.as_ref().map(|replica| replica.state.clone());
+    assert_ne!(state(&cluster.status()).as_deref(), Some("normal"), "it must not vote at once");
+    assert!(cluster.node_data(BACKUP).join("log.damaged-1").is_dir(), "the damaged log is kept");
+    cluster.wait_status("it votes again", PATIENCE, |status| state(status).as_deref() == Some("normal"));
+    cluster.kill_nodes([BACKUP + 1]);
+    let folder = mount.path().join("more");
+    fs::create_dir(&folder).expect("mkdir");
+    let more = write_durably(&folder, 10);
+    drop(mount);
+    let mount = cluster.mount_uncached("again");
+    assert_all_there(mount.path(), &durable);
+    assert_all_there(&mount.path().join("more"), &more);
+    drop(mount);
+}
+
 /// Writes files and has each made durable, until told that all nodes are dead.
 fn write_durably(dir: &Path, files: usize) -> Vec<(String, Vec<u8>)> {
     let mut durable = Vec::new();

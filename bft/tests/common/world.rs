@@ -486,6 +486,23 @@ impl World {
         self.restart(index);
     }
 
+    /// A replica's log is damaged after so many records; it begins a new life from what came before.
+    /// Gives the checkpoint that was kept.
+    pub fn rot(&mut self, index: usize, readable: usize) -> Option<Seq> {
+        let replica = ReplicaId(index as u16);
+        let mut params = params(self.n, index);
+        (self.setup.tweak)(&mut params);
+        let records = self.disks[index][..readable].to_vec();
+        let damaged = Node::restore((params, Machine::default()), records).ok();
+        let salvaged = damaged.and_then(|damaged| damaged.salvage(self.now.0));
+        self.disks[index] = match &salvaged {
+            Some(salvaged) => salvaged.records().collect(),
+            None => vec![Record::Life { replica, life: self.now.0 }],
+        };
+        self.restart(index);
+        salvaged.map(|salvaged| salvaged.seq())
+    }
+
     /// What a replica said of places above its low water mark, it still knows after a restart.
     fn check_remembered(&self, index: usize) {
         if self.status(index).status == Standing::Rejoining {

@@ -16,8 +16,8 @@
 //! may be there, or be torn: then the tail is cut off and counted ([`Opened::torn_bytes`]). After
 //! each sync the log also notes how far it is durable (a *mark*, see `frame`), which is how a torn
 //! tail and a damaged promise are told apart: a replica that forgets a vote may vote twice, so
-//! damage to what was synced is [`LogError::Rot`] and the replica does not start. The one case
-//! that can't be told apart is the last sync before a power cut, if its mark did not reach the disk:
+//! damage to what was synced is [`LogError::Rot`]. Then [`Log::readable`] gives what comes before it and
+//! [`Log::replace`] puts a new log in its place. The one case that can't be told apart is the last sync before a power cut, if its mark did not reach the disk:
 //! it is then taken for torn.
 //!
 //! A failed sync poisons the log for good: after it, nobody knows what the disk holds.
@@ -27,6 +27,7 @@
 
 mod frame;
 mod recover;
+mod repair;
 mod snapshot;
 
 use std::fs::File;
@@ -63,9 +64,7 @@ pub enum LogError {
     },
     /// What was durable is not what was written.
     #[error(
-        "vote log file {} is damaged at byte {offset}: it no longer holds what this replica promised, and a replica \
-         that forgets its votes may contradict them, so it does not start; keep the file, and restore the log \
-         folder from a copy that is no older than the damage, or replace the node; the other replicas go on without it",
+        "vote log file {} is damaged at byte {offset}: it no longer holds what this replica promised",
         file.display()
     )]
     Rot {
@@ -76,8 +75,7 @@ pub enum LogError {
     },
     /// A file that must be there is not.
     #[error(
-        "vote log file {} is missing, and with it votes that this replica promised to remember, so it does not start; \
-         restore the log folder from a copy, or replace the node; the other replicas go on without it",
+        "vote log file {} is missing, and with it what this replica promised",
         file.display()
     )]
     Missing {

@@ -12,13 +12,15 @@ use crate::folder::durable;
 use crate::folder::header::{BadHeader, FileHeader, HEADER_LEN};
 
 pub(super) fn open(folder: &Path, identity: Identity) -> Result<Opened, LogError> {
+    super::repair::finish(folder)?;
     durable::create_folder(folder).map_err(LogError::io("create", folder))?;
     let lock = File::open(folder).map_err(LogError::io("open", folder))?;
     if !durable::lock(&lock).map_err(LogError::io("lock", folder))? {
         return Err(LogError::InUse { folder: folder.into() });
     }
     // All is read, and whatever is wrong is refused, before anything is changed.
-    let mut read = read(folder, identity)?;
+    let mut read = Read::default();
+    read.folder(folder, identity)?;
     durable::remove_temporaries(folder).map_err(LogError::io("clean", folder))?;
     remove_before(folder, read.start)?;
     let (segment, torn_bytes) = match read.last.take() {
@@ -50,9 +52,10 @@ pub(super) fn remove_before(folder: &Path, number: u64) -> Result<(), LogError> 
     if removed { durable::sync_folder(folder).map_err(LogError::io("sync", folder)) } else { Ok(()) }
 }
 
-/// What a folder holds.
-struct Read {
-    records: Vec<Vec<u8>>,
+/// What a folder holds; up to the first damage, if there is any.
+#[derive(Default)]
+pub(super) struct Read {
+    pub(super) records: Vec<Vec<u8>>,
     /// The newest snapshot's number; what is before it is garbage.
     start: u64,
     /// Total length of the segments since, without headers.
@@ -67,34 +70,35 @@ struct LastSegment {
     length: u64,
 }
 
-fn read(folder: &Path, identity: Identity) -> Result<Read, LogError> {
-    let list = |prefix| durable::numbered(folder, prefix, "").map_err(LogError::io("list", folder));
-    let (snapshots, segments) = (list(SNAPSHOT_PREFIX)?, list(SEGMENT_PREFIX)?);
-    let mut read = Read { records: Vec::new(), start: 1, segment_bytes: 0, last: None };
-    if let Some((number, path)) = snapshots.last() {
-        read.start = *number;
-        let file = ReadFile::read(path, SNAPSHOT_MAGIC, identity, *number)?;
-        let scan = frame::scan(&file.bytes, file.header.salt, HEADER_LEN, 0);
-        if scan.ending != Ending::Finished {
-            return Err(file.rot(scan.end));
-        }
-        read.take(&file.bytes, &scan.records);
-    }
-    let segments: Vec<_> = segments.into_iter().filter(|(number, _)| *number >= read.start).collect();
-    let fresh = snapshots.is_empty() && segments.is_empty();
-    let expected = read.start..=segments.last().map_or(read.start, |(number, _)| *number);
-    let mut found = segments.into_iter().peekable();
-    let mut first = if snapshots.is_empty() { Some(0) } else { None };
-    for number in expected.filter(|_| !fresh) {
-        let Some((_, path)) = found.next_if(|(found, _)| *found == number) else {
-            return Err(LogError::Missing { file: folder.join(Segment::name(number)) });
-        };
-        first = Some(read.segment(path, identity, number, first, found.peek().is_none())?);
-    }
-    Ok(read)
-}
-
 impl Read {
+    /// Reads all of it.
+    pub(super) fn folder(&mut self, folder: &Path, identity: Identity) -> Result<(), LogError> {
+        let list = |prefix| durable::numbered(folder, prefix, "").map_err(LogError::io("list", folder));
+        let (snapshots, segments) = (list(SNAPSHOT_PREFIX)?, list(SEGMENT_PREFIX)?);
+        self.start = 1;
+        if let Some((number, path)) = snapshots.last() {
+            self.start = *number;
+            let file = ReadFile::read(path, SNAPSHOT_MAGIC, identity, *number)?;
+            let scan = frame::scan(&file.bytes, file.header.salt, HEADER_LEN, 0);
+            self.take(&file.bytes, &scan.records);
+            if scan.ending != Ending::Finished {
+                return Err(file.rot(scan.end));
+            }
+        }
+        let segments: Vec<_> = segments.into_iter().filter(|(number, _)| *number >= self.start).collect();
+        let fresh = snapshots.is_empty() && segments.is_empty();
+        let expected = self.start..=segments.last().map_or(self.start, |(number, _)| *number);
+        let mut found = segments.into_iter().peekable();
+        let mut first = if snapshots.is_empty() { Some(0) } else { None };
+        for number in expected.filter(|_| !fresh) {
+            let Some((_, path)) = found.next_if(|(found, _)| *found == number) else {
+                return Err(LogError::Missing { file: folder.join(Segment::name(number)) });
+            };
+            first = Some(self.segment(path, identity, number, first, found.peek().is_none())?);
+        }
+        Ok(())
+    }
+
     /// Reads one segment, whose first record's counter must be `first`; returns the next one's.
     fn segment(
         &mut self,
@@ -112,13 +116,13 @@ impl Read {
             return Err(LogError::Rot { file: before, offset });
         }
         let scan = frame::scan(&file.bytes, file.header.salt, HEADER_LEN, file.header.first);
+        self.take(&file.bytes, &scan.records);
         match scan.ending {
             Ending::Rot | Ending::Finished => return Err(file.rot(scan.end)),
             // A segment is synced before the next one is begun.
             Ending::Torn if !is_last => return Err(file.rot(scan.end)),
             Ending::Torn | Ending::Whole | Ending::Marked => {}
         }
-        self.take(&file.bytes, &scan.records);
         self.segment_bytes += (file.bytes.len() - HEADER_LEN) as u64;
         let next = scan.next;
         if is_last {

@@ -89,6 +89,17 @@ impl Disk {
         self.durable.push(Record::Life { replica, life });
     }
 
+    /// Damage is found, somewhere: what comes before it can still be read.
+    pub(crate) fn readable(&self, rng: &mut Rng) -> Vec<Record> {
+        let readable = rng.below(self.durable.len() as u64 + 1) as usize;
+        self.durable[..readable].to_vec()
+    }
+
+    /// A new log takes the place of a damaged one.
+    pub(crate) fn begin_with(&mut self, records: impl Iterator<Item = Record>) {
+        *self = Disk { durable: records.collect(), ..Disk::default() };
+    }
+
     /// Everything is gone: another disk.
     pub(crate) fn wipe(&mut self) {
         *self = Disk::default();

@@ -1,10 +1,12 @@
 //! What happens to nodes and links: starts, crashes, cuts, clocks; and the end of all that.
 
-use base::{ReplicaId, Time};
+use base::{Protocol as _, ReplicaId, Time};
+use bft::Replica;
 
 use crate::core_can::CORE;
 use crate::machine::{Service, Watched};
 use crate::net::Weather;
+use crate::node::params;
 use crate::plan::{Cut, Fault};
 use crate::world::{What, World};
 
@@ -20,13 +22,23 @@ impl<S: Service> World<S> {
                 self.nodes[node].lost = true;
                 return;
             }
-            // It comes back with nothing but the knowledge that something is lost.
+            // It comes back with what it can read, and the knowledge that something is lost.
             self.stats.disks_lost += 1;
+            let params = params(self.plan.n, node, &self.plan.tuning);
+            let genesis = Watched::new(S::genesis(&crate::keys::known_principals()), None, 0);
             let actor = &mut self.nodes[node];
             let life = actor.clock.read(self.now).0;
             actor.rotten = false;
+            let readable = actor.disk.readable(&mut self.rng);
+            let damaged = Replica::restore((params, genesis), readable).ok();
             actor.disk.wipe();
-            actor.disk.begin_life(actor.id, life);
+            match damaged.and_then(|damaged| damaged.salvage(life)) {
+                Some(salvaged) => {
+                    self.stats.salvaged += 1;
+                    actor.disk.begin_with(salvaged.records());
+                }
+                None => actor.disk.begin_life(actor.id, life),
+            }
         } else if self.nodes[node].disk.durable().is_empty() {
             let actor = &mut self.nodes[node];
             actor.disk.begin_life(actor.id, 0);

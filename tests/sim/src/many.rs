@@ -135,6 +135,7 @@ impl Totals {
             ("losses of all power", stats.power_losses),
             ("cuts", stats.cuts),
             ("disks lost", stats.disks_lost),
+            ("checkpoints salvaged", stats.salvaged),
             ("replicas that vote again", stats.rejoined),
             ("states fetched", stats.transfers),
             ("clocks set", stats.jumps),

@@ -48,6 +48,8 @@ pub struct Stats {
     pub cuts: u64,
     /// Disks lost.
     pub disks_lost: u64,
+    /// Damaged logs of which the stable checkpoint could be kept.
+    pub salvaged: u64,
     /// Replicas that had lost their disk and vote again.
     pub rejoined: u64,
     /// States fetched from peers.
