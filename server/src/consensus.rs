@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::allowance::Allowance;
 use crate::counts::Counts;
 use crate::door::Door;
 use crate::gate::{Gate, Lane};
@@ -29,7 +30,7 @@ const LABEL_MAX: usize = 256;
 pub(crate) struct ConsensusService {
     pub(crate) door: Arc<Door>,
     pub(crate) sessions: Arc<Sessions>,
-    pub(crate) replicas: BTreeMap<PublicKey, ReplicaId>,
+    pub(crate) replicas: BTreeMap<PublicKey, (ReplicaId, Allowance)>,
     pub(crate) principals: Vec<PublicKey>,
     /// To the core: messages of peers.
     pub(crate) peer_inputs: mpsc::Sender<bft::Input>,
@@ -69,7 +70,7 @@ impl Consensus for ConsensusService {
 
     async fn peer(&self, request: Request<Streaming<PeerFrame>>) -> Result<Response<Self::PeerStream>, Status> {
         let key = peer_key(&request)?;
-        let Some(from) = self.replicas.get(&key).copied() else {
+        let Some((from, allowance)) = self.replicas.get(&key).cloned() else {
             self.door.dropped.add("peer link of a stranger");
             return Err(Status::permission_denied("not a replica of this cluster"));
         };
@@ -81,7 +82,11 @@ impl Consensus for ConsensusService {
             let mut bad_in_a_row = 0;
             while let Some(frame) = next_frame(&mut frames, &door.dropped).await {
                 for bytes in frame.messages {
+                    if allowance.enter().await {
+                        door.dropped.add("wait of a replica that says too much");
+                    }
                     let Some(message) = door.peer_message(from, &bytes) else {
+                        allowance.charge_bad();
                         bad_in_a_row += 1;
                         if bad_in_a_row > BAD_IN_A_ROW_MAX {
                             return;

@@ -15,6 +15,7 @@
 //! not in it.
 
 mod admin;
+mod allowance;
 mod blocks;
 mod budget;
 mod clock;

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::admin::{AdminService, Part};
+use crate::allowance::Allowance;
 use crate::blocks::BlocksService;
 use crate::budget::Budgets;
 use crate::config::NodeConfig;
@@ -229,7 +230,11 @@ fn start_replica(
     let consensus = ConsensusService {
         door: door.clone(),
         sessions: sessions.clone(),
-        replicas: view.replicas().enumerate().map(|(i, node)| (node.key, base::ReplicaId(i as u16))).collect(),
+        replicas: view
+            .replicas()
+            .enumerate()
+            .map(|(i, node)| (node.key, (base::ReplicaId(i as u16), Allowance::new())))
+            .collect(),
         principals: view.principals.iter().map(|principal| principal.key).collect(),
         peer_inputs: peer_in,
         gate: Gate::open(door.clone(), budgets, client_in),
