@@ -36,6 +36,8 @@ pub(crate) enum Attack {
     Flood,
     /// One user sends all replicas requests with wrong signatures, as many as they take.
     Forge,
+    /// One backup sends the others votes and reports, as many as they take.
+    Babble,
     /// f backups are killed.
     Crash,
     /// Honest users ask four times as much as the cluster can take, open loop.
@@ -49,6 +51,7 @@ impl Attack {
             Attack::Slow => "primary 0.9 s slow",
             Attack::Flood => "one flooding client",
             Attack::Forge => "one forging client",
+            Attack::Babble => "one flooding replica",
             Attack::Crash => "f backups crashed",
             Attack::Overload => "4 x saturation",
         }
@@ -153,6 +156,11 @@ async fn suffer(attack: Attack, options: &Options, peak: &Figures) -> Outcome<Su
         Attack::Crash => cluster.kill(VICTIM),
         Attack::Flood => drop(cluster.attack(["flood".to_owned(), view, file], "sent ").await?),
         Attack::Forge => drop(cluster.attack(["forge".to_owned(), view, file], "sent ").await?),
+        Attack::Babble => {
+            cluster.kill(VICTIM);
+            let whose = VICTIM.to_string();
+            drop(cluster.attack(["babble".to_owned(), view, whose], "sent ").await?);
+        }
         Attack::Overload => {
             // More sessions, so that the clients' own windows are not what holds them back.
             load.sessions = 32;

@@ -60,7 +60,7 @@ impl LogPlace {
     }
 }
 
-fn node_key(index: usize) -> KeyFile {
+pub(crate) fn node_key(index: usize) -> KeyFile {
     KeyFile::from_seed([index as u8 + 1; 32])
 }
 

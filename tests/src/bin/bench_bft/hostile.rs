@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use base::{Encode as _, SecretKey, Signed};
+use base::{Encode as _, ReplicaId, SecretKey, Seq, Signed, View};
 use bytes::Bytes;
 use clap::Subcommand;
 use meta::{Batch, Ino};
 use proto::link::{self, Identity};
 use proto::view::ClusterView;
 use proto::wire::consensus_client::ConsensusClient;
-use proto::wire::{Hello, SessionUp};
+use proto::wire::{Hello, PeerFrame, SessionUp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::Outcome;
-use crate::cluster::{ATTACKER, user_key};
+use crate::cluster::{ATTACKER, node_key, user_key};
 use crate::work::operation;
 
 /// Messages in a frame.
@@ -60,6 +60,13 @@ pub(crate) enum Hostile {
         /// The file that the requests name.
         file: u64,
     },
+    /// As a replica, sends the others votes and reports of where it stands, as many as they take.
+    Babble {
+        /// The cluster.
+        view: PathBuf,
+        /// The replica whose key it has.
+        replica: u16,
+    },
 }
 
 /// Attacks until the process is killed.
@@ -68,6 +75,7 @@ pub(crate) async fn run(hostile: &Hostile) -> Outcome<()> {
         Hostile::Delay { by_ms, when, to } => delay(Duration::from_millis(*by_ms), when, to).await,
         Hostile::Flood { view, file } => flood(&ClusterView::read(view)?, Ino(*file), false).await,
         Hostile::Forge { view, file } => flood(&ClusterView::read(view)?, Ino(*file), true).await,
+        Hostile::Babble { view, replica } => babble(&ClusterView::read(view)?, *replica).await,
     }
 }
 
@@ -146,9 +154,58 @@ async fn flood(view: &ClusterView, file: Ino, forged: bool) -> Outcome<()> {
     tokio::spawn(count(sent));
     let mut maker = Maker::new(view, secret, file);
     let bad = maker.forged();
+    offer(&queues, || if forged { bad.clone() } else { maker.signed(FRAME) }).await
+}
+
+/// Makes messages of a replica and offers them to the others.
+async fn babble(view: &ClusterView, replica: u16) -> Outcome<()> {
+    let secret = node_key(replica.into()).secret();
+    let identity = Identity::new(&secret)?;
+    let sent = Arc::new(AtomicU64::new(0));
+    let mut queues = Vec::new();
+    for (_, node) in view.replicas().enumerate().filter(|(index, _)| *index != usize::from(replica)) {
+        let (queue, waiting) = mpsc::channel(4);
+        let channel = link::dial(&identity, node.address, node.key)?;
+        tokio::spawn(pour_messages(channel, waiting, sent.clone()));
+        queues.push(queue);
+    }
+    tokio::spawn(count(sent));
+    let mut seq = 0;
+    offer(&queues, || {
+        let message = |_| {
+            seq += 1;
+            Bytes::from(if seq % 2 == 0 { report(seq) } else { vote(view, &secret, replica, seq) }.to_bytes())
+        };
+        (0..FRAME).map(message).collect()
+    })
+    .await
+}
+
+/// A vote for a proposal that nobody made.
+fn vote(view: &ClusterView, secret: &SecretKey, replica: u16, seq: u64) -> bft::Message {
+    let digest = base::Digest::of(&seq.to_le_bytes());
+    let body = bft::Prepare { view: View(0), seq: Seq(seq), digest, replica: ReplicaId(replica) };
+    bft::Message::Prepare(Signed::new(body, secret, &view.cluster))
+}
+
+/// Where a replica stands that has nothing: whoever believes it has much to send.
+fn report(round: u64) -> bft::Message {
+    bft::Message::Status(bft::Status {
+        round,
+        view: View(0),
+        active: true,
+        rejoins: None,
+        last_executed: Seq(0),
+        low_water_mark: Seq(0),
+        oldest_retained: Seq(1),
+        slots: Vec::new(),
+    })
+}
+
+/// Offers frames for ever, to whoever has room; the slowest holds up nobody.
+async fn offer(queues: &[mpsc::Sender<Vec<Bytes>>], mut frame: impl FnMut() -> Vec<Bytes>) -> Outcome<()> {
     loop {
-        let frame = if forged { bad.clone() } else { maker.signed(FRAME) };
-        // To whoever has room; the slowest holds up nobody.
+        let frame = frame();
         while queues.iter().filter(|queue| queue.try_send(frame.clone()).is_ok()).count() == 0 {
             tokio::time::sleep_until(tokio::time::Instant::now() + Duration::from_millis(1)).await;
         }
@@ -219,6 +276,26 @@ async fn pour(channel: Channel, mut waiting: mpsc::Receiver<Vec<Bytes>>, sent: A
             while let Some(requests) = waiting.recv().await {
                 let count = requests.len() as u64;
                 if replies.is_finished() || frames.send(SessionUp { hello: None, requests }).await.is_err() {
+                    break;
+                }
+                sent.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+        tokio::time::sleep_until(tokio::time::Instant::now() + Duration::from_millis(1)).await;
+    }
+}
+
+/// As [`pour`], to a replica as its peer.
+async fn pour_messages(channel: Channel, mut waiting: mpsc::Receiver<Vec<Bytes>>, sent: Arc<AtomicU64>) {
+    loop {
+        let (frames, outgoing) = mpsc::channel(4);
+        let mut client = ConsensusClient::new(channel.clone());
+        if let Ok(answer) = client.peer(ReceiverStream::new(outgoing)).await {
+            let mut down = answer.into_inner();
+            let ended = tokio::spawn(async move { while let Ok(Some(_)) = down.message().await {} });
+            while let Some(messages) = waiting.recv().await {
+                let count = messages.len() as u64;
+                if ended.is_finished() || frames.send(PeerFrame { messages }).await.is_err() {
                     break;
                 }
                 sent.fetch_add(count, Ordering::Relaxed);
