@@ -175,16 +175,21 @@ pub trait Signable: Encode {
     /// The tag, unique among all signable types.
     const DOMAIN: &'static str;
 
-    /// The bytes that are signed: `"mangrove/1/" DOMAIN NUL cluster encoding`.
+    /// The bytes that are signed; see [`signed_bytes`].
     fn signed_bytes(&self, cluster: &ClusterId) -> Vec<u8> {
-        let mut out = Vec::with_capacity(128);
-        out.extend_from_slice(b"mangrove/1/");
-        out.extend_from_slice(Self::DOMAIN.as_bytes());
-        out.push(0);
-        out.extend_from_slice(&cluster.0);
-        self.encode(&mut out);
-        out
+        signed_bytes(Self::DOMAIN, cluster, self)
     }
+}
+
+/// The bytes that are signed: `"mangrove/1/" domain NUL cluster encoding`.
+pub fn signed_bytes(domain: &str, cluster: &ClusterId, body: &(impl Encode + ?Sized)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(128);
+    out.extend_from_slice(b"mangrove/1/");
+    out.extend_from_slice(domain.as_bytes());
+    out.push(0);
+    out.extend_from_slice(&cluster.0);
+    body.encode(&mut out);
+    out
 }
 
 /// A body and somebody's signature on it, not yet checked.

@@ -19,7 +19,7 @@ pub mod verdict;
 pub use codec::{Decode, DecodeError, Encode, Reader};
 pub use hash::{BlockId, Digest};
 pub use id::{ClusterId, NodeId, ReplicaId, Seq, View};
-pub use keys::{Check, Forged, PublicKey, SecretKey, Signable, Signature, Signed, Verified};
+pub use keys::{Check, Forged, PublicKey, SecretKey, Signable, Signature, Signed, Verified, signed_bytes};
 pub use protocol::{Effects, Protocol, Send, StateMachine, To};
 pub use quorum::Quorums;
 pub use time::Time;

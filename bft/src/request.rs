@@ -4,7 +4,7 @@ use core::fmt;
 use std::sync::Arc;
 
 use base::{
-    Decode, DecodeError, Digest, Encode, PublicKey, Reader, Seq, Signable, Signed, View, canonical_enum,
+    ClusterId, Decode, DecodeError, Digest, Encode, PublicKey, Reader, Seq, Signable, Signed, View, canonical_enum,
     canonical_struct,
 };
 use bytes::Bytes;
@@ -31,6 +31,16 @@ pub struct Request {
 
 impl Signable for Request {
     const DOMAIN: &'static str = "request";
+
+    /// A digest stands for the request: it may be long, every replica hashes it twice, and where
+    /// many are verified together what was signed is held for all of them.
+    fn signed_bytes(&self, cluster: &ClusterId) -> Vec<u8> {
+        let mut name = Vec::with_capacity(32 + 8 + 8);
+        self.client.encode(&mut name);
+        self.session.encode(&mut name);
+        self.timestamp.encode(&mut name);
+        base::signed_bytes(Self::DOMAIN, cluster, &Digest::of_parts(&[&name, &self.op]))
+    }
 }
 
 impl Encode for Request {

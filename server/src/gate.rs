@@ -87,6 +87,13 @@ impl Keeper {
     async fn run(mut self, mut waiting: mpsc::Receiver<Waiting>) {
         let mut batch = Vec::new();
         while waiting.recv_many(&mut batch, TOGETHER_MAX).await > 0 {
+            // What other links have ready comes first, to be verified with it.
+            tokio::task::yield_now().await;
+            while batch.len() < TOGETHER_MAX
+                && let Ok(more) = waiting.try_recv()
+            {
+                batch.push(more);
+            }
             let (alone, together): (Vec<_>, Vec<_>) =
                 batch.drain(..).partition(|waiting| self.probation.contains_key(&waiting.from));
             let groups = core::iter::once(together).chain(alone.into_iter().map(|one| vec![one]));
