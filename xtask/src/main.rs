@@ -67,6 +67,13 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Consensus: how long a replica takes to start again, by what it has to read.
+    #[command(disable_help_flag = true)]
+    Restart {
+        /// Arguments of the measuring program; `--help` shows them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -75,6 +82,7 @@ fn main() -> ExitCode {
         Chore::Bench(Bench::Fs(options)) => bench::fs::run(&options),
         Chore::Bench(Bench::Bft { arguments }) => bench::bft(&[], &arguments),
         Chore::Bench(Bench::Failover { arguments }) => bench::bft(&["failover"], &arguments),
+        Chore::Bench(Bench::Restart { arguments }) => bench::bft(&["restart"], &arguments),
         Chore::Sim { arguments } => sim(&arguments),
         Chore::Model(options) => model::run(&options),
         Chore::Mutations(options) => mutations::run(&options),

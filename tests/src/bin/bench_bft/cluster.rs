@@ -91,7 +91,7 @@ impl Cluster {
     pub(crate) async fn run(&mut self) -> Outcome<()> {
         (0..REPLICAS).for_each(|node| self.launch(node));
         self.ready(0..REPLICAS);
-        self.files = work::make_files(&mut self.users[0].session(), USERS).await?;
+        self.files = work::make_volume(&mut self.users[0].session(), "bench", USERS).await?;
         Ok(())
     }
 
@@ -194,6 +194,11 @@ impl Cluster {
     pub(crate) fn view_file(&self) -> PathBuf {
         // The last node's: it is never redirected.
         self.dir.path().join(format!("node-{}/cluster.toml", REPLICAS - 1))
+    }
+
+    /// A node's data folder.
+    pub(crate) fn data(&self, node: usize) -> PathBuf {
+        self.dir.path().join(format!("node-{node}/data"))
     }
 
     /// The folder that everything is in.

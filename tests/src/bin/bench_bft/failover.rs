@@ -139,7 +139,7 @@ async fn one(cluster: &mut Cluster, shared: &Shared, clients: usize) -> Outcome<
 
 /// Waits until all replicas are in one view, normal, and about level; gives the view and how far
 /// they are.
-async fn settled(cluster: &Cluster) -> Outcome<(u64, u64)> {
+pub(crate) async fn settled(cluster: &Cluster) -> Outcome<(u64, u64)> {
     let give_up = Instant::now() + PATIENCE;
     loop {
         let status: Vec<_> = cluster.status().await.into_iter().flatten().filter_map(|one| one.replica).collect();

@@ -59,9 +59,9 @@ pub(crate) fn operation_name(payload: usize) -> &'static str {
 }
 
 /// Makes a volume with `count` empty files.
-pub(crate) async fn make_files(session: &mut Session, count: usize) -> Outcome<Vec<Ino>> {
+pub(crate) async fn make_volume(session: &mut Session, name: &str, count: usize) -> Outcome<Vec<Ino>> {
     let spec = VolumeSpec {
-        name: "bench".into(),
+        name: name.into(),
         quota_bytes: 0,
         quota_inodes: 0,
         redundancy: Redundancy::Replicate(1),
@@ -78,7 +78,11 @@ pub(crate) async fn make_files(session: &mut Session, count: usize) -> Outcome<V
         let new = NewInode { kind: meta::Kind::File, mode: 0o666, rdev: 0, target: Bytes::new() };
         call(Op::Create { parent: root, name: sealed_name(number as u64), new, exclusive: true })
     };
-    let created = session.ask((0..count).map(create).collect()).await?;
+    let mut created = Vec::new();
+    for first in (0..count).step_by(meta::BATCH_MAX) {
+        let calls = (first..count.min(first + meta::BATCH_MAX)).map(create).collect();
+        created.extend(session.ask(calls).await?);
+    }
     let file = |answer: Answer| match answer {
         Answer::Done(Reply::Created { attr, .. }) => Ok(attr.ino),
         other => Err(format!("no file: {other:?}").into()),
