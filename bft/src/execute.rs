@@ -16,6 +16,10 @@ impl<S: StateMachine> Replica<S> {
         while self.divergence.is_none()
             && let Some((record, committed)) = self.next_committed()
         {
+            if let Record::Committed(place) = &record {
+                // By votes it is already; by vouchers it is now, as it will be after a restart.
+                self.log.slot_mut(place.seq).set_committed();
+            }
             fx.persist.push(record);
             let replies = self.execute(&committed);
             let requests = replies.iter().filter(|event| executed_now(event)).count();
