@@ -25,6 +25,9 @@ pub(crate) fn run() -> anyhow::Result<bool> {
     let mut build = cargo(&["build", "--all-targets"]);
     if steps.run("build", || succeed(build.args(EVERYTHING), "mend what the compiler says above")) {
         steps.run("tests", all_tests);
+        let mut floors = Command::new(root().join("target/debug/bench_bft"));
+        floors.arg("floors").env("MANGROVE_BIN", root().join("target/debug/mangrove"));
+        steps.run("cost of an operation", || succeed(&mut floors, "see `cargo xtask bench bft floors --help`"));
     } else {
         steps.run("tests", || bail!("not run, because the build failed"));
     }
