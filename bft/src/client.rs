@@ -135,8 +135,18 @@ struct Outstanding {
     view: View,
     pause: Duration,
     send_again: Time,
-    /// When to ask one of those who vouch for a result to send it whole. Its sender may be down.
-    ask_for_result: Option<Time>,
+    whole: Whole,
+}
+
+/// Whether one of those who vouch for a result was asked to send it whole: its sender may be down.
+#[derive(Clone, Copy, Debug)]
+enum Whole {
+    /// Nothing is agreed on yet.
+    Early,
+    /// To be asked for then.
+    Due(Time),
+    /// Once; if that one lies, all are asked when the request is sent again.
+    Asked,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -237,9 +247,8 @@ impl Session {
         let (submission, replies, view) = (self.submissions, BTreeMap::new(), self.view);
         self.submissions += 1;
         let send_again = now.after(pause);
-        let (sent, ask_for_result) = (now, None);
-        let outstanding =
-            Outstanding { purpose, submission, request, replies, sent, view, pause, send_again, ask_for_result };
+        let (sent, whole) = (now, Whole::Early);
+        let outstanding = Outstanding { purpose, submission, request, replies, sent, view, pause, send_again, whole };
         self.outstanding.insert(timestamp, outstanding);
     }
 
@@ -262,11 +271,12 @@ impl Session {
     /// digests only.
     pub fn on_deadline(&mut self, now: Time, fx: &mut Vec<Output>) {
         for outstanding in self.outstanding.values_mut() {
-            if outstanding.ask_for_result.is_some_and(|at| at <= now) {
-                // Once; if that one lies, all are asked when it is time to.
-                outstanding.ask_for_result = Some(Time(u64::MAX));
-                let voucher =
-                    outstanding.agreed(self.quorums).and_then(|agreed| agreed.vouchers.into_iter().next_back());
+            if let Whole::Due(at) = outstanding.whole
+                && at <= now
+            {
+                outstanding.whole = Whole::Asked;
+                let agreed = outstanding.agreed(self.quorums);
+                let voucher = agreed.and_then(|agreed| agreed.vouchers.last().copied());
                 let send = |to| Output::Send { to: To::One(to), request: outstanding.request.clone() };
                 fx.extend(voucher.map(send));
             }
@@ -308,9 +318,9 @@ impl Session {
             }
         } else if let Some(why) = outstanding.refused(self.quorums) {
             self.on_refused(now, timestamp, why, fx);
-        } else if outstanding.ask_for_result.is_none() && outstanding.agreed(self.quorums).is_some() {
+        } else if matches!(outstanding.whole, Whole::Early) && outstanding.agreed(self.quorums).is_some() {
             // The bytes come from the designated replica, in about the time that this took, or not at all.
-            outstanding.ask_for_result = Some(now.after(now.since(outstanding.sent)));
+            outstanding.whole = Whole::Due(now.after(now.since(outstanding.sent)));
         }
     }
 
@@ -364,7 +374,10 @@ impl Outstanding {
     }
 
     fn deadline(&self) -> Time {
-        self.ask_for_result.map_or(self.send_again, |at| at.min(self.send_again))
+        match self.whole {
+            Whole::Due(at) => at.min(self.send_again),
+            Whole::Early | Whole::Asked => self.send_again,
+        }
     }
 
     /// The result that `f + 1` replicas agree on, once one of them has sent it whole.
