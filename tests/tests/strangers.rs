@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use base::SecretKey;
+use base::{Encode as _, SecretKey};
 use bytes::Bytes;
 use futures::stream;
 use proto::MESSAGE_MAX;
@@ -23,6 +23,8 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 const REPLICA: usize = 1;
+/// The replica whose key somebody else has.
+const LIAR: usize = 3;
 const STORAGE: usize = 4;
 /// Messages that are too long, sent one after the other.
 const FLOOD: usize = 24;
@@ -118,6 +120,61 @@ fn a_user_who_abuses_a_replica() {
             status.node(REPLICA).dropped_messages() >= before + FLOOD as u64
         });
         cluster.stop_nodes(0..NODES);
+    });
+}
+
+/// What a replica says that has nothing: whoever believes it has much to send.
+fn report(round: u64) -> Bytes {
+    let (view, seq) = (base::View(0), base::Seq(0));
+    let status = bft::Status {
+        round,
+        view,
+        active: true,
+        rejoins: None,
+        last_executed: seq,
+        low_water_mark: seq,
+        oldest_retained: seq.next(),
+        slots: Vec::new(),
+    };
+    Bytes::from(bft::Message::Status(status).to_bytes())
+}
+
+/// Whoever has a replica's key can't crowd out the others.
+#[test]
+fn a_replica_that_floods_another() {
+    drive(async {
+        let mut cluster = Cluster::start();
+        let view = view(&cluster);
+        cluster.kill_nodes([LIAR]);
+        let key = KeyFile::read(&cluster.node_dir(LIAR).join("node.key")).expect("its key");
+        let identity = Identity::new(&key.secret()).expect("an identity");
+        let liar = || ConsensusClient::new(channel(&identity, &view.nodes[REPLICA]));
+
+        // Four times what a burst may be.
+        let frames = (0..2048).map(|frame| PeerFrame { messages: (0..32).map(|n| report(frame * 32 + n)).collect() });
+        let mut flood = liar();
+        let flood = tokio::spawn(async move {
+            let mut answers = flood.peer(stream::iter(frames.collect::<Vec<_>>())).await.expect("a peer").into_inner();
+            while let Ok(Some(_)) = answers.message().await {}
+        });
+        for _ in 0..10 {
+            let asked = cluster.admin().args(["volume", "list"]).output().expect("it runs");
+            assert!(asked.status.success(), "the others are served: {asked:?}");
+        }
+        cluster.wait_status("it is made to wait", SETTLE, |status| {
+            status.node(REPLICA).dropped.contains_key("wait of a replica that says too much")
+        });
+        flood.await.expect("it ends");
+
+        // A stream of nonsense is cut, and is paid for by the next.
+        let before = dropped(&cluster, REPLICA);
+        let nonsense = (0..200).map(|seed| Bytes::from(noise(seed, 0, 500))).collect();
+        let mut answers =
+            liar().peer(stream::iter([PeerFrame { messages: nonsense }])).await.expect("a peer").into_inner();
+        assert!(!matches!(answers.message().await, Ok(Some(_))));
+        let counted = dropped(&cluster, REPLICA) - before;
+        assert!((65..200).contains(&counted), "cut after 64 bad ones in a row: {counted}");
+        cluster.stop_nodes((0..NODES).filter(|node| *node != LIAR));
     });
 }
 
