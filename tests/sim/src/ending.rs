@@ -16,6 +16,10 @@ const DONE_WITHIN: Duration = Duration::from_secs(120);
 const DONE_WITHIN_LIARS: Duration = Duration::from_secs(60);
 /// A primary that takes a little less than the view timeout (1 s) for each batch is not suspected.
 const REQUEST_WITHIN: Duration = Duration::from_secs(1);
+/// Between two surveys.
+const EVERY: Duration = Duration::from_millis(500);
+/// How many surveys a replica may be behind where there is always something to do.
+const KEEPS_UP_WITHIN: usize = 10;
 /// And so much later all correct replicas are at one point.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -31,6 +35,9 @@ impl<S: Service> World<S> {
             }
         }
         let Some(calm) = self.checks.progress.calm_for(self.now) else { return };
+        let executed = self.correct_nodes().filter_map(|node| self.nodes[node].core.as_ref());
+        let furthest = executed.map(|core| core.status().last_executed).max().unwrap_or_default();
+        self.reached.push(furthest);
         let done = self.clients.iter().all(|client| client.is_done());
         if done && self.stats.settled.done.is_none() {
             self.stats.settled.done = Some(calm);
@@ -60,8 +67,21 @@ impl<S: Service> World<S> {
         self.plan.control || self.plan.behaviour.is_none_or(|behaviour| behaviour.leaves_progress(&self.plan))
     }
 
-    /// Whether all correct replicas are up, vote, and are at one point.
+    /// Whether all correct replicas are up, vote, and are at one point; or, where a client never stops
+    /// asking, have all come to where the first of them was some seconds before.
     fn is_settled(&self) -> bool {
+        if !self.rogues.is_empty() {
+            let Some(before) = self.reached.len().checked_sub(1 + KEEPS_UP_WITHIN) else { return false };
+            // What honest clients were told is among it.
+            let told = self.stats.settled.done.is_some_and(|done| EVERY * before as u32 >= done);
+            return told
+                && self.correct_nodes().all(|node| {
+                    let status = self.nodes[node].core.as_ref().map(|core| core.status());
+                    status.is_some_and(|status| {
+                        status.status != Standing::Rejoining && status.last_executed >= self.reached[before]
+                    })
+                });
+        }
         let mut points = self.correct_nodes().map(|node| {
             let status = self.nodes[node].core.as_ref()?.status();
             let back = status.status != Standing::Rejoining;

@@ -90,6 +90,8 @@ pub(crate) struct World<S: Service> {
     pub(crate) net: Net,
     pub(crate) clients: Vec<Customer>,
     pub(crate) rogues: Vec<Rogue>,
+    /// How far the first correct replica was, at each survey since the faults stopped.
+    pub(crate) reached: Vec<base::Seq>,
     /// Whose replies go where.
     pub(crate) sessions: BTreeMap<(PublicKey, u64), usize>,
     pub(crate) checks: Checks<S>,
@@ -130,6 +132,7 @@ impl<S: Service> World<S> {
             sessions: sessions.collect(),
             clients,
             rogues,
+            reached: Vec::new(),
             checks: Checks::new(!plan.control, S::genesis(&principals), tape.clone(), &principals),
             tape,
             memory: Memory::default(),
