@@ -6,6 +6,7 @@ use bytes::Bytes;
 use crate::access::{Context, check_mode};
 use crate::inode::{Body, Inode};
 use crate::op::{Chunking, Denied, Ino, Kind, NewInode, Redundancy, Reply, Space, Volume, VolumeId, VolumeSpec};
+use crate::read::Look as _;
 use crate::state::State;
 
 /// Most volumes in a cluster.
@@ -58,20 +59,10 @@ impl State {
         Reply::Volumes(self.volumes.iter().map(|(_, volume)| volume.clone()).collect())
     }
 
-    pub(crate) fn stat_fs(&self, volume: VolumeId) -> Result<Reply, Denied> {
-        self.space(volume).map(Reply::Space).ok_or(Denied::NotFound)
-    }
-
     /// What a volume's files take, and of how much; `None` if there is no such volume.
     #[must_use]
     pub fn space(&self, volume: VolumeId) -> Option<Space> {
-        let (usage, spec) = (self.usage.get(&volume)?, &self.volumes.get(&volume)?.spec);
-        Some(Space {
-            used_bytes: usage.bytes,
-            quota_bytes: spec.quota_bytes,
-            used_inodes: usage.inodes,
-            quota_inodes: spec.quota_inodes,
-        })
+        self.space_of(volume)
     }
 
     /// Whether a file may grow from `before` to `after` bytes. Shrinking always may.
