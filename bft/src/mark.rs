@@ -1,12 +1,13 @@
 //! Marks: signed digests of the state, at places of their own, for reads that are proven.
 //!
 //! A checkpoint comes after so many batches, which may take a second or a day. A read that is proven
-//! should be of lately, so replicas also sign what they have after the first batch in each second of
-//! agreed time. Everybody finds the same places, for the agreed times are the same everywhere. A mark is
+//! should be of lately, so replicas also sign what they have after the first batch in each half second
+//! of agreed time. Everybody finds the same places, for the agreed times are the same everywhere. A mark is
 //! no vote: nothing in agreement looks at it, it is neither durable nor sent again, and one that is lost
 //! is made up for by the next. What it says stays true all the same, as a committed batch stays where it
 //! is: `f + 1` correct replicas among `2f + 1` signers had this state after this batch.
 
+use core::time::Duration;
 use std::collections::BTreeMap;
 
 use base::{Digest, Effects, ReplicaId, Seq, Signable, Signature, Signed, StateMachine, Time, canonical_struct};
@@ -20,6 +21,15 @@ use crate::transfer::Image;
 
 /// Marks kept of each replica: the latest.
 const KEPT_MAX: usize = 4;
+
+fn nanos(every: Duration) -> u64 {
+    u64::try_from(every.as_nanos()).unwrap_or(u64::MAX).max(1)
+}
+
+/// Which span of agreed time this is in.
+fn span_of(at: Time, every: Duration) -> u64 {
+    at.0 / nanos(every)
+}
 
 /// ⟨MARK, n, d, i⟩: what a checkpoint says, for readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +54,8 @@ pub struct Marked {
     pub made: (Seq, Time),
     /// The latest that `2f + 1` replicas have signed, if its state is kept here.
     pub certified: Option<Seq>,
+    /// The earliest agreed time of the next mark.
+    pub next_at: Time,
 }
 
 /// Marks of all replicas, and the states at the own ones.
@@ -81,8 +93,7 @@ impl<S: StateMachine> Replica<S> {
     /// If the batch just executed is the first in its span of agreed time, signs the state after it.
     pub(crate) fn mark_if_due(&mut self, before: Time, fx: &mut Effects<Self>) {
         let Some(every) = self.params.mark_interval else { return };
-        let span = |at: Time| u128::from(at.0) / every.as_nanos().max(1);
-        if span(before) == span(self.last_at) || self.is_mute() || self.state.tree().is_none() {
+        if span_of(before, every) == span_of(self.last_at, every) || self.is_mute() || self.state.tree().is_none() {
             return;
         }
         let seq = self.last_executed;
@@ -125,7 +136,10 @@ impl<S: StateMachine> Replica<S> {
     pub fn marked(&self) -> Marked {
         let made = self.marks.images.last_key_value();
         let made = made.map_or((Seq(0), Time::ZERO), |(seq, (_, image))| (*seq, image.at));
-        Marked { made, certified: self.marks.certified.filter(|seq| self.marks.images.contains_key(seq)) }
+        let certified = self.marks.certified.filter(|seq| self.marks.images.contains_key(seq));
+        let every = self.params.mark_interval.unwrap_or(Duration::MAX);
+        let next_at = Time(span_of(self.last_at, every).saturating_add(1).saturating_mul(nanos(every)));
+        Marked { made, certified, next_at }
     }
 
     /// The state at the latest certified mark, for reads to be proven from.

@@ -151,7 +151,7 @@ impl Params {
             clock_bound: Duration::from_secs(10),
             status_interval: Duration::from_millis(500),
             view_timeout: Duration::from_secs(1),
-            mark_interval: Some(Duration::from_secs(1)),
+            mark_interval: Some(Duration::from_millis(500)),
             retained_bytes_max: 64 * 1024 * 1024,
         };
         params.check()?;

@@ -67,7 +67,7 @@ fn a_checkpoint_is_not_needed() {
     world.run_until(LIMIT, "work is done", |world| world.customers.iter().all(Customer::is_done));
     world.run_for(Duration::from_millis(200));
     assert!(world.stable.is_empty());
-    let before = certified(&world, 1).expect("the first batch is the first of its second").seq();
+    let before = certified(&world, 1).expect("the first batch is the first of its span").seq();
     // After a rest, one batch is enough for reads to be of lately again.
     world.run_for(Duration::from_secs(20));
     assert_eq!(certified(&world, 1).expect("still").seq(), before, "nothing happened");
@@ -168,7 +168,7 @@ fn marks_of_liars_are_few_and_count_for_nothing() {
             assert!(out.send.is_empty() && !out.events.iter().any(|event| matches!(event, Event::Marked { .. })));
         }
     }
-    assert_eq!(bench.replica.marked(), bft::Marked::default());
+    assert_eq!(bench.replica.marked().certified, None);
     assert_eq!(bench.hear(1, mark(1, 99)).ignored(), Some(Ignored::Stale));
     assert_eq!(bench.hear(1, mark(1, 50)).ignored(), Some(Ignored::Stale));
 }

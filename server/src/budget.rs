@@ -28,6 +28,8 @@ pub(crate) struct Budgets(Mutex<BTreeMap<PublicKey, Arc<Budget>>>);
 pub(crate) struct Budget {
     account: Mutex<Account>,
     freed: Notify,
+    /// Held while a read of the principal is answered.
+    pub(crate) reading: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -39,7 +41,10 @@ struct Account {
 impl Budgets {
     /// The budget of a principal of the cluster; there are as many as principals.
     pub(crate) fn of(&self, principal: PublicKey) -> Arc<Budget> {
-        let new = || Arc::new(Budget { account: Mutex::new(Account::new(Instant::now())), freed: Notify::new() });
+        let new = || {
+            let account = Mutex::new(Account::new(Instant::now()));
+            Arc::new(Budget { account, freed: Notify::new(), reading: tokio::sync::Mutex::default() })
+        };
         self.0.lock().entry(principal).or_insert_with(new).clone()
     }
 
