@@ -13,7 +13,7 @@ use proto::view::ClusterView;
 
 use crate::backend::Unavailable;
 use crate::blocks::Blocks;
-use crate::exchange::Exchange;
+use crate::exchange::{BlockService, Exchange};
 use crate::session::Session;
 
 /// The volume that `up` makes and `mount` takes when none is named.
@@ -201,7 +201,7 @@ impl Cluster {
     }
 
     fn blocks(&self, copies: usize) -> Result<Blocks, ConnectError> {
-        let (mut members, mut links) = (Vec::new(), BTreeMap::<NodeId, Exchange>::new());
+        let (mut members, mut links) = (Vec::new(), BTreeMap::<NodeId, Exchange<BlockService>>::new());
         for node in self.view.storage() {
             let ring = dht::ring_id(&self.view.cluster, &node.key, RING_SALT);
             members.push(Member { node: node.id, ring, domain: node.domain.clone() });
