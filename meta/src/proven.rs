@@ -16,8 +16,8 @@ use crate::directory::Entry;
 use crate::inode::{Body, Inode};
 use crate::op::{Answer, Call, Denied, Ino, Reply, SealedName, Volume, VolumeId};
 use crate::read::Look;
-use crate::state::State;
-use crate::table::{Key, Table, Value};
+use crate::state::{CLOCK_TAG, State};
+use crate::table::{Key, Table, Value, row_name};
 use crate::volume::Usage;
 use crate::xattr::XattrKey;
 
@@ -133,6 +133,11 @@ impl Look for Noting<'_> {
         self.note(&self.state.usage, &volume);
         self.state.usage_row(volume)
     }
+
+    fn next_volume(&self) -> VolumeId {
+        self.names.borrow_mut().insert(row_name(CLOCK_TAG, &CLOCK_TAG));
+        self.state.next_volume()
+    }
 }
 
 /// Proven rows, that note if others are looked at.
@@ -146,7 +151,11 @@ struct Shown<'a> {
 impl Shown<'_> {
     /// Whether the rows say if there is one with this name.
     fn tells<K: Key, V: Value>(&self, table: &Table<K, V>, key: &K) -> bool {
-        let shown = self.rows.get(&table.row_name(key)).is_ok();
+        self.tell(&table.row_name(key))
+    }
+
+    fn tell(&self, name: &[u8]) -> bool {
+        let shown = self.rows.get(name).is_ok();
         self.missed.set(self.missed.get() || !shown);
         shown
     }
@@ -175,5 +184,11 @@ impl Look for Shown<'_> {
 
     fn usage_row(&self, volume: VolumeId) -> Option<Usage> {
         self.tells(&self.state.usage, &volume).then(|| self.state.usage_row(volume))?
+    }
+
+    fn next_volume(&self) -> VolumeId {
+        // A state without this row has a clock all the same: one before the first volume.
+        self.tell(&row_name(CLOCK_TAG, &CLOCK_TAG));
+        self.state.next_volume()
     }
 }

@@ -12,7 +12,7 @@ use crate::directory::Entry;
 use crate::inode::{Body, Inode};
 use crate::op::{Attr, Denied, Ino, Kind, Op, Reply, SealedName, Space, Volume, VolumeId};
 use crate::state::State;
-use crate::volume::Usage;
+use crate::volume::{Usage, VOLUMES_MAX};
 use crate::xattr::{XattrKey, need_xattr_read};
 
 /// Rows by their names, and what is read of them.
@@ -23,10 +23,13 @@ pub(crate) trait Look {
     fn xattr_row(&self, key: &XattrKey) -> Option<&Bytes>;
     fn volume_row(&self, volume: VolumeId) -> Option<&Volume>;
     fn usage_row(&self, volume: VolumeId) -> Option<Usage>;
+    /// The number that the next volume will have.
+    fn next_volume(&self) -> VolumeId;
 
     /// What `op` reads, if it is a read of single rows.
     fn read(&self, cx: &Context<'_>, op: &Op) -> Option<Result<Reply, Denied>> {
         Some(match op {
+            Op::VolumeGet { name } => self.volume_named(name).cloned().map(Reply::Volume).ok_or(Denied::NotFound),
             Op::StatFs { volume } => self.stat_fs(*volume),
             Op::Lookup { parent, name } => self.lookup(cx, *parent, name),
             Op::Parent { ino } => self.parent(cx, *ino),
@@ -104,6 +107,12 @@ pub(crate) trait Look {
         self.space_of(volume).map(Reply::Space).ok_or(Denied::NotFound)
     }
 
+    /// Volumes are numbered from 1 and stay.
+    fn volume_named(&self, name: &str) -> Option<&Volume> {
+        let numbers = (1..self.next_volume().0).take(VOLUMES_MAX);
+        numbers.filter_map(|number| self.volume_row(VolumeId(number))).find(|volume| volume.spec.name == name)
+    }
+
     /// What a volume's files take, and of how much; `None` if there is no such volume.
     fn space_of(&self, volume: VolumeId) -> Option<Space> {
         let (usage, spec) = (self.usage_row(volume)?, &self.volume_row(volume)?.spec);
@@ -172,5 +181,9 @@ impl Look for State {
 
     fn usage_row(&self, volume: VolumeId) -> Option<Usage> {
         self.usage.get(&volume).copied()
+    }
+
+    fn next_volume(&self) -> VolumeId {
+        self.clock.next_volume
     }
 }

@@ -144,7 +144,6 @@ impl State {
         }
         match op {
             Op::VolumeCreate(spec) => self.volume_create(cx, spec),
-            Op::VolumeGet { name } => self.volume_get(name),
             Op::VolumeList => Ok(self.volume_list()),
             Op::SetAttr { ino, change } => self.set_attr(cx, *ino, change),
             Op::Commit(commit) => self.commit(cx, commit),
@@ -163,7 +162,8 @@ impl State {
             Op::RemoveXattr { ino, class, name } => self.remove_xattr(cx, &(*ino, *class, name.clone())),
             Op::KeepOrphan { ino } => self.keep_orphan(cx, *ino),
             Op::ReleaseOrphan { ino } => self.release_orphan(cx, *ino),
-            Op::StatFs { .. }
+            Op::VolumeGet { .. }
+            | Op::StatFs { .. }
             | Op::Lookup { .. }
             | Op::Parent { .. }
             | Op::GetAttr { .. }

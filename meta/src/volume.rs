@@ -34,7 +34,7 @@ impl State {
             return Err(Denied::NotGranted);
         }
         check_spec(spec)?;
-        if self.find_volume(&spec.name).is_some() {
+        if self.volume_named(&spec.name).is_some() {
             return Err(Denied::Exists);
         }
         if self.volumes.len() >= VOLUMES_MAX {
@@ -49,10 +49,6 @@ impl State {
         self.add_inode(Inode { attr, xattrs_len: 0, body: Body::new(&new, root) });
         self.volumes.insert(id, volume.clone());
         Ok(Reply::Volume(volume))
-    }
-
-    pub(crate) fn volume_get(&self, name: &str) -> Result<Reply, Denied> {
-        self.find_volume(name).cloned().map(Reply::Volume).ok_or(Denied::NotFound)
     }
 
     pub(crate) fn volume_list(&self) -> Reply {
@@ -96,10 +92,6 @@ impl State {
 
     fn usage_mut(&mut self, volume: VolumeId) -> &mut Usage {
         self.usage.change(&volume).expect("every inode's volume exists")
-    }
-
-    fn find_volume(&self, name: &str) -> Option<&Volume> {
-        self.volumes.iter().map(|(_, volume)| volume).find(|volume| volume.spec.name == name)
     }
 
     fn draw_volume(&mut self) -> VolumeId {

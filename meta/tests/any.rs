@@ -120,6 +120,7 @@ fn volume_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         named.prop_map(Op::VolumeCreate),
         Just(Op::VolumeList),
+        (0u8..4).prop_map(|index| Op::VolumeGet { name: format!("volume{index}") }),
         (0u32..4).prop_map(|volume| Op::StatFs { volume: VolumeId(volume) }),
     ]
 }

@@ -36,7 +36,7 @@ fn a_name_is_proven_to_be_there_or_not() {
 }
 
 #[test]
-fn a_link_an_attribute_and_the_space_are_proven() {
+fn a_link_an_attribute_a_volume_and_its_space_are_proven() {
     let mut world = World::new();
     let (root, volume) = (world.root, world.volume);
     let link = world.create(&user(0), root, "l", new(Kind::Symlink, 0o777)).unwrap().ino;
@@ -46,6 +46,11 @@ fn a_link_an_attribute_and_the_space_are_proven() {
     let set = Op::SetXattr { ino, class, name: name("x"), value: value.clone(), how: XattrHow::Set };
     world.run(&user(7), set).unwrap();
     assert_eq!(read(&mut world, 7, Op::GetXattr { ino, class, name: name("x") }), Ok(Ok(Reply::Value(value))));
+    for name in ["home", "elsewhere"] {
+        let get = Op::VolumeGet { name: name.into() };
+        let ordered = world.run(&user(7), get.clone());
+        assert_eq!(read(&mut world, 7, get), Ok(ordered));
+    }
     let space = world.space();
     assert_eq!(read(&mut world, 7, Op::StatFs { volume }), Ok(Ok(Reply::Space(space))));
 }
@@ -80,7 +85,6 @@ fn what_lists_or_changes_is_not_proven() {
         Op::ReadDir { ino, cookie: 0, max: 9 },
         Op::ListXattr { ino },
         Op::VolumeList,
-        Op::VolumeGet { name: "home".into() },
         Op::Rmdir { parent: ino, name: name("d") },
     ];
     for op in ops {
