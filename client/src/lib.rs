@@ -19,5 +19,5 @@ pub mod session;
 pub mod status;
 
 pub use connect::{Cluster, ConnectError, Volume};
-pub use meta::{Caller, Redundancy};
+pub use meta::{Attr, Caller, Redundancy};
 pub use proofs::{Read, ReadCounts, Source};
