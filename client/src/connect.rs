@@ -148,7 +148,11 @@ impl Cluster {
         let call = Call { caller: Caller::default(), op };
         let done = match self.max_age {
             None => self.session.call(call).await?,
-            Some(age) => self.session.read_within(call, age).await?.answer.into_result(),
+            Some(age) => match self.session.read_within(call.clone(), age).await?.answer.into_result() {
+                // It may have been made since.
+                Err(_) => self.session.call(call).await?,
+                found => found,
+            },
         };
         done.map_err(|why| ConnectError::Denied { what: what.to_owned(), why })
     }

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::verdict::verdict_key;
 use base::{Claim, Cofactored, Decode as _, Digest, Encode as _, Forged, PublicKey, Seq, Signature, Time, Verifier};
@@ -26,8 +26,8 @@ use crate::exchange::{Exchange, ReadService};
 
 /// How long a replica may take over a read.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// How many replicas are asked before a read is ordered.
-const ASKED_MAX: usize = 2;
+/// After this long nobody else is asked, and the read is ordered.
+const DELAY_MAX: Duration = Duration::from_millis(400);
 /// How far ahead of this machine's clock a proven state may be: as far as replicas let a proposed time be
 /// ahead of theirs. Beyond it one of the clocks is of no use for telling ages.
 const AHEAD_MAX: Duration = Duration::from_secs(10);
@@ -204,7 +204,7 @@ impl Proofs {
         }
     }
 
-    /// Asks one replica, and another if that one is silent or lies.
+    /// Asks one replica, and others as long as those asked are silent or lie and there is time.
     pub(crate) async fn attempt(&self, call: &Call, max_age: Duration, now: Time) -> Attempt {
         if now.0 < self.let_be.load(Ordering::Relaxed) {
             return Attempt::Vain;
@@ -213,7 +213,11 @@ impl Proofs {
         let at_min = Time(now.0.saturating_sub(u64::try_from(max_age.as_nanos()).unwrap_or(u64::MAX)));
         let question = Question { who: &self.who, call, seq_min: seen, at_min, now };
         let bytes = Bytes::from(call.to_bytes());
-        for replica in self.order().into_iter().take(ASKED_MAX) {
+        let began = Instant::now();
+        for replica in self.order() {
+            if began.elapsed() > DELAY_MAX {
+                break;
+            }
             let ask = ReadAsk { ticket: 0, call: bytes.clone(), seq_min: seen.0, at_min: at_min.0 };
             let Ok(answer) = self.links[replica].ask(ask, PATIENCE).await else {
                 self.counts.silent.fetch_add(1, Ordering::Relaxed);
