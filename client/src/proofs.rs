@@ -141,7 +141,7 @@ impl Question<'_> {
 /// What came of asking for a proof.
 #[derive(Debug)]
 pub(crate) enum Attempt {
-    Proven(Read),
+    Proven(Box<Read>),
     /// Nobody has anything that new, or nobody answered well: an ordered read may bring a new mark.
     Old,
     /// Not worth asking, for a while or for this call.
@@ -228,7 +228,8 @@ impl Proofs {
                     Ok((answer, seq, at)) => {
                         self.note_seen(seq);
                         self.counts.proven.fetch_add(1, Ordering::Relaxed);
-                        return Attempt::Proven(Read { answer, source: Source::Proven { seq, at } });
+                        let read = Read { answer, source: Source::Proven { seq, at } };
+                        return Attempt::Proven(Box::new(read));
                     }
                     Err(why) => {
                         tracing::warn!(replica, %why, "a replica's proof of a read does not hold");

@@ -108,7 +108,7 @@ impl Session {
     pub async fn read_within(&self, call: Call, max_age: Duration) -> Result<Read, Unavailable> {
         let mut turn = None;
         match self.proofs.attempt(&call, max_age, self.clock.latest()).await {
-            Attempt::Proven(read) => return Ok(read),
+            Attempt::Proven(read) => return Ok(*read),
             Attempt::Vain => {}
             Attempt::Old => {
                 // Whoever comes after the first may find the mark that the first one brings.
@@ -118,7 +118,7 @@ impl Session {
                     && turn.is_some()
                     && let Attempt::Proven(read) = self.proofs.attempt(&call, max_age, self.clock.latest()).await
                 {
-                    return Ok(read);
+                    return Ok(*read);
                 }
             }
         }
