@@ -25,7 +25,7 @@ use crate::sessions::Sessions;
 /// Bad messages in a row after which a link is cut.
 const BAD_IN_A_ROW_MAX: u32 = 64;
 /// Reads of one link that are answered at a time.
-const READS_MAX: usize = 16;
+const READS_MAX: usize = 8;
 /// Longest label of a session, bytes.
 const LABEL_MAX: usize = 256;
 
@@ -110,13 +110,16 @@ impl Consensus for ConsensusService {
 
     async fn read(&self, request: Request<Streaming<ReadAsk>>) -> Result<Response<Self::ReadStream>, Status> {
         let client = self.user(&request)?;
+        let place = self.desk.budgets.of(client).read_links.clone().try_acquire_owned();
+        let place = place.map_err(|_| Status::resource_exhausted("too many reading links of this user"))?;
         let (desk, door) = (self.desk.clone(), self.door.clone());
         let asks = stream::unfold(request.into_inner(), move |mut frames| {
             let door = door.clone();
             async move { next_frame(&mut frames, &door.dropped).await.map(|ask| (ask, frames)) }
         });
         let answers = asks.map(move |ask| {
-            let desk = desk.clone();
+            // Given back when the link ends.
+            let (desk, _place) = (desk.clone(), &place);
             async move { Ok(desk.answer(client, ask).await) }
         });
         Ok(Response::new(Box::pin(answers.buffer_unordered(READS_MAX))))
