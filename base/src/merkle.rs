@@ -5,12 +5,17 @@
 //! depends on the set of (name, value) pairs alone, not on the order of updates.
 //!
 //! Every part of the trie can be checked by itself against the digest above it: so a state can be
-//! fetched in parts, from whoever has it, and only where it differs ([`Prefix`], [`Branch`]).
+//! fetched in parts, from whoever has it, and only where it differs ([`Prefix`], [`Branch`]). And a few
+//! rows can be shown to somebody who has nothing but the root ([`Part`]).
+
+mod part;
 
 use std::sync::{Arc, OnceLock};
 
 use crate::codec::{Decode, DecodeError, Encode, Reader};
 use crate::hash::Digest;
+
+pub use part::{NotShown, Part, Proven};
 
 /// Children of a fork.
 pub const FAN_OUT: usize = 16;
@@ -263,9 +268,13 @@ fn collapse(children: [Option<Arc<Node>>; FAN_OUT]) -> Option<Arc<Node>> {
 }
 
 impl Node {
+    fn digest_of_leaf(key: &Digest, value: &Digest) -> Digest {
+        Digest::of_parts(&[b"L", &key.0, &value.0])
+    }
+
     fn digest(&self) -> Digest {
         match self {
-            Node::Leaf { key, value, .. } => Digest::of_parts(&[b"L", &key.0, &value.0]),
+            Node::Leaf { key, value, .. } => Node::digest_of_leaf(key, value),
             Node::Fork { children, digest, .. } => *digest.get_or_init(|| {
                 Trie::digest_of_fork(&children.each_ref().map(|child| Some(child.as_deref()?.digest())))
             }),

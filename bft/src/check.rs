@@ -32,6 +32,7 @@ impl Check for Message {
             }
             Message::Prepare(prepare) => claims.vote(prepare, prepare.body.replica, *from)?,
             Message::Checkpoint(checkpoint) => claims.vote(checkpoint, checkpoint.body.replica, *from)?,
+            Message::Mark(mark) => claims.vote(mark, mark.body.replica, *from)?,
             Message::Commit(_) | Message::Status(_) => {}
             Message::Committed(committed) => claims.requests(committed.batch.requests()),
             Message::Forward(request) => claims.request(request),

@@ -157,6 +157,9 @@ enum Purpose {
     Submitted { ticket: u64 },
 }
 
+/// Who says the same, and the bytes, if one of them sent them.
+type Vouchers<'a> = (Vec<ReplicaId>, Option<&'a Bytes>);
+
 /// A result that enough replicas vouch for, so that it is right.
 struct Agreed<'a> {
     seq: Seq,
@@ -388,7 +391,7 @@ impl Outstanding {
 
     /// What `f + 1` replicas agree on.
     fn agreed(&self, quorums: Quorums) -> Option<Agreed<'_>> {
-        let mut counts: BTreeMap<(Seq, Digest), (Vec<ReplicaId>, Option<&Bytes>)> = BTreeMap::new();
+        let mut counts: BTreeMap<(Seq, Digest), Vouchers<'_>> = BTreeMap::new();
         for (from, (_, answer)) in &self.replies {
             if let Answer::Executed { seq, digest, result } = answer {
                 let (vouchers, whole) = counts.entry((*seq, *digest)).or_default();

@@ -36,6 +36,11 @@ pub enum Event {
         /// Its digest.
         digest: Digest,
     },
+    /// `2f + 1` replicas have signed the state here at a mark: reads can be proven from it.
+    Marked {
+        /// Its place.
+        seq: Seq,
+    },
     /// An input was ignored. Normal on a network that loses, repeats and reorders.
     Ignored(Ignored),
     /// A replica did what no correct replica does.

@@ -21,6 +21,7 @@ impl<S: StateMachine> Replica<S> {
                 self.log.slot_mut(place.seq).set_committed();
             }
             fx.persist.push(record);
+            let before = self.last_at;
             let replies = self.execute(&committed);
             let requests = replies.iter().filter(|event| executed_now(event)).count();
             for request in committed.batch.requests() {
@@ -37,6 +38,7 @@ impl<S: StateMachine> Replica<S> {
             fx.events.push(Event::Executed { seq: committed.seq, requests });
             fx.events.extend(replies);
             self.say_checkpoint(now, fx);
+            self.mark_if_due(before, fx);
         }
         self.vouchers.drop_through(self.last_executed);
         self.try_rejoin(fx);

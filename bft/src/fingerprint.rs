@@ -45,6 +45,8 @@ impl<S: StateMachine> Replica<S> {
             peers: _,
             pacing: _,
             counts: _,
+            // For readers: nothing in agreement looks at them.
+            marks: _,
             // When the primary is suspected is a step of its own to the checker.
             floor: _,
         } = self;

@@ -8,6 +8,9 @@
 //! forgets; `catchup` resends what was lost; `restore` makes all of it survive a crash. [`client`]
 //! is the other end: it signs requests and believes `f + 1` replies.
 //!
+//! `mark` signs states for readers, and `proof` shows rows of them to somebody who trusts no single
+//! replica.
+//!
 //! `views` says when the primary is suspected and leaves its view; `new_view` begins the next. A
 //! replica that needs what nobody retains says [`Event::Behind`], and `transfer` fetches a checkpoint; one
 //! that lost its log comes back by `rejoin`.
@@ -23,10 +26,12 @@ mod execute;
 mod fingerprint;
 mod floor;
 mod log;
+mod mark;
 mod message;
 mod new_view;
 mod normal;
 mod params;
+mod proof;
 mod queue;
 mod record;
 mod rejoin;
@@ -39,6 +44,7 @@ mod view_change;
 mod views;
 
 pub use event::{Event, Evidence, Ignored, ReplicaStatus, Standing};
+pub use mark::{Mark, Marked};
 pub use message::{
     Body, Checkpoint, Commit, Committed, Content, Head, Message, Part, PartName, PrePrepare, Prepare, Proposal,
     SlotState, Status, Tree, Want,
@@ -48,6 +54,7 @@ pub use params::{
     PRINCIPAL_RESULT_BYTES_MAX, Params, QUEUE_BYTES_MAX, QUEUE_REQUESTS_MAX, REPLICAS_MAX, REQUEST_OP_MAX,
     RESULT_INLINE_MAX, RESULT_MAX, SESSIONS_MAX, TIMESTAMPS_MAX, WINDOW_MAX,
 };
+pub use proof::{Certified, ProvenRows, READ_PROOF_MAX, ReadProof};
 pub use record::{CachedResult, Certificate, Divergence, Place, Record, SNAPSHOT_PIECE_MAX, Snapshot, StableProof};
 pub use rejoin::{Rejoin, Welcome};
 pub use replica::{Input, Replica};

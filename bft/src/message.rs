@@ -7,6 +7,7 @@ use base::{
 };
 use bytes::Bytes;
 
+use crate::mark::Mark;
 use crate::params::{REPLICAS_MAX, ROWS_MAX, WINDOW_MAX};
 use crate::record::StableProof;
 use crate::rejoin::{Rejoin, Welcome};
@@ -51,6 +52,8 @@ pub enum Message {
     Rejoin(Signed<Rejoin>),
     /// The sender knows that the receiver did.
     Welcome(Welcome),
+    /// The sender's state at a mark.
+    Mark(Signed<Mark>),
 }
 canonical_enum!(Message {
     0 => Proposal(proposal),
@@ -70,6 +73,7 @@ canonical_enum!(Message {
     14 => Gone(seq),
     15 => Rejoin(rejoin),
     16 => Welcome(welcome),
+    17 => Mark(mark),
 });
 
 /// ⟨PRE-PREPARE, v, n, d⟩ and the time agreed with it (TOCS'02 §4.1, §4.6).

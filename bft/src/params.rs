@@ -79,6 +79,9 @@ pub struct Params {
     /// How long the primary may let something outstanding wait, with nothing executed, before it is
     /// suspected. Doubles with every view that comes to nothing, six times.
     pub view_timeout: Duration,
+    /// The first batch in each span of agreed time this long gets a mark, from which reads are proven;
+    /// `None`: no marks. All replicas need the same.
+    pub mark_interval: Option<Duration>,
     /// Bytes of executed batches kept, below the stable checkpoint, for peers that lag.
     pub retained_bytes_max: usize,
 }
@@ -148,6 +151,7 @@ impl Params {
             clock_bound: Duration::from_secs(10),
             status_interval: Duration::from_millis(500),
             view_timeout: Duration::from_secs(1),
+            mark_interval: Some(Duration::from_millis(500)),
             retained_bytes_max: 64 * 1024 * 1024,
         };
         params.check()?;
@@ -178,6 +182,7 @@ impl Params {
             ("batch_requests_max", (1..=BATCH_REQUESTS_MAX).contains(&self.batch_requests_max)),
             ("batch_bytes_max", (REQUEST_OP_MAX + 256..=BATCH_BYTES_MAX).contains(&self.batch_bytes_max)),
             ("clock_bound", self.clock_bound <= DURATION_MAX),
+            ("mark_interval", self.mark_interval.is_none_or(|every| !every.is_zero() && every <= DURATION_MAX)),
             ("view_timeout", (Duration::from_millis(1)..=DURATION_MAX).contains(&self.view_timeout)),
             ("status_interval", (Duration::from_millis(1)..=DURATION_MAX).contains(&self.status_interval)),
         ];

@@ -11,6 +11,7 @@ use crate::checkpoint::Checkpoints;
 use crate::event::{Event, Evidence, Ignored, ReplicaStatus, Standing};
 use crate::floor::Floor;
 use crate::log::Log;
+use crate::mark::Marks;
 use crate::message::Message;
 use crate::params::Params;
 use crate::queue::Queue;
@@ -61,6 +62,7 @@ pub struct Replica<S> {
     pub(crate) retained: Retained,
     pub(crate) vouchers: Vouchers,
     pub(crate) checkpoints: Checkpoints<S>,
+    pub(crate) marks: Marks<S>,
     pub(crate) transfer: Option<Transfer<S>>,
     pub(crate) lives: Lives,
     pub(crate) rejoining: Option<Rejoining>,
@@ -150,6 +152,7 @@ impl<S: StateMachine> Replica<S> {
             Message::Gone(seq) => self.on_gone(now, from, seq, fx),
             Message::Rejoin(rejoin) => self.on_rejoin(now, rejoin, fx),
             Message::Welcome(welcome) => self.on_welcome(now, from, welcome, fx),
+            Message::Mark(mark) => self.on_mark(mark, fx),
         }
     }
 
@@ -171,6 +174,7 @@ impl<S: StateMachine> Replica<S> {
             retained: Retained::default(),
             vouchers: Vouchers::default(),
             checkpoints: Checkpoints::default(),
+            marks: Marks::default(),
             transfer: None,
             lives: Lives::default(),
             rejoining: None,

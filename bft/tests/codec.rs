@@ -6,9 +6,9 @@ use base::merkle::Prefix;
 use base::{Decode, Digest, Encode, ReplicaId, Seq, Signature, Signed, Time, View};
 use bft::{
     BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, Batch, Body, CachedResult, Certificate, Checkpoint, ClientRequest, Commit,
-    Committed, Content, Divergence, Head, MESSAGE_MAX, Message, NewView, Part, PartName, Place, PrePrepare, Prepare,
-    Prepared, Proposal, REQUEST_OP_MAX, RESULT_MAX, Record, RefusedWhy, Rejoin, Reply, ReplyResult, Request, SlotState,
-    Snapshot, StableProof, Status, Tree, ViewChange, WINDOW_MAX, Want, Welcome,
+    Committed, Content, Divergence, Head, MESSAGE_MAX, Mark, Message, NewView, Part, PartName, Place, PrePrepare,
+    Prepare, Prepared, Proposal, REQUEST_OP_MAX, RESULT_MAX, Record, RefusedWhy, Rejoin, Reply, ReplyResult, Request,
+    SlotState, Snapshot, StableProof, Status, Tree, ViewChange, WINDOW_MAX, Want, Welcome,
 };
 use bytes::Bytes;
 use common::client_secret;
@@ -57,6 +57,13 @@ fn prepare() -> impl Strategy<Value = Signed<Prepare>> {
 fn checkpoint() -> impl Strategy<Value = Signed<Checkpoint>> {
     let body = (any::<u64>(), digest(), any::<u16>());
     signed(body.prop_map(|(seq, digest, i)| Checkpoint { seq: Seq(seq), digest, replica: ReplicaId(i) }))
+}
+
+fn mark() -> impl Strategy<Value = Signed<Mark>> {
+    checkpoint().prop_map(|Signed { body: Checkpoint { seq, digest, replica }, signature }| Signed {
+        body: Mark { seq, digest, replica },
+        signature,
+    })
 }
 
 fn committed() -> impl Strategy<Value = Committed> {
@@ -181,6 +188,7 @@ fn message() -> impl Strategy<Value = Message> {
             stable,
             lives
         })),
+        mark().prop_map(Message::Mark),
     ]
 }
 

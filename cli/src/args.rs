@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
@@ -52,6 +53,8 @@ pub(crate) enum Command {
     Volume(VolumeCommand),
     /// Mount a volume; stays in the foreground until Ctrl-C.
     Mount(Mount),
+    /// Show what is known of a file, without mounting its volume.
+    Stat(Stat),
     /// Unmount.
     Umount(Umount),
     /// Show every node and every mount.
@@ -77,6 +80,30 @@ pub(crate) struct Up {
     pub(crate) no_mount: bool,
     #[command(flatten)]
     pub(crate) cache: Cache,
+    #[command(flatten)]
+    pub(crate) age: Age,
+}
+
+/// How old an answer may be.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub(crate) struct Age {
+    /// Names, attributes and links may be as they were this long ago (5s, 500ms): one replica can then
+    /// prove them, and nothing need be agreed on. Default: they are of now.
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    pub(crate) max_age: Option<Duration>,
+}
+
+fn parse_age(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" | "min" => 60_000,
+        _ => return Err("say a whole number and ms, s or min: 5s".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "say a whole number and ms, s or min: 5s".to_owned())?;
+    Ok(Duration::from_millis(number.saturating_mul(millis)))
 }
 
 /// The mount's local cache.
@@ -156,6 +183,21 @@ pub(crate) struct Mount {
     pub(crate) what: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) cache: Cache,
+    #[command(flatten)]
+    pub(crate) age: Age,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(override_usage = "mangrove stat [OPTIONS] [VOLUME] PATH")]
+pub(crate) struct Stat {
+    /// [VOLUME] PATH: the volume (default: main) and a path from its root.
+    #[arg(num_args = 1..=2, required = true, value_names = ["VOLUME", "PATH"])]
+    pub(crate) what: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) age: Age,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -175,4 +217,19 @@ pub(crate) struct Status {
     /// Show it again every two seconds.
     #[arg(long, conflicts_with = "json")]
     pub(crate) watch: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_whole_numbers_with_a_unit() {
+        assert_eq!(parse_age("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(parse_age("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_age("2min"), Ok(Duration::from_secs(120)));
+        assert!(
+            ["", "5", "s", "-1s", "1.5s", "5 s", "99999999999999999999s"].iter().all(|text| parse_age(text).is_err())
+        );
+    }
 }

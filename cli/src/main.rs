@@ -7,6 +7,7 @@ mod cluster;
 mod config;
 mod mount;
 mod output;
+mod stat;
 mod status;
 mod up;
 mod volume;
@@ -42,6 +43,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Volume(VolumeCommand::Create(create)) => volume::create(&access, &create).await,
         Command::Volume(VolumeCommand::List(list)) => volume::list(&access, &list).await,
         Command::Mount(mount) => mount::run(&access, mount).await,
+        Command::Stat(stat) => stat::run(&access, &stat).await,
         Command::Umount(umount) => mount::umount(&umount),
         Command::Status(status) => status::run(&access, &status).await,
     }

@@ -1,6 +1,6 @@
 //! `mangrove mount` and `mangrove umount`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use client::fs::{Filesystem, Options};
 use client::session::Session;
 use client::{Caller, Cluster};
 
-use crate::args::{Access, Cache, Mount, Umount};
+use crate::args::{Access, Age, Cache, Mount, Umount};
 use crate::cluster::Stop;
 use crate::config;
 use crate::output::say;
@@ -25,16 +25,12 @@ pub(crate) struct Mounted {
 
 pub(crate) async fn run(access: &Access, args: Mount) -> anyhow::Result<ExitCode> {
     let mut stop = Stop::listen()?;
-    let (volume, mountpoint) = match args.what.as_slice() {
-        [volume, mountpoint] => (volume.to_str().context("a volume's name is plain text")?, mountpoint),
-        [mountpoint] => (DEFAULT_VOLUME, mountpoint),
-        _ => unreachable!("clap takes one or two"),
-    };
+    let (volume, mountpoint) = volume_and(&args.what)?;
     fuse::clear_stale(mountpoint, fuse::KIND)?;
     fuse::check_mountpoint(mountpoint)?;
     let cluster = config::connect(access, &label(mountpoint))?;
     let mounted = tokio::select! {
-        mounted = mount(&cluster, volume, mountpoint, &args.cache) => mounted?,
+        mounted = mount(&cluster, volume, mountpoint, &args.cache, args.age) => mounted?,
         () = stop.asked() => return Ok(ExitCode::SUCCESS),
     };
     say!("mounted at {}; Ctrl-C unmounts", mountpoint.display());
@@ -44,6 +40,15 @@ pub(crate) async fn run(access: &Access, args: Mount) -> anyhow::Result<ExitCode
     }
     mounted.close(&mut stop).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A volume, the default one if it is not named, and a path.
+pub(crate) fn volume_and(what: &[PathBuf]) -> anyhow::Result<(&str, &Path)> {
+    match what {
+        [volume, path] => Ok((volume.to_str().context("a volume's name is plain text")?, path)),
+        [path] => Ok((DEFAULT_VOLUME, path)),
+        _ => unreachable!("clap takes one or two"),
+    }
 }
 
 /// What operators see of a mount.
@@ -67,6 +72,7 @@ pub(crate) async fn mount(
     volume: &str,
     mountpoint: &Path,
     cache: &Cache,
+    age: Age,
 ) -> anyhow::Result<Mounted> {
     let volume = cluster.open_volume(volume).await?;
     // One folder a mount: two must not share one.
@@ -79,6 +85,7 @@ pub(crate) async fn mount(
             disk: (cache.cache_disk > 0).then_some(DiskOptions { dir: folder, bytes: cache.cache_disk << 20 }),
             ..CacheOptions::default()
         },
+        max_age: age.max_age,
         ..Options::default()
     };
     let fs = Filesystem::open_volume(cluster.session().clone(), volume.blocks, volume.info, &volume.secret, options)?;

@@ -138,6 +138,7 @@ fn to_json(cluster: &str, heard: &[Heard]) -> Value {
                         "last_executed": replica.last_executed, "low_water_mark": replica.low_water_mark,
                         "high_water_mark": replica.high_water_mark, "pending_requests": replica.pending_requests,
                         "behind": replica.behind, "inodes": replica.inodes, "log_bytes": replica.log_bytes,
+                        "marked": replica.marked, "reads": counts(&replica.reads),
                         "ignored": counts(&replica.ignored), "misbehaved": counts(&replica.misbehaved),
                     });
                 }

@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::BlockId;
 use bytes::Bytes;
@@ -17,6 +18,22 @@ pub trait Metadata: Send + Sync + 'static {
     /// # Errors
     /// If no answer that enough replicas agree on came: the calls may or may not have been applied.
     fn calls(&self, calls: Vec<meta::Call>) -> impl Future<Output = Result<Vec<meta::Answer>, Unavailable>> + Send;
+
+    /// One call that changes nothing, answered as it was at some moment not longer than `max_age` ago.
+    /// It is ordered, and so of now, unless there is another way.
+    ///
+    /// # Errors
+    /// As [`Metadata::calls`].
+    fn read(
+        &self,
+        call: meta::Call,
+        _max_age: Duration,
+    ) -> impl Future<Output = Result<meta::Answer, Unavailable>> + Send {
+        async move {
+            let mut answers = self.calls(vec![call]).await?;
+            answers.pop().ok_or_else(|| Unavailable("the replicas answered nothing".into()))
+        }
+    }
 }
 
 /// The block stores of a volume's nodes.
@@ -70,6 +87,10 @@ pub struct Unavailable(pub String);
 impl<M: Metadata> Metadata for Arc<M> {
     async fn calls(&self, calls: Vec<meta::Call>) -> Result<Vec<meta::Answer>, Unavailable> {
         M::calls(self, calls).await
+    }
+
+    async fn read(&self, call: meta::Call, max_age: Duration) -> Result<meta::Answer, Unavailable> {
+        M::read(self, call, max_age).await
     }
 }
 

@@ -24,7 +24,7 @@ use proto::wire::block_ask::Ask;
 use proto::wire::{self, Outcome};
 
 use crate::backend::{BlockError, BlockStore, StoreSpace};
-use crate::exchange::{Exchange, Silent};
+use crate::exchange::{BlockService, Exchange, Silent};
 
 /// What one put message is filled up to, bytes.
 const PUT_TARGET: usize = 1 << 20;
@@ -49,7 +49,7 @@ pub struct Blocks {
 #[derive(Debug)]
 struct Shared {
     ring: Ring,
-    links: BTreeMap<NodeId, Exchange>,
+    links: BTreeMap<NodeId, Exchange<BlockService>>,
     copies: usize,
     times: Mutex<Times>,
     lies: AtomicU64,
@@ -63,7 +63,7 @@ struct Times {
 }
 
 impl Blocks {
-    pub(crate) fn new(ring: Ring, links: BTreeMap<NodeId, Exchange>, copies: usize) -> Blocks {
+    pub(crate) fn new(ring: Ring, links: BTreeMap<NodeId, Exchange<BlockService>>, copies: usize) -> Blocks {
         assert!(copies <= links.len(), "{copies} copies on {} nodes", links.len());
         let shared = Shared { ring, links, copies, times: Mutex::default(), lies: AtomicU64::new(0) };
         Blocks { shared: Arc::new(shared) }
@@ -188,7 +188,7 @@ impl Shared {
     /// LBFS on the wire: asks for missing ids first. What the node holds goes into `outcomes`.
     async fn lacking(
         &self,
-        link: &Exchange,
+        link: &Exchange<BlockService>,
         blocks: Vec<(BlockId, Bytes)>,
         outcomes: &mut Vec<(BlockId, Outcome)>,
     ) -> Result<Vec<(BlockId, Bytes)>, Silent> {

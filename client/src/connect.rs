@@ -13,7 +13,7 @@ use proto::view::ClusterView;
 
 use crate::backend::Unavailable;
 use crate::blocks::Blocks;
-use crate::exchange::Exchange;
+use crate::exchange::{BlockService, Exchange};
 use crate::session::Session;
 
 /// The volume that `up` makes and `mount` takes when none is named.
@@ -29,6 +29,7 @@ pub struct Cluster {
     key: KeyFileDebug,
     identity: Identity,
     session: Session,
+    max_age: Option<std::time::Duration>,
 }
 
 /// A key file that prints nothing.
@@ -120,7 +121,14 @@ impl Cluster {
         let identity = Identity::new(&secret)?;
         let session_id = getrandom::u64().map_err(ConnectError::Random)?;
         let session = Session::open(&view, &identity, &secret, session_id, label)?;
-        Ok(Cluster { view, key: KeyFileDebug(key), identity, session })
+        Ok(Cluster { view, key: KeyFileDebug(key), identity, session, max_age: None })
+    }
+
+    /// Lets volumes be found as they were not longer ago than this, by what one replica proves.
+    #[must_use]
+    pub fn looking_back(mut self, max_age: Option<std::time::Duration>) -> Cluster {
+        self.max_age = max_age;
+        self
     }
 
     /// The session with the replicas.
@@ -137,7 +145,15 @@ impl Cluster {
 
     /// One operation as root.
     async fn call(&self, what: &str, op: Op) -> Result<Reply, ConnectError> {
-        let done = self.session.call(Call { caller: Caller::default(), op }).await?;
+        let call = Call { caller: Caller::default(), op };
+        let done = match self.max_age {
+            None => self.session.call(call).await?,
+            Some(age) => match self.session.read_within(call.clone(), age).await?.answer.into_result() {
+                // It may have been made since.
+                Err(_) => self.session.call(call).await?,
+                found => found,
+            },
+        };
         done.map_err(|why| ConnectError::Denied { what: what.to_owned(), why })
     }
 
@@ -201,7 +217,7 @@ impl Cluster {
     }
 
     fn blocks(&self, copies: usize) -> Result<Blocks, ConnectError> {
-        let (mut members, mut links) = (Vec::new(), BTreeMap::<NodeId, Exchange>::new());
+        let (mut members, mut links) = (Vec::new(), BTreeMap::<NodeId, Exchange<BlockService>>::new());
         for node in self.view.storage() {
             let ring = dht::ring_id(&self.view.cluster, &node.key, RING_SALT);
             members.push(Member { node: node.id, ring, domain: node.domain.clone() });

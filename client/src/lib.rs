@@ -2,6 +2,7 @@
 //!
 //! - [`connect`]: a user's connection to a cluster, and the volumes in it;
 //! - [`session`]: requests to the replicas, batched, signed, answered by f+1 of them;
+//! - `proofs`: reads that one replica answers, with proof;
 //! - [`blocks`]: blocks to and from storage nodes: placed, hash-checked, hedged;
 //! - [`fs`]: a volume as a POSIX filesystem, for doors; [`cache`]: blocks kept at hand;
 //! - [`backend`]: what `fs` needs of the two above, as traits;
@@ -13,8 +14,10 @@ pub mod cache;
 pub mod connect;
 mod exchange;
 pub mod fs;
+mod proofs;
 pub mod session;
 pub mod status;
 
 pub use connect::{Cluster, ConnectError, Volume};
-pub use meta::{Caller, Redundancy};
+pub use meta::{Attr, Caller, Redundancy};
+pub use proofs::{Read, ReadCounts, Source};

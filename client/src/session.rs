@@ -4,6 +4,7 @@
 //! matching replies) is `bft::client`; this module gives it a clock and links.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base::{Decode as _, Encode as _, ReplicaId, SecretKey, Time, To};
@@ -21,6 +22,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::backend::{Metadata, Unavailable};
+use crate::exchange::Exchange;
+use crate::proofs::{Attempt, Proofs, Read, ReadCounts, Source};
 
 /// Requests under way at once. While they are, further calls gather into the next request: a
 /// signature costs every replica a verification, so few large requests beat many small ones.
@@ -41,6 +44,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Session {
     asks: mpsc::Sender<Ask>,
+    proofs: Arc<Proofs>,
+    clock: Clock,
 }
 
 #[derive(Debug)]
@@ -66,10 +71,11 @@ impl Session {
         label: &str,
     ) -> Result<Session, LinkError> {
         let (replies_in, replies) = mpsc::channel(1024);
-        let mut links = Vec::new();
+        let (mut links, mut read_links) = (Vec::new(), Vec::new());
         for (index, node) in view.replicas().enumerate() {
             let (requests, waiting) = mpsc::channel(64);
             let channel = link::dial(identity, node.address, node.key)?;
+            read_links.push(Exchange::start(channel.clone()));
             let hello = Hello { session, label: label.to_owned() };
             tokio::spawn(carry(channel, hello, ReplicaId(index as u16), waiting, replies_in.clone()));
             links.push(requests);
@@ -84,9 +90,49 @@ impl Session {
         let clock = Clock::start();
         let core = Core::new(params, clock.now()).expect("a view has 3f+1 replicas with distinct keys");
         let (asks, waiting) = mpsc::channel(1024);
-        let driver = Driver { core, clock, links, queue: VecDeque::new(), outstanding: BTreeMap::new() };
+        let context = bft::Context { cluster: view.cluster, replicas: view.replica_keys().into() };
+        let first = usize::try_from(session % 1024).unwrap_or(0);
+        let proofs = Proofs::new(context, secret.public(), read_links, first);
+        let driver =
+            Driver { core, clock, links, proofs: proofs.clone(), queue: VecDeque::new(), outstanding: BTreeMap::new() };
         tokio::spawn(driver.run(waiting, replies));
-        Ok(Session { asks })
+        Ok(Session { asks, proofs, clock })
+    }
+
+    /// One call that changes nothing, answered as it was at some moment not longer than `max_age` ago, by
+    /// this machine's clock and the replicas', and not before anything that this session has seen. One
+    /// replica proves the answer if it can; else the call is ordered.
+    ///
+    /// # Errors
+    /// If no answer that enough replicas agree on came.
+    pub async fn read_within(&self, call: Call, max_age: Duration) -> Result<Read, Unavailable> {
+        let mut turn = None;
+        match self.proofs.attempt(&call, max_age, self.clock.latest()).await {
+            Attempt::Proven(read) => return Ok(*read),
+            Attempt::Vain => {}
+            Attempt::Old => {
+                // Whoever comes after the first may find the mark that the first one brings.
+                let (mine, waited) = self.proofs.turn().await;
+                turn = mine;
+                if waited
+                    && turn.is_some()
+                    && let Attempt::Proven(read) = self.proofs.attempt(&call, max_age, self.clock.latest()).await
+                {
+                    return Ok(*read);
+                }
+            }
+        }
+        self.proofs.note_ordered();
+        let mut answers = self.calls(vec![call]).await?;
+        drop(turn);
+        let answer = answers.pop().ok_or_else(|| Unavailable("the replicas answered nothing".into()))?;
+        Ok(Read { answer, source: Source::Ordered })
+    }
+
+    /// How reads were answered so far.
+    #[must_use]
+    pub fn read_counts(&self) -> ReadCounts {
+        self.proofs.counts()
     }
 
     /// One call, as `Result`.
@@ -124,6 +170,10 @@ impl Metadata for Session {
             _ => Err(Unavailable("the replicas answered other questions than were asked".into())),
         }
     }
+
+    async fn read(&self, call: Call, max_age: Duration) -> Result<Answer, Unavailable> {
+        Ok(self.read_within(call, max_age).await?.answer)
+    }
 }
 
 /// The wall clock as it was when the session began, and what has passed since by a clock that nobody
@@ -143,6 +193,12 @@ impl Clock {
     fn now(self) -> Time {
         self.began.after(self.at.elapsed())
     }
+
+    /// The later of this clock and the wall clock: for telling ages, where to be wrong must not mean to
+    /// take something old for new.
+    fn latest(self) -> Time {
+        self.now().max(Clock::start().began)
+    }
 }
 
 /// The task that owns the session's core.
@@ -150,6 +206,7 @@ struct Driver {
     core: Core,
     clock: Clock,
     links: Vec<mpsc::Sender<Bytes>>,
+    proofs: Arc<Proofs>,
     queue: VecDeque<Ask>,
     /// The asks whose calls travel in each request, in order.
     outstanding: BTreeMap<u64, Vec<Ask>>,
@@ -214,7 +271,8 @@ impl Driver {
                         }
                     }
                 }
-                Output::Done { ticket, result, .. } => {
+                Output::Done { ticket, seq, result } => {
+                    self.proofs.note_seen(seq);
                     deliver(self.outstanding.remove(&ticket).unwrap_or_default(), &result);
                 }
                 Output::Failed { ticket, why } => {

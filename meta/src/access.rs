@@ -2,7 +2,7 @@
 
 use base::{PublicKey, Time, canonical_enum, canonical_struct};
 
-use crate::op::{Attr, AttrChange, Caller, Denied, Kind, SetTime, Timestamp};
+use crate::op::{Attr, AttrChange, Caller, Denied, GROUPS_MAX, Kind, SetTime, Timestamp};
 
 /// Permission to read, as in `access(2)`.
 pub const READ: u8 = 4;
@@ -77,6 +77,15 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// Whether the key may act for this caller at all.
+    pub(crate) fn check(&self) -> Result<(), Denied> {
+        match () {
+            () if !self.grant.uids.contains(self.caller.uid) => Err(Denied::NotGranted),
+            () if self.caller.groups.len() > GROUPS_MAX => Err(Denied::Malformed),
+            () => Ok(()),
+        }
+    }
+
     pub(crate) fn stamp(&self) -> Timestamp {
         Timestamp::from(self.now)
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::directory::FIRST_COOKIE;
 use crate::inode::{Body, Inode};
 use crate::op::{Ino, Kind};
+use crate::read::Look as _;
 use crate::state::State;
 use crate::volume::Usage;
 use crate::xattr::xattr_len;

@@ -5,6 +5,7 @@ use base::BlockId;
 use crate::access::{Context, WRITE};
 use crate::inode::{Body, Inode, check_timestamp};
 use crate::op::{Commit, Content, Denied, RECIPE_MAX, Reply};
+use crate::read::Look as _;
 use crate::state::State;
 
 /// The longest file Linux knows (`MAX_LFS_FILESIZE`), bytes.

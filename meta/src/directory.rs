@@ -4,12 +4,13 @@ use core::ops::Bound;
 
 use base::canonical_struct;
 
-use crate::access::{Context, EXECUTE, READ, WRITE, check_mode};
+use crate::access::{Context, READ, WRITE, check_mode};
 use crate::inode::{Body, Inode};
 use crate::op::{
     Attr, Denied, DirEntry, ENTRIES_MAX, Ino, Kind, LINKS_MAX, NewInode, Reply, SEAL_LEN, SealedName, TARGET_MAX,
     Timestamp, VolumeId,
 };
+use crate::read::Look as _;
 use crate::state::State;
 use crate::table::Shared;
 
@@ -29,17 +30,6 @@ pub(crate) struct Entry {
 canonical_struct!(Entry { ino, cookie });
 
 impl State {
-    pub(crate) fn lookup(&self, cx: &Context<'_>, parent: Ino, name: &SealedName) -> Result<Reply, Denied> {
-        let (_, entry) = self.find(cx, parent, name)?;
-        self.get_attr(entry.ino)
-    }
-
-    /// The directory that `ino` is in; a root is in itself.
-    pub(crate) fn parent(&self, cx: &Context<'_>, ino: Ino) -> Result<Reply, Denied> {
-        self.searchable(cx, ino)?;
-        self.get_attr(self.parent_of(ino))
-    }
-
     pub(crate) fn create(
         &mut self,
         cx: &Context<'_>,
@@ -152,28 +142,6 @@ pub(crate) fn listed_len(entry: &DirEntry) -> usize {
 
 /// The rules and steps that the operations on names, [`crate::rename`] too, are made of.
 impl State {
-    /// The attributes of a directory.
-    pub(crate) fn directory(&self, ino: Ino) -> Result<&Attr, Denied> {
-        let attr = self.attr(ino)?;
-        if attr.kind == Kind::Directory { Ok(attr) } else { Err(Denied::NotDirectory) }
-    }
-
-    /// The attributes of a directory in which the caller may look names up.
-    pub(crate) fn searchable(&self, cx: &Context<'_>, ino: Ino) -> Result<&Attr, Denied> {
-        let attr = self.directory(ino)?;
-        cx.need(attr, EXECUTE)?;
-        Ok(attr)
-    }
-
-    pub(crate) fn entry(&self, parent: Ino, name: &SealedName) -> Option<Entry> {
-        self.entries.get(&(parent, name.clone())).copied()
-    }
-
-    fn find(&self, cx: &Context<'_>, parent: Ino, name: &SealedName) -> Result<(&Attr, Entry), Denied> {
-        let directory = self.searchable(cx, parent)?;
-        Ok((directory, self.entry(parent, name).ok_or(Denied::NotFound)?))
-    }
-
     /// The directory that a directory is in.
     pub(crate) fn parent_of(&self, directory: Ino) -> Ino {
         match self.inodes.get(&directory).map(|inode| &inode.body) {

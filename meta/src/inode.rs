@@ -3,11 +3,11 @@
 use base::{Decode, DecodeError, Encode, Reader, Time, canonical_enum, canonical_struct};
 use bytes::Bytes;
 
-use crate::access::{Context, EXECUTE, OPENED, READ, SET_GID, WRITE};
-use crate::content::need_write;
+use crate::access::{Context, SET_GID, WRITE};
 use crate::directory::FIRST_COOKIE;
 use crate::op::{Attr, AttrChange, Content, Denied, Ino, Kind, NewInode, Reply, SetTime, Timestamp};
 use crate::orphan::ORPHAN_TERM;
+use crate::read::Look as _;
 use crate::state::State;
 
 /// How many former permissions an inode remembers.
@@ -130,61 +130,9 @@ impl Inode {
 }
 
 impl State {
-    /// The inode, or [`Denied::Stale`].
-    pub(crate) fn inode(&self, ino: Ino) -> Result<&Inode, Denied> {
-        self.inodes.get(&ino).map(|inode| &**inode).ok_or(Denied::Stale)
-    }
-
-    /// The inode's attributes, or [`Denied::Stale`].
-    pub(crate) fn attr(&self, ino: Ino) -> Result<&Attr, Denied> {
-        Ok(&self.inode(ino)?.attr)
-    }
-
     /// The inode, to be changed.
     pub(crate) fn change(&mut self, ino: Ino) -> &mut Inode {
         self.inodes.change(&ino).expect("rules are checked, this one's existence too, before a change")
-    }
-
-    pub(crate) fn get_attr(&self, ino: Ino) -> Result<Reply, Denied> {
-        Ok(Reply::Attr(*self.attr(ino)?))
-    }
-
-    /// `mask` of 0 asks only whether the inode exists.
-    pub(crate) fn access(&self, cx: &Context<'_>, ino: Ino, mask: u8) -> Result<Reply, Denied> {
-        if mask & !(READ | WRITE | EXECUTE) != 0 {
-            return Err(Denied::Invalid);
-        }
-        cx.need(self.attr(ino)?, mask)?;
-        Ok(Reply::Unit)
-    }
-
-    /// `mask` may also ask for execute: whoever may run a file may have its content. With
-    /// [`OPENED`], writing is asked for as a commit to an open file asks for it.
-    pub(crate) fn open(&self, cx: &Context<'_>, ino: Ino, mask: u8) -> Result<Reply, Denied> {
-        let inode = self.inode(ino)?;
-        let opened = mask & (OPENED | WRITE) == OPENED | WRITE;
-        let asked = if opened { mask & !(OPENED | WRITE) } else { mask };
-        if mask == 0 || asked & !(READ | WRITE | EXECUTE) != 0 {
-            return Err(Denied::Invalid);
-        }
-        match &inode.body {
-            Body::File { content, .. } => {
-                cx.need(&inode.attr, asked)?;
-                if opened {
-                    need_write(cx, inode, true)?;
-                }
-                Ok(Reply::Opened { attr: inode.attr, content: content.clone() })
-            }
-            Body::Directory { .. } if mask & WRITE != 0 => Err(Denied::IsDirectory),
-            Body::Directory { .. } | Body::Symlink { .. } | Body::Special => Err(Denied::Invalid),
-        }
-    }
-
-    pub(crate) fn read_link(&self, ino: Ino) -> Result<Reply, Denied> {
-        match &self.inode(ino)?.body {
-            Body::Symlink { target } => Ok(Reply::Target(target.clone())),
-            _ => Err(Denied::Invalid),
-        }
     }
 
     pub(crate) fn set_attr(&mut self, cx: &Context<'_>, ino: Ino, change: &AttrChange) -> Result<Reply, Denied> {

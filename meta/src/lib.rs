@@ -6,7 +6,8 @@
 //! [`base::StateMachine`]. A file's bytes are known here only as a sealed recipe ([`Content`]).
 //!
 //! Where to look: [`op`] is what can be asked and answered; `state` takes a batch apart; `access`
-//! holds the POSIX permission rules; `directory` and `rename` change names; `inode`, `content`,
+//! holds the POSIX permission rules; `read` answers what looks at single rows, whoever holds them, and
+//! `proven` does so from rows that were proven; `directory` and `rename` change names; `inode`, `content`,
 //! `xattr`, `orphan` and `volume` change what names lead to; `table` keeps rows and digests them;
 //! `snapshot` writes them down; `audit` is the namespace's fsck.
 //!
@@ -23,6 +24,8 @@ mod inode;
 #[expect(clippy::large_enum_variant, reason = "answers are read once, in order; a box each would cost more")]
 pub mod op;
 mod orphan;
+mod proven;
+mod read;
 mod rename;
 mod snapshot;
 mod state;
@@ -35,6 +38,7 @@ pub use access::{EXECUTE, Grant, OPENED, READ, Uids, WRITE};
 pub use audit::Unsound;
 pub use op::*;
 pub use orphan::ORPHAN_TERM;
+pub use proven::{Unproven, read_proven};
 pub use rename::DEPTH_MAX;
 pub use state::{ANSWERS_LEN_MAX, Counts, Genesis, State};
 pub use volume::VOLUMES_MAX;

@@ -6,6 +6,7 @@ use base::{PublicKey, Time, canonical_struct};
 
 use crate::access::Context;
 use crate::op::{Denied, Ino, Kind, Reply};
+use crate::read::Look as _;
 use crate::state::State;
 use crate::xattr::xattrs_of;
 

@@ -4,6 +4,7 @@ use crate::access::{Context, WRITE};
 use crate::directory::{Entry, need_subdirectory};
 use crate::inode::Body;
 use crate::op::{Attr, Denied, Ino, Kind, RenameHow, Reply, SealedName};
+use crate::read::Look as _;
 use crate::state::State;
 
 /// How deep below its volume's root a directory may be for another directory to be moved into it:

@@ -10,10 +10,9 @@ use imbl::OrdSet;
 use crate::access::{Context, Grant};
 use crate::directory::{Entry, listed_len};
 use crate::inode::Inode;
-use crate::op::{
-    Answer, Answers, BATCH_MAX, Batch, Call, Denied, GROUPS_MAX, Ino, Op, Reply, SealedName, Volume, VolumeId,
-};
+use crate::op::{Answer, Answers, BATCH_MAX, Batch, Call, Denied, Ino, Op, Reply, SealedName, Volume, VolumeId};
 use crate::orphan::Orphan;
+use crate::read::Look as _;
 use crate::rename::Rename;
 use crate::table::{Rows, Shared, Table, row_name};
 use crate::volume::Usage;
@@ -139,22 +138,13 @@ impl State {
     }
 
     fn apply_call(&mut self, cx: &Context<'_>, op: &Op) -> Result<Reply, Denied> {
-        if !cx.grant.uids.contains(cx.caller.uid) {
-            return Err(Denied::NotGranted);
-        }
-        if cx.caller.groups.len() > GROUPS_MAX {
-            return Err(Denied::Malformed);
+        cx.check()?;
+        if let Some(read) = self.read(cx, op) {
+            return read;
         }
         match op {
             Op::VolumeCreate(spec) => self.volume_create(cx, spec),
-            Op::VolumeGet { name } => self.volume_get(name),
             Op::VolumeList => Ok(self.volume_list()),
-            Op::StatFs { volume } => self.stat_fs(*volume),
-            Op::Lookup { parent, name } => self.lookup(cx, *parent, name),
-            Op::Parent { ino } => self.parent(cx, *ino),
-            Op::GetAttr { ino } => self.get_attr(*ino),
-            Op::Access { ino, mask } => self.access(cx, *ino, *mask),
-            Op::Open { ino, mask } => self.open(cx, *ino, *mask),
             Op::SetAttr { ino, change } => self.set_attr(cx, *ino, change),
             Op::Commit(commit) => self.commit(cx, commit),
             Op::Create { parent, name, new, exclusive } => self.create(cx, *parent, name, new, *exclusive),
@@ -164,16 +154,23 @@ impl State {
             Op::Rename { from, from_name, to, to_name, how, keep } => {
                 self.rename(cx, Rename { from: *from, from_name, to: *to, to_name, how: *how, keep: *keep })
             }
-            Op::ReadLink { ino } => self.read_link(*ino),
             Op::ReadDir { ino, cookie, max } => self.read_dir(cx, *ino, *cookie, *max),
             Op::SetXattr { ino, class, name, value, how } => {
                 self.set_xattr(cx, (*ino, *class, name.clone()), value, *how)
             }
-            Op::GetXattr { ino, class, name } => self.get_xattr(cx, &(*ino, *class, name.clone())),
             Op::ListXattr { ino } => self.list_xattr(cx, *ino),
             Op::RemoveXattr { ino, class, name } => self.remove_xattr(cx, &(*ino, *class, name.clone())),
             Op::KeepOrphan { ino } => self.keep_orphan(cx, *ino),
             Op::ReleaseOrphan { ino } => self.release_orphan(cx, *ino),
+            Op::VolumeGet { .. }
+            | Op::StatFs { .. }
+            | Op::Lookup { .. }
+            | Op::Parent { .. }
+            | Op::GetAttr { .. }
+            | Op::Access { .. }
+            | Op::Open { .. }
+            | Op::ReadLink { .. }
+            | Op::GetXattr { .. } => unreachable!("a read of single rows"),
         }
     }
 

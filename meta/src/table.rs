@@ -75,6 +75,11 @@ impl<K: Key, V: Value> Table<K, V> {
         self.rows.range(range)
     }
 
+    /// The name under which the trie keeps the row at `key`.
+    pub(crate) fn row_name(&self, key: &K) -> Vec<u8> {
+        row_name(self.tag, key)
+    }
+
     /// The row at `key`, to be changed.
     pub(crate) fn change(&mut self, key: &K) -> Option<&mut V> {
         let value = self.rows.get_mut(key)?;

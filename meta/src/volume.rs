@@ -6,6 +6,7 @@ use bytes::Bytes;
 use crate::access::{Context, check_mode};
 use crate::inode::{Body, Inode};
 use crate::op::{Chunking, Denied, Ino, Kind, NewInode, Redundancy, Reply, Space, Volume, VolumeId, VolumeSpec};
+use crate::read::Look as _;
 use crate::state::State;
 
 /// Most volumes in a cluster.
@@ -33,7 +34,7 @@ impl State {
             return Err(Denied::NotGranted);
         }
         check_spec(spec)?;
-        if self.find_volume(&spec.name).is_some() {
+        if self.volume_named(&spec.name).is_some() {
             return Err(Denied::Exists);
         }
         if self.volumes.len() >= VOLUMES_MAX {
@@ -50,28 +51,14 @@ impl State {
         Ok(Reply::Volume(volume))
     }
 
-    pub(crate) fn volume_get(&self, name: &str) -> Result<Reply, Denied> {
-        self.find_volume(name).cloned().map(Reply::Volume).ok_or(Denied::NotFound)
-    }
-
     pub(crate) fn volume_list(&self) -> Reply {
         Reply::Volumes(self.volumes.iter().map(|(_, volume)| volume.clone()).collect())
-    }
-
-    pub(crate) fn stat_fs(&self, volume: VolumeId) -> Result<Reply, Denied> {
-        self.space(volume).map(Reply::Space).ok_or(Denied::NotFound)
     }
 
     /// What a volume's files take, and of how much; `None` if there is no such volume.
     #[must_use]
     pub fn space(&self, volume: VolumeId) -> Option<Space> {
-        let (usage, spec) = (self.usage.get(&volume)?, &self.volumes.get(&volume)?.spec);
-        Some(Space {
-            used_bytes: usage.bytes,
-            quota_bytes: spec.quota_bytes,
-            used_inodes: usage.inodes,
-            quota_inodes: spec.quota_inodes,
-        })
+        self.space_of(volume)
     }
 
     /// Whether a file may grow from `before` to `after` bytes. Shrinking always may.
@@ -105,10 +92,6 @@ impl State {
 
     fn usage_mut(&mut self, volume: VolumeId) -> &mut Usage {
         self.usage.change(&volume).expect("every inode's volume exists")
-    }
-
-    fn find_volume(&self, name: &str) -> Option<&Volume> {
-        self.volumes.iter().map(|(_, volume)| volume).find(|volume| volume.spec.name == name)
     }
 
     fn draw_volume(&mut self) -> VolumeId {

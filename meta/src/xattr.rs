@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::access::{Context, READ, STICKY, WRITE};
 use crate::op::{Attr, Denied, Ino, Kind, Reply, SEAL_LEN, SealedName, XATTR_VALUE_MAX, XattrClass, XattrHow};
+use crate::read::Look as _;
 use crate::state::State;
 
 /// Most that the extended attributes of one inode may take, bytes: of each its sealed name, its
@@ -57,11 +58,6 @@ impl State {
         Ok(Reply::Unit)
     }
 
-    pub(crate) fn get_xattr(&self, cx: &Context<'_>, key: &XattrKey) -> Result<Reply, Denied> {
-        need_xattr_read(cx, self.attr(key.0)?, key.1)?;
-        self.xattrs.get(key).cloned().map(Reply::Value).ok_or(Denied::NoAttribute)
-    }
-
     /// Names of trusted attributes are listed to root alone; the others need no permission.
     pub(crate) fn list_xattr(&self, cx: &Context<'_>, ino: Ino) -> Result<Reply, Denied> {
         self.inode(ino)?;
@@ -83,7 +79,8 @@ fn has_user_xattrs(attr: &Attr) -> bool {
     matches!(attr.kind, Kind::File | Kind::Directory)
 }
 
-fn need_xattr_read(cx: &Context<'_>, attr: &Attr, class: XattrClass) -> Result<(), Denied> {
+/// Whether the caller may read an attribute of this class.
+pub(crate) fn need_xattr_read(cx: &Context<'_>, attr: &Attr, class: XattrClass) -> Result<(), Denied> {
     match class {
         XattrClass::User if !has_user_xattrs(attr) => Err(Denied::NoAttribute),
         XattrClass::User => cx.need(attr, READ),

@@ -120,6 +120,7 @@ fn volume_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         named.prop_map(Op::VolumeCreate),
         Just(Op::VolumeList),
+        (0u8..4).prop_map(|index| Op::VolumeGet { name: format!("volume{index}") }),
         (0u32..4).prop_map(|volume| Op::StatFs { volume: VolumeId(volume) }),
     ]
 }
@@ -198,6 +199,46 @@ proptest! {
         name.truncate(cut % name.len());
         let _ = copy.patch(&[(name, value)]);
         let _ = copy.patch(&[(there[cut % there.len()].to_vec(), Some(vec![cut as u8]))]);
+    }
+
+    #[test]
+    fn a_proven_read_is_the_ordered_read(before in calls(), reads in calls(), drop in any::<prop::sample::Index>()) {
+        let mut world = World::new();
+        let batch = |calls: Vec<(Call, u8, u64)>| Batch(calls.into_iter().map(|(call, ..)| call).collect());
+        world.state.apply_batch(world.now, &key(1), &batch(before));
+        let (at, tree) = (world.now, world.state.tree().expect("it has one").clone());
+        for (call, signer, _) in reads {
+            let who = key(signer);
+            let ordered = world.state.clone().apply_batch(at, &who, &Batch(vec![call.clone()]));
+            let names = match world.state.rows_of(at, &who, &call) {
+                Ok(names) => names,
+                // Some may have the answer and not its rows: the attributes of what they may not open.
+                Err(Unproven::Withheld) => {
+                    let refused = matches!(
+                        ordered[0],
+                        Answer::Denied(Denied::Access | Denied::NotPermitted | Denied::NotGranted)
+                    );
+                    prop_assert!(refused || call.caller.uid != 0, "root may have every row");
+                    continue;
+                }
+                Err(why) => {
+                    prop_assert_eq!(why, Unproven::NotARead);
+                    continue;
+                }
+            };
+            let part = |names: &[Vec<u8>]| {
+                let part = tree.part(names.iter().map(Vec::as_slice), |name| world.state.row(name));
+                part.proven(&tree.root()).expect("a part of the tree")
+            };
+            prop_assert_eq!(read_proven(&part(&names), at, &who, &call), Ok(ordered[0].clone()), "{:?}", call);
+            // With less, it is noticed that something is missing, unless what is left shows it by chance.
+            let mut fewer = names.clone();
+            fewer.remove(drop.index(names.len()));
+            match read_proven(&part(&fewer), at, &who, &call) {
+                Ok(answer) => prop_assert_eq!(answer, ordered[0].clone()),
+                Err(why) => prop_assert_eq!(why, Unproven::NotShown),
+            }
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::consensus::peer_key;
 use crate::counts::Counts;
 use crate::door::Door;
 use crate::driver::Seen;
+use crate::reads::Desk;
 use crate::sessions::Sessions;
 use crate::store::Store;
 
@@ -33,6 +34,7 @@ pub(crate) enum Part {
         seen: Arc<Mutex<Seen>>,
         door: Arc<Door>,
         sessions: Arc<Sessions>,
+        desk: Arc<Desk>,
         log_bytes: Arc<AtomicU64>,
     },
     /// A storage node.
@@ -50,9 +52,12 @@ impl Admin for AdminService {
             ..NodeStatus::default()
         };
         match &self.part {
-            Part::Replica { me, replicas, seen, door, sessions, log_bytes } => {
+            Part::Replica { me, replicas, seen, door, sessions, desk, log_bytes } => {
                 let seen = seen.lock().clone();
-                status.replica = Some(replica_status(*me, *replicas, &seen, log_bytes.load(Ordering::Relaxed)));
+                let mut replica = replica_status(*me, *replicas, &seen, log_bytes.load(Ordering::Relaxed));
+                replica.reads = desk.counts.to_wire();
+                replica.marked = desk.shelf.borrow().certified.as_ref().map(|certified| certified.seq().0);
+                status.replica = Some(replica);
                 status.sessions = sessions.to_wire();
                 status.dropped = door.dropped.to_wire();
             }
@@ -92,6 +97,7 @@ fn replica_status(me: ReplicaId, replicas: usize, seen: &Seen, log_bytes: u64) -
         .to_owned(),
         ignored: counts(&ignored),
         misbehaved: counts(&lied),
+        ..ReplicaStatus::default()
     }
 }
 

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use base::PublicKey;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 /// Requests of a principal in the house: as many as the core keeps.
 const IN_HOUSE_MAX: u32 = bft::PRINCIPAL_REQUESTS_MAX as u32;
+/// Links that a principal may read by: as many as sessions.
+const READ_LINKS_MAX: usize = 64;
 /// How many are forgiven in a second.
 const FORGIVEN_PER_SECOND: u32 = 128;
 /// How often to see what is forgiven.
@@ -28,6 +30,10 @@ pub(crate) struct Budgets(Mutex<BTreeMap<PublicKey, Arc<Budget>>>);
 pub(crate) struct Budget {
     account: Mutex<Account>,
     freed: Notify,
+    /// Held while a read of the principal is answered.
+    pub(crate) reading: tokio::sync::Mutex<()>,
+    /// A permit for each link that the principal may read by.
+    pub(crate) read_links: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -39,7 +45,11 @@ struct Account {
 impl Budgets {
     /// The budget of a principal of the cluster; there are as many as principals.
     pub(crate) fn of(&self, principal: PublicKey) -> Arc<Budget> {
-        let new = || Arc::new(Budget { account: Mutex::new(Account::new(Instant::now())), freed: Notify::new() });
+        let new = || {
+            let account = Mutex::new(Account::new(Instant::now()));
+            let read_links = Arc::new(Semaphore::new(READ_LINKS_MAX));
+            Arc::new(Budget { account, freed: Notify::new(), reading: tokio::sync::Mutex::default(), read_links })
+        };
         self.0.lock().entry(principal).or_insert_with(new).clone()
     }
 

@@ -1,4 +1,4 @@
-//! The gRPC service of a replica: streams of its peers and of clients.
+//! The gRPC service of a replica: streams of its peers, and clients' sessions and reads.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use base::{PublicKey, ReplicaId};
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt as _, stream};
 use proto::frame::framed;
 use proto::link::PeerKey;
 use proto::wire::consensus_server::Consensus;
-use proto::wire::{Hello, PeerFrame, SessionDown, SessionUp};
+use proto::wire::{Hello, PeerFrame, ReadAnswer, ReadAsk, SessionDown, SessionUp};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -19,10 +19,13 @@ use crate::allowance::Allowance;
 use crate::counts::Counts;
 use crate::door::Door;
 use crate::gate::{Gate, Lane};
+use crate::reads::Desk;
 use crate::sessions::Sessions;
 
 /// Bad messages in a row after which a link is cut.
 const BAD_IN_A_ROW_MAX: u32 = 64;
+/// Reads of one link that are answered at a time.
+const READS_MAX: usize = 8;
 /// Longest label of a session, bytes.
 const LABEL_MAX: usize = 256;
 
@@ -36,6 +39,7 @@ pub(crate) struct ConsensusService {
     pub(crate) peer_inputs: mpsc::Sender<bft::Input>,
     /// To the core, by a queue of their own, so that no client delays a replica: requests of clients.
     pub(crate) gate: Gate,
+    pub(crate) desk: Arc<Desk>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -66,6 +70,7 @@ pub(crate) async fn next_frame<T>(frames: &mut Streaming<T>, dropped: &Counts) -
 #[tonic::async_trait]
 impl Consensus for ConsensusService {
     type PeerStream = Answers<PeerFrame>;
+    type ReadStream = Answers<ReadAnswer>;
     type SessionStream = Answers<SessionDown>;
 
     async fn peer(&self, request: Request<Streaming<PeerFrame>>) -> Result<Response<Self::PeerStream>, Status> {
@@ -103,12 +108,25 @@ impl Consensus for ConsensusService {
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 
+    async fn read(&self, request: Request<Streaming<ReadAsk>>) -> Result<Response<Self::ReadStream>, Status> {
+        let client = self.user(&request)?;
+        let place = self.desk.budgets.of(client).read_links.clone().try_acquire_owned();
+        let place = place.map_err(|_| Status::resource_exhausted("too many reading links of this user"))?;
+        let (desk, door) = (self.desk.clone(), self.door.clone());
+        let asks = stream::unfold(request.into_inner(), move |mut frames| {
+            let door = door.clone();
+            async move { next_frame(&mut frames, &door.dropped).await.map(|ask| (ask, frames)) }
+        });
+        let answers = asks.map(move |ask| {
+            // Given back when the link ends.
+            let (desk, _place) = (desk.clone(), &place);
+            async move { Ok(desk.answer(client, ask).await) }
+        });
+        Ok(Response::new(Box::pin(answers.buffer_unordered(READS_MAX))))
+    }
+
     async fn session(&self, request: Request<Streaming<SessionUp>>) -> Result<Response<Self::SessionStream>, Status> {
-        let client = peer_key(&request)?;
-        if !self.principals.contains(&client) {
-            self.door.dropped.add("session of a stranger");
-            return Err(Status::permission_denied("not a user of this cluster"));
-        }
+        let client = self.user(&request)?;
         let mut frames = request.into_inner();
         let first = frames.message().await?.ok_or_else(|| Status::invalid_argument("a session starts with a hello"))?;
         let Hello { session, label } = first.hello.ok_or_else(|| Status::invalid_argument("no hello"))?;
@@ -134,6 +152,18 @@ impl Consensus for ConsensusService {
             sessions.close(client, session, opened.generation);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+impl ConsensusService {
+    /// The user whose link this is.
+    fn user<T>(&self, request: &Request<T>) -> Result<PublicKey, Status> {
+        let client = peer_key(request)?;
+        if !self.principals.contains(&client) {
+            self.door.dropped.add("session of a stranger");
+            return Err(Status::permission_denied("not a user of this cluster"));
+        }
+        Ok(client)
     }
 }
 

@@ -14,12 +14,13 @@ use std::time::Duration;
 use base::{Effects, Encode as _, Protocol as _, Time};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::budget::Budgets;
 use crate::clock::Clock;
 use crate::log::{Finished, Log};
 use crate::peers::Peers;
+use crate::reads::Shelf;
 use crate::sessions::Sessions;
 
 /// The core that a replica runs.
@@ -56,6 +57,8 @@ pub(crate) struct Parts {
     pub(crate) budgets: Arc<Budgets>,
     pub(crate) peer_inputs: mpsc::Receiver<bft::Input>,
     pub(crate) client_inputs: mpsc::Receiver<bft::Input>,
+    /// Where the states lie that reads are proven from.
+    pub(crate) shelf: watch::Sender<Shelf>,
     /// Told once, with the cause, if the node can't go on.
     pub(crate) fatal: mpsc::Sender<String>,
 }
@@ -90,6 +93,7 @@ impl Driver {
             seen: seen.clone(),
             log_bytes: log_bytes.clone(),
             snapshotting,
+            shelf: parts.shelf,
         };
         let runtime = tokio::runtime::Handle::current();
         let spawn = |role: &str| std::thread::Builder::new().name(format!("{name}-{role}"));
@@ -123,6 +127,7 @@ struct Thinking {
     seen: Arc<Mutex<Seen>>,
     log_bytes: Arc<AtomicU64>,
     snapshotting: Arc<AtomicBool>,
+    shelf: watch::Sender<Shelf>,
 }
 
 impl Thinking {
@@ -169,6 +174,7 @@ impl Thinking {
             self.core.on_deadline(now.max(at), &mut fx);
         }
         *self.seen.lock() = see(&self.core);
+        self.lay_out();
         if !fx.is_empty() && self.work.send(Work::Effects(fx)).is_err() {
             return false;
         }
@@ -177,6 +183,21 @@ impl Thinking {
             return self.work.send(Work::Snapshot(Box::new(self.core.condense()))).is_ok();
         }
         true
+    }
+}
+
+impl Thinking {
+    /// Lays the state at a new certified mark on the shelf.
+    fn lay_out(&mut self) {
+        let (marked, before) = (self.core.marked(), self.shelf.borrow().marked);
+        if marked == before {
+            return;
+        }
+        let new = if marked.certified == before.certified { None } else { self.core.certified() };
+        self.shelf.send_modify(|shelf| {
+            shelf.marked = marked;
+            shelf.certified = new.map(Arc::new).or(shelf.certified.take());
+        });
     }
 }
 

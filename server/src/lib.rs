@@ -7,6 +7,7 @@
 //! - `consensus`, `blocks`, `admin`: the gRPC services; `door`: every stranger's byte is decoded
 //!   and checked here, once;
 //! - `driver`: one thread runs the core, one makes its records durable and then speaks;
+//! - `reads`: reads that are proven and not ordered;
 //! - `recovery`: from what is on disk to a replica that contradicts nothing it ever said;
 //! - `peers`, `sessions`: links to other replicas and to clients;
 //! - [`log`], [`store`], [`folder`]: what is on disk.
@@ -29,6 +30,7 @@ mod gate;
 pub mod log;
 pub mod node;
 mod peers;
+mod reads;
 mod recovery;
 mod sessions;
 pub mod store;

@@ -13,7 +13,7 @@ use proto::wire::admin_server::AdminServer;
 use proto::wire::blocks_server::BlocksServer;
 use proto::wire::consensus_server::ConsensusServer;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::admin::{AdminService, Part};
@@ -29,6 +29,7 @@ use crate::folder::{Folder, FolderError};
 use crate::gate::Gate;
 use crate::log::LogError;
 use crate::peers::Peers;
+use crate::reads::{Desk, Shelf};
 use crate::recovery;
 use crate::sessions::Sessions;
 use crate::store::{Store, StoreError, StoreOptions};
@@ -216,6 +217,8 @@ fn start_replica(
     let (client_in, client_inputs) = mpsc::channel(CLIENT_INPUTS_MAX);
     let peers = Peers::start(view, me, identity)?;
     let budgets = Arc::new(Budgets::default());
+    let (shelf_in, shelf) = watch::channel(Shelf::default());
+    let desk = Arc::new(Desk { shelf, budgets: budgets.clone(), door: door.clone(), counts: Counts::default() });
     let parts = Parts {
         core,
         log,
@@ -224,6 +227,7 @@ fn start_replica(
         budgets: budgets.clone(),
         peer_inputs,
         client_inputs,
+        shelf: shelf_in,
         fatal,
     };
     let driver = Driver::start(parts, &format!("node-{}", config.id)).map_err(NodeError::Thread)?;
@@ -238,12 +242,13 @@ fn start_replica(
         principals: view.principals.iter().map(|principal| principal.key).collect(),
         peer_inputs: peer_in,
         gate: Gate::open(door.clone(), budgets, client_in),
+        desk: desk.clone(),
     };
     let (seen, log_bytes) = (driver.seen.clone(), driver.log_bytes.clone());
     let admin = AdminService {
         node: config.id,
         started: Instant::now(),
-        part: Part::Replica { me, replicas: view.replicas().count(), seen, door, sessions, log_bytes },
+        part: Part::Replica { me, replicas: view.replicas().count(), seen, door, sessions, desk, log_bytes },
     };
     let router = link::server()
         .add_service(ConsensusServer::new(consensus).max_decoding_message_size(MESSAGE_MAX))

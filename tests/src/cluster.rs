@@ -226,6 +226,16 @@ impl Cluster {
         self.mount_with(name, &["--cache-disk", "0"])
     }
 
+    /// As [`Cluster::mount`], where names and attributes may be so old.
+    ///
+    /// # Panics
+    /// If it does not mount.
+    #[must_use]
+    #[track_caller]
+    pub fn mount_aged(&self, name: &str, age: &str) -> Mount {
+        self.mount_with(name, &["--max-age", age])
+    }
+
     #[track_caller]
     fn mount_with(&self, name: &str, options: &[&str]) -> Mount {
         let (path, log) = (self.dir.path().join(name), self.dir.path().join(format!("{name}.log")));

@@ -59,6 +59,9 @@ pub struct Replica {
     /// Set if it lags further than its peers' logs reach back.
     #[serde(default)]
     pub behind: Option<u64>,
+    /// Reads it was asked to prove since it started, by how it answered.
+    #[serde(default)]
+    pub reads: BTreeMap<String, u64>,
 }
 
 /// The state of a storage node.
@@ -137,6 +140,12 @@ impl Status {
 }
 
 impl Node {
+    /// How many reads it proved; 0 if it does not answer.
+    #[must_use]
+    pub fn proven_reads(&self) -> u64 {
+        self.replica.as_ref().and_then(|replica| replica.reads.get("proven")).copied().unwrap_or(0)
+    }
+
     /// How many messages it dropped, whatever the reason.
     #[must_use]
     pub fn dropped_messages(&self) -> u64 {

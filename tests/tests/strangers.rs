@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base::{Encode as _, SecretKey};
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use proto::MESSAGE_MAX;
 use proto::keyfile::KeyFile;
 use proto::link::{Identity, dial};
@@ -15,7 +15,9 @@ use proto::wire::block_answer::Answer;
 use proto::wire::block_ask::Ask;
 use proto::wire::blocks_client::BlocksClient;
 use proto::wire::consensus_client::ConsensusClient;
-use proto::wire::{Block, BlockAsk, Get, Has, Hello, Outcome, PeerFrame, Put, SessionUp, StatusAsk};
+use proto::wire::{
+    Block, BlockAsk, Get, Has, Hello, NoProof, Outcome, PeerFrame, Put, ReadAsk, SessionUp, StatusAsk, read_answer,
+};
 use tests::cluster::NODES;
 use tests::random::noise;
 use tests::{Cluster, one_at_a_time};
@@ -175,6 +177,42 @@ fn a_replica_that_floods_another() {
         let counted = dropped(&cluster, REPLICA) - before;
         assert!((65..200).contains(&counted), "cut after 64 bad ones in a row: {counted}");
         cluster.stop_nodes((0..NODES).filter(|node| *node != LIAR));
+    });
+}
+
+#[test]
+fn a_user_who_abuses_reads() {
+    drive(async {
+        let mut cluster = Cluster::start();
+        let (view, identity) = (view(&cluster), admin(&cluster));
+        let replica = || ConsensusClient::new(channel(&identity, &view.nodes[REPLICA]));
+        let before = dropped(&cluster, REPLICA);
+        let nonsense = |ticket: u64| Bytes::from(noise(ticket, 0, if ticket == 0 { 1 << 20 } else { 300 }));
+        let ask = move |ticket: u64| ReadAsk { ticket, call: nonsense(ticket), seq_min: 0, at_min: 0 };
+        let mut answers = replica().read(stream::iter((0..200).map(ask))).await.expect("it listens").into_inner();
+        let mut seen = 0;
+        while let Ok(Some(answer)) = answers.message().await {
+            seen += 1;
+            let Some(read_answer::Answer::None(none)) = answer.answer else {
+                panic!("a proof of nonsense: {answer:?}")
+            };
+            assert_eq!(none.why(), NoProof::Malformed);
+        }
+        assert_eq!(seen, 200, "each question was answered");
+        assert!(dropped(&cluster, REPLICA) >= before + 200, "and counted");
+
+        // Many links that ask, never listen and never end.
+        let (mut links, mut refused) = (Vec::new(), 0);
+        let connections = [replica(), replica()];
+        for index in 0..100 {
+            match connections[index % 2].clone().read(stream::iter((1..50).map(ask)).chain(stream::pending())).await {
+                Ok(answers) => links.push(answers),
+                Err(status) => refused += u32::from(status.code() == Code::ResourceExhausted),
+            }
+        }
+        assert!(refused > 0 && links.len() >= 60, "{} links, {refused} refused", links.len());
+        drop(links);
+        cluster.stop_nodes(0..NODES);
     });
 }
 

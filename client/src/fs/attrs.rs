@@ -49,7 +49,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         let known = self.shared.file(ino);
         match known.and_then(|file| file.recent_attr(self.shared.options.dirty_attr_ttl)) {
             Some(attr) => Ok(attr),
-            None => self.shared.call_attr(caller, Op::GetAttr { ino }).await,
+            None => self.shared.look_attr(caller, Op::GetAttr { ino }).await,
         }
     }
 
@@ -85,7 +85,10 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// # Errors
     /// `Denied(Access)` if not.
     pub async fn access(&self, caller: &Caller, ino: Ino, mask: u8) -> Result<()> {
-        self.shared.call_unit(caller, Op::Access { ino, mask }).await
+        match self.shared.look(caller, Op::Access { ino, mask }).await? {
+            Reply::Unit => Ok(()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Space and inodes of the volume.
@@ -95,7 +98,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     pub async fn statfs(&self, caller: &Caller) -> Result<VolumeSpace> {
         let shared = &self.shared;
         let statfs = Op::StatFs { volume: shared.volume.id };
-        let (reply, space) = tokio::join!(shared.call(caller, statfs), shared.store_space());
+        let (reply, space) = tokio::join!(shared.look(caller, statfs), shared.store_space());
         let used = match reply? {
             Reply::Space(used) => used,
             other => return Err(unexpected(&other)),

@@ -3,7 +3,8 @@
 //! Writes go to memory and are cut, sealed and put in the background within a bound; `flush` and
 //! `fsync` return when all holders have the data and the replicas name it. Other mounts see a file
 //! as it was when they opened it, or newer (close-to-open consistency). Attributes and names are
-//! asked of the replicas every time, except what was changed here and is not committed yet.
+//! asked of the replicas every time, except what was changed here and is not committed yet; what only
+//! looks may be answered by one of them, with proof, if the options allow it to be a little old.
 //!
 //! Where to look: `names` and `attrs` are the namespace; `handles` opens, flushes and closes;
 //! `opening` keeps what loses its name while it is opened; `data` reads and writes; `file` is what is
@@ -65,6 +66,8 @@ pub struct Options {
     pub write_back: Duration,
     /// For how long the attributes of a file that is being written to here are not asked for again.
     pub dirty_attr_ttl: Duration,
+    /// How old names, attributes and links may be that one replica proves; `None`: every one is ordered.
+    pub max_age: Option<Duration>,
 }
 
 impl Default for Options {
@@ -76,6 +79,7 @@ impl Default for Options {
             read_ahead_bytes: 8 << 20,
             write_back: Duration::from_secs(30),
             dirty_attr_ttl: Duration::from_secs(1),
+            max_age: None,
         }
     }
 }
@@ -216,6 +220,18 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     async fn call(&self, caller: &Caller, op: Op) -> Result<Reply> {
         let mut answers = self.calls(vec![Call { caller: caller.clone(), op }]).await?;
         Ok(answers.pop().expect("as many answers as calls").into_result()?)
+    }
+
+    /// Asks for what changes nothing, and may be as old as the options allow.
+    async fn look(&self, caller: &Caller, op: Op) -> Result<Reply> {
+        match self.options.max_age {
+            None => self.call(caller, op).await,
+            Some(age) => Ok(self.metadata.read(Call { caller: caller.clone(), op }, age).await?.into_result()?),
+        }
+    }
+
+    async fn look_attr(&self, caller: &Caller, op: Op) -> Result<Attr> {
+        Ok(self.localize(attr_of(self.look(caller, op).await?)?))
     }
 
     async fn call_attr(&self, caller: &Caller, op: Op) -> Result<Attr> {

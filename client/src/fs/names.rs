@@ -37,7 +37,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// `Denied(NotFound)`, and others of `lookup`'s.
     pub async fn lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Attr> {
         let sealed = self.shared.seal_name(parent, name)?;
-        self.shared.call_attr(caller, Op::Lookup { parent, name: sealed }).await
+        self.shared.look_attr(caller, Op::Lookup { parent, name: sealed }).await
     }
 
     /// The directory that a directory is in; of the root, itself.
@@ -45,7 +45,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// # Errors
     /// `Denied`.
     pub async fn parent(&self, caller: &Caller, ino: Ino) -> Result<Attr> {
-        self.shared.call_attr(caller, Op::Parent { ino }).await
+        self.shared.look_attr(caller, Op::Parent { ino }).await
     }
 
     /// Where a symbolic link leads.
@@ -53,7 +53,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// # Errors
     /// `Denied(Invalid)` if it is none.
     pub async fn readlink(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
-        match self.shared.call(caller, Op::ReadLink { ino }).await? {
+        match self.shared.look(caller, Op::ReadLink { ino }).await? {
             Reply::Target(sealed) => Ok(open_target(&self.shared.chunks.keys, &sealed)?),
             other => Err(unexpected(&other)),
         }

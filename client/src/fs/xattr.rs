@@ -35,7 +35,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// `Denied(NoAttribute)` and others.
     pub async fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let (class, sealed) = self.shared.seal_xattr(ino, name)?;
-        match self.shared.call(caller, Op::GetXattr { ino, class, name: sealed }).await? {
+        match self.shared.look(caller, Op::GetXattr { ino, class, name: sealed }).await? {
             Reply::Value(value) => Ok(open_xattr_value(&self.shared.chunks.keys, ino.0, name, &value)?),
             other => Err(unexpected(&other)),
         }

@@ -17,8 +17,8 @@
 //! each sync the log also notes how far it is durable (a *mark*, see `frame`), which is how a torn
 //! tail and a damaged promise are told apart: a replica that forgets a vote may vote twice, so
 //! damage to what was synced is [`LogError::Rot`]. Then [`Log::readable`] gives what comes before it and
-//! [`Log::replace`] puts a new log in its place. The one case that can't be told apart is the last sync before a power cut, if its mark did not reach the disk:
-//! it is then taken for torn.
+//! [`Log::replace`] puts a new log in its place. The one case that can't be told apart is the last sync
+//! before a power cut, if its mark did not reach the disk: it is then taken for torn.
 //!
 //! A failed sync poisons the log for good: after it, nobody knows what the disk holds.
 //!

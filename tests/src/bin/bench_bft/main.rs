@@ -4,7 +4,8 @@
 //! signed with ed25519 and verified by each, every vote in its log before it is sent. The clients
 //! are tasks of this process; processor time of both sides counts. [`load`] offers work, [`sweep`]
 //! measures it, [`attacks`] measures it again while somebody misbehaves, [`failover`] kills primaries
-//! meanwhile; [`restart`] measures starts; [`floors`] is the short run that guards what was reached.
+//! meanwhile; [`restart`] measures starts; [`reads`] sets proven reads beside ordered ones; [`floors`] is
+//! the short run that guards what was reached.
 
 mod attacks;
 mod cluster;
@@ -13,6 +14,7 @@ mod floors;
 mod hostile;
 mod link;
 mod load;
+mod reads;
 mod restart;
 mod sweep;
 mod table;
@@ -34,6 +36,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 /// Open loop, latency under 3000/s:    cargo xtask bench bft --rate 3000
 /// Under attack, in a few minutes:     cargo xtask bench bft attacks
 /// One primary killed after another:   cargo xtask bench failover
+/// Reads proven by one replica:        cargo xtask bench bft reads
 /// How long a start takes:             cargo xtask bench restart
 /// Has it become dearer?               cargo xtask bench bft floors
 /// For docs/results.md:                cargo xtask bench bft --markdown
@@ -58,6 +61,7 @@ enum What {
     Attacks(attacks::Options),
     Floors(floors::Options),
     Failover(failover::Options),
+    Reads(reads::Options),
     Restart(restart::Options),
     /// What the attackers' processes run.
     #[command(hide = true, subcommand)]
@@ -91,6 +95,7 @@ async fn run(arguments: &Arguments, style: Style) -> Outcome<bool> {
         Some(What::Floors(options)) => floors::run(options, style).await,
         Some(What::Hostile(hostile)) => hostile::run(hostile).await.map(|()| true),
         Some(What::Failover(options)) => failover::run(options, style).await,
+        Some(What::Reads(options)) => reads::run(options, style).await,
         Some(What::Restart(options)) => restart::run(options, style).await,
     }
 }
