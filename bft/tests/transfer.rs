@@ -30,6 +30,11 @@ fn left_behind(seed: u64, count: usize) -> World {
     world.crash(2);
     world.add_customer(count);
     world.run_until(LIMIT, "work is done", |world| world.customers.iter().all(Customer::is_done));
+    // Level, so that there is one checkpoint to fetch.
+    world.run_until(LIMIT, "the others are level", |world| {
+        let at = |index| (world.status(index).last_executed, world.status(index).low_water_mark);
+        at(0) == at(1) && at(1) == at(3)
+    });
     world
 }
 
