@@ -67,7 +67,7 @@ const WINDOW: Check = Check {
     traitors: &[0, 1, 3],
     places: 2,
     restarts: Restarts::Never,
-    seconds: Some(300),
+    seconds: Some(120),
     ..TWO
 };
 
