@@ -79,9 +79,7 @@ pub(crate) struct Up {
     #[arg(long, conflicts_with = "mountpoint")]
     pub(crate) no_mount: bool,
     #[command(flatten)]
-    pub(crate) cache: Cache,
-    #[command(flatten)]
-    pub(crate) age: Age,
+    pub(crate) using: Using,
 }
 
 /// How old an answer may be.
@@ -104,6 +102,20 @@ fn parse_age(text: &str) -> Result<Duration, String> {
     };
     let number: u64 = number.parse().map_err(|_| "say a whole number and ms, s or min: 5s".to_owned())?;
     Ok(Duration::from_millis(number.saturating_mul(millis)))
+}
+
+/// How a mount uses this machine and the cluster.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Using {
+    #[command(flatten)]
+    pub(crate) cache: Cache,
+    #[command(flatten)]
+    pub(crate) age: Age,
+    /// Have every operation agreed on before it returns, and take no leases. Otherwise what nobody else uses
+    /// is changed here at once and sent within seconds, or by fsync and sync; other mounts see it at once in
+    /// any case.
+    #[arg(long)]
+    pub(crate) ordered: bool,
 }
 
 /// The mount's local cache.
@@ -182,9 +194,7 @@ pub(crate) struct Mount {
     #[arg(num_args = 1..=2, required = true, value_names = ["VOLUME", "MOUNTPOINT"])]
     pub(crate) what: Vec<PathBuf>,
     #[command(flatten)]
-    pub(crate) cache: Cache,
-    #[command(flatten)]
-    pub(crate) age: Age,
+    pub(crate) using: Using,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,5 +1,6 @@
 //! `mangrove mount` and `mangrove umount`.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,10 +10,11 @@ use client::blocks::Blocks;
 use client::cache::{CacheOptions, DiskOptions};
 use client::connect::DEFAULT_VOLUME;
 use client::fs::{Filesystem, Options};
+use client::leased::Leased;
 use client::session::Session;
 use client::{Caller, Cluster};
 
-use crate::args::{Access, Age, Cache, Mount, Umount};
+use crate::args::{Access, Mount, Umount, Using};
 use crate::cluster::Stop;
 use crate::config;
 use crate::output::say;
@@ -20,7 +22,7 @@ use crate::output::say;
 /// A mounted volume.
 pub(crate) struct Mounted {
     mount: fuse::Mount,
-    fs: Arc<Filesystem<Session, Blocks>>,
+    fs: Arc<Filesystem<Leased<Session>, Blocks>>,
 }
 
 pub(crate) async fn run(access: &Access, args: Mount) -> anyhow::Result<ExitCode> {
@@ -30,7 +32,7 @@ pub(crate) async fn run(access: &Access, args: Mount) -> anyhow::Result<ExitCode
     fuse::check_mountpoint(mountpoint)?;
     let cluster = config::connect(access, &label(mountpoint))?;
     let mounted = tokio::select! {
-        mounted = mount(&cluster, volume, mountpoint, &args.cache, args.age) => mounted?,
+        mounted = mount(&cluster, volume, mountpoint, &args.using) => mounted?,
         () = stop.asked() => return Ok(ExitCode::SUCCESS),
     };
     say!("mounted at {}; Ctrl-C unmounts", mountpoint.display());
@@ -71,8 +73,7 @@ pub(crate) async fn mount(
     cluster: &Cluster,
     volume: &str,
     mountpoint: &Path,
-    cache: &Cache,
-    age: Age,
+    Using { cache, age, ordered }: &Using,
 ) -> anyhow::Result<Mounted> {
     let volume = cluster.open_volume(volume).await?;
     // One folder a mount: two must not share one.
@@ -88,10 +89,26 @@ pub(crate) async fn mount(
         max_age: age.max_age,
         ..Options::default()
     };
-    let fs = Filesystem::open_volume(cluster.session().clone(), volume.blocks, volume.info, &volume.secret, options)?;
+    let (id, user, session) = (cluster.view().cluster, cluster.user(), cluster.session().clone());
+    let names = match ordered {
+        true => Leased::ordered(session, id, user),
+        false => Leased::new(session, id, user, holder(&absolute, &volume.info.spec.name)),
+    };
+    let fs = Filesystem::open_volume(names, volume.blocks, volume.info, &volume.secret, options)?;
     let fs = Arc::new(fs);
     let mount = fuse::mount(fs.clone(), mountpoint, fuse::MountOptions::default()).await?;
     Ok(Mounted { mount, fs })
+}
+
+/// The number by which replicas know the leases of this mount: the same for whoever mounts the volume here
+/// next, which so takes over from one that crashed.
+fn holder(mountpoint: &Path, volume: &str) -> u64 {
+    let machine = std::fs::read("/etc/machine-id").unwrap_or_default();
+    let host = rustix::system::uname();
+    let parts = [machine.as_slice(), host.nodename().to_bytes(), mountpoint.as_os_str().as_bytes(), volume.as_bytes()];
+    let digest = base::Digest::of_parts(&parts);
+    let (number, _) = digest.0.split_first_chunk::<8>().expect("a digest is longer");
+    u64::from_le_bytes(*number)
 }
 
 impl Mounted {
@@ -108,7 +125,7 @@ impl Mounted {
     pub(crate) async fn close(self, stop: &mut Stop) -> anyhow::Result<()> {
         let closed = async {
             let unmounted = self.mount.unmount().await;
-            self.fs.sync_all().await.context("what was still unwritten could not be written")?;
+            self.fs.close().await.context("what was still unwritten could not be written")?;
             Ok(unmounted?)
         };
         let long = async {

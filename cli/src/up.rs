@@ -198,7 +198,7 @@ async fn serve(args: &Up, dir: &Path, running: &mut Running, stop: &mut Stop) ->
         () = stop.asked() => return Ok(()),
         cause = running.failed() => bail!("{cause}"),
     }
-    let mounted = mount::mount(&cluster, DEFAULT_VOLUME, mountpoint, &args.cache, args.age).await?;
+    let mounted = mount::mount(&cluster, DEFAULT_VOLUME, mountpoint, &args.using).await?;
     say!("mounted at {}; Ctrl-C stops the cluster and keeps the files", mountpoint.display());
     let outcome = wait(running, stop, mounted.ended()).await;
     mounted.close(stop).await.and(outcome)

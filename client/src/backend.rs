@@ -5,34 +5,135 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::BlockId;
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use meta::{Answer, Batch, Call, Denied, Ino};
+
+/// The longest that somebody else's lease may have to be waited out.
+const LEASED_MAX: Duration = Duration::from_secs(90);
+/// How long to wait before asking again for what somebody else holds: at first, and at most.
+const LEASED_PAUSE: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(100));
+
+/// Writes down all that was written, before leases are given back.
+pub type Flush = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Waits until something is stored that is about to be named; may be called more than once.
+pub type Ready = Arc<dyn Fn() -> BoxFuture<'static, Result<(), Unavailable>> + Send + Sync>;
 
 /// The replicated namespace, as a session sees it.
 pub trait Metadata: Send + Sync + 'static {
-    /// Orders `calls` as one signed request and applies them in order; one answer a call, in
+    /// Orders a batch as one signed request and applies its calls in order; one answer a call, in
     /// order. At most [`meta::BATCH_MAX`] calls.
     ///
     /// # Errors
     /// If no answer that enough replicas agree on came: the calls may or may not have been applied.
-    fn calls(&self, calls: Vec<meta::Call>) -> impl Future<Output = Result<Vec<meta::Answer>, Unavailable>> + Send;
+    fn batch(&self, batch: Batch) -> impl Future<Output = Result<Vec<Answer>, Unavailable>> + Send;
+
+    /// Calls in nobody's name but the signer's. Where somebody else has a lease, waits until it is over.
+    ///
+    /// # Errors
+    /// As [`Metadata::batch`].
+    fn calls(&self, calls: Vec<Call>) -> impl Future<Output = Result<Vec<Answer>, Unavailable>> + Send {
+        async move {
+            let mut answers = self.batch(Batch::new(calls.clone())).await?;
+            let mut patience = Patience::new();
+            while let Some(leased) = leased(&calls, &answers) {
+                patience.wait().await?;
+                let again = leased.iter().map(|index| calls[*index].clone()).collect();
+                let again = self.batch(Batch::new(again)).await?;
+                leased.into_iter().zip(again).for_each(|(index, answer)| answers[index] = answer);
+            }
+            Ok(answers)
+        }
+    }
+
+    /// Calls that replicas must not hear of before `ready`.
+    ///
+    /// # Errors
+    /// As [`Metadata::batch`], or as `ready`.
+    fn calls_after(
+        &self,
+        calls: Vec<Call>,
+        ready: Ready,
+    ) -> impl Future<Output = Result<Vec<Answer>, Unavailable>> + Send {
+        async move {
+            ready().await?;
+            self.calls(calls).await
+        }
+    }
 
     /// One call that changes nothing, answered as it was at some moment not longer than `max_age` ago.
     /// It is ordered, and so of now, unless there is another way.
     ///
     /// # Errors
-    /// As [`Metadata::calls`].
-    fn read(
-        &self,
-        call: meta::Call,
-        _max_age: Duration,
-    ) -> impl Future<Output = Result<meta::Answer, Unavailable>> + Send {
+    /// As [`Metadata::batch`].
+    fn read(&self, call: Call, _max_age: Duration) -> impl Future<Output = Result<Answer, Unavailable>> + Send {
         async move {
             let mut answers = self.calls(vec![call]).await?;
             answers.pop().ok_or_else(|| Unavailable("the replicas answered nothing".into()))
         }
+    }
+
+    /// Whether what is done to this inode is kept here for a while, for nobody else can see it.
+    fn keeps(&self, _ino: Ino) -> bool {
+        false
+    }
+
+    /// Returns when replicas have all that was done here.
+    ///
+    /// # Errors
+    /// If they do not, or never will.
+    fn sync(&self) -> impl Future<Output = Result<(), Unavailable>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Waits until others may want what this client has leases on.
+    fn recalled(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// Says what is to be done before a lease is given back.
+    fn before_ceding(&self, _flush: Flush) {}
+
+    /// Gives back all leases, once everything is sent.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+}
+
+/// Which calls were refused because somebody else has a lease; `None`: none.
+pub(crate) fn leased(calls: &[Call], answers: &[Answer]) -> Option<Vec<usize>> {
+    let leased = |answer: &Answer| *answer == Answer::Denied(Denied::Leased);
+    let found = (0..answers.len()).filter(|index| leased(&answers[*index])).collect::<Vec<_>>();
+    (answers.len() == calls.len() && !found.is_empty()).then_some(found)
+}
+
+/// Waiting for somebody else's lease to end.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    pub(crate) fn new() -> Patience {
+        Patience { until: Instant::now() + LEASED_MAX, pause: LEASED_PAUSE.0 }
+    }
+
+    /// Waits a little, longer each time.
+    ///
+    /// # Errors
+    /// If it took too long.
+    pub(crate) async fn wait(&mut self) -> Result<(), Unavailable> {
+        if Instant::now() >= self.until {
+            return Err(Unavailable("another client holds a lease on this and does not give it back".into()));
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LEASED_PAUSE.1);
+        Ok(())
     }
 }
 
@@ -85,12 +186,40 @@ pub enum BlockError {
 pub struct Unavailable(pub String);
 
 impl<M: Metadata> Metadata for Arc<M> {
-    async fn calls(&self, calls: Vec<meta::Call>) -> Result<Vec<meta::Answer>, Unavailable> {
+    async fn batch(&self, batch: Batch) -> Result<Vec<Answer>, Unavailable> {
+        M::batch(self, batch).await
+    }
+
+    async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
         M::calls(self, calls).await
     }
 
-    async fn read(&self, call: meta::Call, max_age: Duration) -> Result<meta::Answer, Unavailable> {
+    async fn calls_after(&self, calls: Vec<Call>, ready: Ready) -> Result<Vec<Answer>, Unavailable> {
+        M::calls_after(self, calls, ready).await
+    }
+
+    async fn read(&self, call: Call, max_age: Duration) -> Result<Answer, Unavailable> {
         M::read(self, call, max_age).await
+    }
+
+    fn keeps(&self, ino: Ino) -> bool {
+        M::keeps(self, ino)
+    }
+
+    async fn sync(&self) -> Result<(), Unavailable> {
+        M::sync(self).await
+    }
+
+    async fn recalled(&self) {
+        M::recalled(self).await;
+    }
+
+    fn before_ceding(&self, flush: Flush) {
+        M::before_ceding(self, flush);
+    }
+
+    async fn close(&self) {
+        M::close(self).await;
     }
 }
 

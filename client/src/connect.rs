@@ -137,6 +137,12 @@ impl Cluster {
         &self.session
     }
 
+    /// The user whose key this connection has.
+    #[must_use]
+    pub fn user(&self) -> base::PublicKey {
+        self.key.0.secret().public()
+    }
+
     /// The cluster's view.
     #[must_use]
     pub fn view(&self) -> &ClusterView {

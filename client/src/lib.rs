@@ -2,6 +2,7 @@
 //!
 //! - [`connect`]: a user's connection to a cluster, and the volumes in it;
 //! - [`session`]: requests to the replicas, batched, signed, answered by f+1 of them;
+//! - [`leased`]: what this client has leases on, done here and sent later;
 //! - `proofs`: reads that one replica answers, with proof;
 //! - [`blocks`]: blocks to and from storage nodes: placed, hash-checked, hedged;
 //! - [`fs`]: a volume as a POSIX filesystem, for doors; [`cache`]: blocks kept at hand;
@@ -14,6 +15,7 @@ pub mod cache;
 pub mod connect;
 mod exchange;
 pub mod fs;
+pub mod leased;
 mod proofs;
 pub mod session;
 pub mod status;

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base::{Decode as _, Encode as _, ReplicaId, SecretKey, Time, To};
 use bft::client::{Output, Session as Core};
 use bytes::Bytes;
-use meta::{Answer, BATCH_MAX, Batch, Call, Denied, Op};
+use meta::{Answer, BATCH_MAX, Batch, By, Call, Denied, Op};
 use proto::MESSAGE_MAX;
 use proto::frame::framed;
 use proto::link::{self, Identity, LinkError};
 use proto::view::ClusterView;
 use proto::wire::consensus_client::ConsensusClient;
-use proto::wire::{Hello, SessionUp};
-use tokio::sync::{mpsc, oneshot};
+use proto::wire::{Hello, SessionDown, SessionUp};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
@@ -46,11 +46,15 @@ pub struct Session {
     asks: mpsc::Sender<Ask>,
     proofs: Arc<Proofs>,
     clock: Clock,
+    /// Some replica says that others want what this user has leases on.
+    recalls: Arc<Notify>,
 }
 
 #[derive(Debug)]
 struct Ask {
     calls: Vec<Call>,
+    /// In whose name; only what is in the same travels together, and a part of a log alone.
+    by: Option<By>,
     bytes: usize,
     /// What its answers may add up to, bytes.
     answers_bytes: usize,
@@ -72,12 +76,14 @@ impl Session {
     ) -> Result<Session, LinkError> {
         let (replies_in, replies) = mpsc::channel(1024);
         let (mut links, mut read_links) = (Vec::new(), Vec::new());
+        let recalls = Arc::new(Notify::new());
         for (index, node) in view.replicas().enumerate() {
             let (requests, waiting) = mpsc::channel(64);
             let channel = link::dial(identity, node.address, node.key)?;
             read_links.push(Exchange::start(channel.clone()));
             let hello = Hello { session, label: label.to_owned() };
-            tokio::spawn(carry(channel, hello, ReplicaId(index as u16), waiting, replies_in.clone()));
+            let down = Down { replica: ReplicaId(index as u16), replies: replies_in.clone(), recalls: recalls.clone() };
+            tokio::spawn(carry(channel, hello, waiting, down));
             links.push(requests);
         }
         let params = bft::client::Params {
@@ -96,7 +102,7 @@ impl Session {
         let driver =
             Driver { core, clock, links, proofs: proofs.clone(), queue: VecDeque::new(), outstanding: BTreeMap::new() };
         tokio::spawn(driver.run(waiting, replies));
-        Ok(Session { asks, proofs, clock })
+        Ok(Session { asks, proofs, clock, recalls })
     }
 
     /// One call that changes nothing, answered as it was at some moment not longer than `max_age` ago, by
@@ -147,14 +153,14 @@ impl Session {
 }
 
 impl Metadata for Session {
-    async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
+    async fn batch(&self, Batch { calls, by }: Batch) -> Result<Vec<Answer>, Unavailable> {
         let gone = || Unavailable("the session has ended".into());
         let count = calls.len();
         assert!(count <= BATCH_MAX, "a request has at most {BATCH_MAX} calls");
         let bytes = calls.to_bytes().len();
         let answers_bytes = calls.iter().map(|call| answer_bytes_max(&call.op)).sum();
         let (answer, answered) = oneshot::channel();
-        self.asks.send(Ask { calls, bytes, answers_bytes, answer }).await.map_err(|_| gone())?;
+        self.asks.send(Ask { calls, by, bytes, answers_bytes, answer }).await.map_err(|_| gone())?;
         let answers = match tokio::time::timeout(CALL_TIMEOUT, answered).await {
             Ok(answers) => answers.map_err(|_| gone())??,
             Err(_) => {
@@ -173,6 +179,10 @@ impl Metadata for Session {
 
     async fn read(&self, call: Call, max_age: Duration) -> Result<Answer, Unavailable> {
         Ok(self.read_within(call, max_age).await?.answer)
+    }
+
+    async fn recalled(&self) {
+        self.recalls.notified().await;
     }
 }
 
@@ -240,7 +250,10 @@ impl Driver {
         while !self.queue.is_empty() && self.outstanding.len() < OUTSTANDING_MAX && self.core.can_submit() {
             let (mut asks, mut calls, mut bytes, mut answers_bytes) = (Vec::new(), Vec::new(), 0, 0);
             while let Some(next) = self.queue.front() {
-                let fits = calls.len() + next.calls.len() <= BATCH_MAX
+                let first = asks.first().map(|ask: &Ask| &ask.by);
+                let alike = first.is_none_or(|by| *by == next.by && by.as_ref().is_none_or(|by| by.log.is_none()));
+                let fits = alike
+                    && calls.len() + next.calls.len() <= BATCH_MAX
                     && bytes + next.bytes <= REQUEST_TARGET
                     && answers_bytes + next.answers_bytes <= ANSWERS_TARGET;
                 if !asks.is_empty() && !fits {
@@ -252,7 +265,9 @@ impl Driver {
                 calls.extend(ask.calls.iter().cloned());
                 asks.push(ask);
             }
-            let ticket = self.core.submit(self.clock.now(), Bytes::from(Batch(calls).to_bytes()), outputs);
+            let by = asks.first().and_then(|ask| ask.by.clone());
+            let batch = Batch { calls, by };
+            let ticket = self.core.submit(self.clock.now(), Bytes::from(batch.to_bytes()), outputs);
             self.outstanding.insert(ticket, asks);
         }
     }
@@ -288,7 +303,12 @@ impl Driver {
 /// What the answer to an operation may take up, bytes.
 fn answer_bytes_max(op: &Op) -> usize {
     match op {
-        Op::ReadDir { .. } | Op::GetXattr { .. } | Op::ListXattr { .. } | Op::VolumeList => 130 << 10,
+        Op::Hold { .. }
+        | Op::Fetch { .. }
+        | Op::ReadDir { .. }
+        | Op::GetXattr { .. }
+        | Op::ListXattr { .. }
+        | Op::VolumeList => 130 << 10,
         Op::ReadLink { .. } => 5 << 10,
         _ => 1 << 10,
     }
@@ -315,14 +335,31 @@ fn deliver(asks: Vec<Ask>, result: &[u8]) {
     }
 }
 
-/// Keeps a session's stream to one replica open for as long as the session lives.
-async fn carry(
-    channel: Channel,
-    hello: Hello,
+/// Where what a replica says goes.
+struct Down {
     replica: ReplicaId,
-    mut requests: mpsc::Receiver<Bytes>,
     replies: mpsc::Sender<(ReplicaId, bft::Reply)>,
-) {
+    recalls: Arc<Notify>,
+}
+
+impl Down {
+    /// False if nobody listens any more.
+    async fn take(&self, frame: SessionDown) -> bool {
+        if frame.recalled {
+            self.recalls.notify_one();
+        }
+        for bytes in frame.replies {
+            let Ok(reply) = bft::Reply::from_bytes(&bytes) else { continue };
+            if self.replies.send((self.replica, reply)).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Keeps a session's stream to one replica open for as long as the session lives.
+async fn carry(channel: Channel, hello: Hello, mut requests: mpsc::Receiver<Bytes>, to: Down) {
     let mut backoff = BACKOFF_MIN;
     loop {
         let (frames, outgoing) = mpsc::channel(4);
@@ -338,11 +375,8 @@ async fn carry(
                     tokio::select! {
                         frame = down.message() => {
                             let Ok(Some(frame)) = frame else { break };
-                            for bytes in frame.replies {
-                                let Ok(reply) = bft::Reply::from_bytes(&bytes) else { continue };
-                                if replies.send((replica, reply)).await.is_err() {
-                                    return;
-                                }
+                            if !to.take(frame).await {
+                                return;
                             }
                         }
                         count = requests.recv_many(&mut batch, 64) => {
@@ -358,9 +392,9 @@ async fn carry(
                     }
                 }
             }
-            Err(status) => tracing::debug!(?replica, %status, "no session with this replica"),
+            Err(status) => tracing::debug!(replica = ?to.replica, %status, "no session with this replica"),
         }
-        if replies.is_closed() {
+        if to.replies.is_closed() {
             return;
         }
         tokio::time::sleep(backoff).await;

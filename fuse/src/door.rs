@@ -429,9 +429,8 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         Ok(())
     }
 
-    async fn fsyncdir(&self, _: &Request, _: u64, _: u64, _: bool) -> Result<()> {
-        // A name is durable on the replicas before its operation is answered.
-        Ok(())
+    async fn fsyncdir(&self, request: &Request, _: u64, _: u64, _: bool) -> Result<()> {
+        self.wait(request, self.fs.sync_names()).await
     }
 
     async fn statfs(&self, request: &Request, _: u64) -> Result<Statistics> {

@@ -24,7 +24,8 @@ pub(crate) fn errno(error: &FsError) -> Errno {
 fn denied(why: Denied) -> Errno {
     match why {
         Denied::NotGranted | Denied::Access => Errno::ACCESS,
-        Denied::Malformed => Errno::IO,
+        Denied::Malformed | Denied::Fenced | Denied::Applied => Errno::IO,
+        Denied::Leased | Denied::Contended => Errno::AGAIN,
         Denied::NotPermitted => Errno::PERM,
         Denied::NotFound => Errno::NOENT,
         Denied::Stale => Errno::STALE,

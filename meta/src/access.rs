@@ -74,6 +74,10 @@ pub(crate) struct Context<'a> {
     pub(crate) grant: Grant,
     /// For whom it acts.
     pub(crate) caller: &'a Caller,
+    /// The key's holder of leases in whose name the batch comes.
+    pub(crate) by: Option<u64>,
+    /// Whether the holder did this before, on its own copy.
+    pub(crate) logged: bool,
 }
 
 impl Context<'_> {
@@ -84,6 +88,11 @@ impl Context<'_> {
             () if self.caller.groups.len() > GROUPS_MAX => Err(Denied::Malformed),
             () => Ok(()),
         }
+    }
+
+    /// The holder in whose name the batch comes.
+    pub(crate) fn holder(&self) -> Result<(PublicKey, u64), Denied> {
+        Ok((*self.key, self.by.ok_or(Denied::Fenced)?))
     }
 
     pub(crate) fn stamp(&self) -> Timestamp {

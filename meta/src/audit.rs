@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::directory::FIRST_COOKIE;
-use crate::inode::{Body, Inode};
+use crate::inode::{Body, Inode, NO_HOME};
+use crate::lease::Zone;
 use crate::op::{Ino, Kind};
 use crate::read::Look as _;
 use crate::state::State;
@@ -33,8 +34,8 @@ impl State {
             let parents = names.get(ino).map_or(&[][..], Vec::as_slice);
             ensure(inode.attr.ino == *ino && *ino < self.clock.next_ino, || format!("{ino:?} has a wrong number"))?;
             match &inode.body {
-                Body::Directory { parent, next_cookie } => {
-                    self.audit_directory(*ino, inode, *parent, *next_cookie, parents)?;
+                Body::Directory { next_cookie } => {
+                    self.audit_directory(*ino, inode, inode.home, *next_cookie, parents)?;
                 }
                 _ => self.audit_file(*ino, inode, parents)?,
             }
@@ -42,6 +43,7 @@ impl State {
         self.audit_loops()?;
         self.audit_xattrs()?;
         self.audit_orphans()?;
+        self.audit_leases()?;
         self.audit_usage()
     }
 
@@ -86,6 +88,9 @@ impl State {
     fn audit_file(&self, ino: Ino, inode: &Inode, parents: &[Ino]) -> Result<(), Unsound> {
         ensure(inode.attr.nlink as usize == parents.len(), || format!("{ino:?} counts its names wrong"))?;
         ensure(parents.is_empty() == self.orphans.get(&ino).is_some(), || format!("{ino:?} is lost"))?;
+        ensure(inode.home == NO_HOME || parents.iter().all(|parent| *parent == inode.home), || {
+            format!("{ino:?} is in {parents:?}, not in {:?} alone", inode.home)
+        })?;
         let Body::File { content, .. } = &inode.body else { return Ok(()) };
         let held = (inode.attr.size, inode.attr.allocated);
         ensure(held == (content.size, content.allocated), || format!("{ino:?} is not as long as its content"))
@@ -122,6 +127,25 @@ impl State {
         ensure(self.expiry == by_expiry, || "orphans and their expiry differ".into())?;
         let nameless = |ino: &Ino| self.inodes.get(ino).is_some_and(|inode| inode.attr.nlink == 0);
         ensure(self.orphans.iter().all(|(ino, _)| nameless(ino)), || "an orphan has a name".into())
+    }
+
+    fn audit_leases(&self) -> Result<(), Unsound> {
+        for (root, zone) in self.zones.iter() {
+            let is_directory = self.inodes.get(root).is_some_and(|inode| inode.attr.kind == Kind::Directory);
+            ensure(is_directory, || format!("a zone begins at {root:?}, which is no directory"))?;
+            let Zone::Held { by, .. } = zone else { continue };
+            let known = self.holders.get(by).is_some_and(|holder| holder.zones.contains(root));
+            ensure(known, || format!("whoever holds {root:?} does not know it"))?;
+        }
+        for (id, holder) in self.holders.iter() {
+            let held = |root: &Ino| matches!(self.zones.get(root), Some(Zone::Held { by, .. }) if by == id);
+            ensure(holder.zones.iter().all(held), || "a holder has a zone that is not its own".into())?;
+            let below = |(from, to): &(Ino, Ino)| from < to && *to <= self.clock.next_ino;
+            ensure(holder.inos.iter().all(below), || "a range of inode numbers was not granted".into())?;
+            let known = self.recalled.contains(id) || holder.recalls.is_empty();
+            ensure(known && holder.epoch < self.clock.next_epoch, || "a holder is recalled or numbered wrong".into())?;
+        }
+        ensure(self.recalled.iter().all(|id| self.holders.get(id).is_some()), || "nobody is recalled".into())
     }
 
     fn audit_usage(&self) -> Result<(), Unsound> {

@@ -5,7 +5,7 @@ use core::ops::Bound;
 use base::canonical_struct;
 
 use crate::access::{Context, READ, WRITE, check_mode};
-use crate::inode::{Body, Inode};
+use crate::inode::{Body, Inode, NO_HOME};
 use crate::op::{
     Attr, Denied, DirEntry, ENTRIES_MAX, Ino, Kind, LINKS_MAX, NewInode, Reply, SEAL_LEN, SealedName, TARGET_MAX,
     Timestamp, VolumeId,
@@ -48,11 +48,12 @@ impl State {
             need_subdirectory(&directory)?;
         }
         self.need_inode(directory.volume)?;
+        self.need_number(cx)?;
 
-        let ino = self.draw_ino();
+        let ino = self.draw_ino_for(cx)?;
         let mode_and_gid = cx.inherited(&directory, new.kind, new.mode);
         let attr = self.new_attr(cx, ino, directory.volume, new, mode_and_gid);
-        self.add_inode(Inode { attr, xattrs_len: 0, body: Body::new(new, parent) });
+        self.add_inode(Inode { attr, xattrs_len: 0, home: parent, body: Body::new(new) });
         self.bind(parent, name, ino, None);
         self.touch_directory(cx.stamp(), parent, 1, i32::from(new.kind == Kind::Directory));
         Ok(Reply::Created { attr, fresh: true })
@@ -76,6 +77,9 @@ impl State {
         self.touch_directory(cx.stamp(), parent, 1, 0);
         let inode = self.change(ino);
         inode.attr.nlink += 1;
+        if inode.home != parent {
+            inode.home = NO_HOME;
+        }
         inode.touch(cx.stamp());
         Ok(Reply::Attr(inode.attr))
     }
@@ -144,10 +148,7 @@ pub(crate) fn listed_len(entry: &DirEntry) -> usize {
 impl State {
     /// The directory that a directory is in.
     pub(crate) fn parent_of(&self, directory: Ino) -> Ino {
-        match self.inodes.get(&directory).map(|inode| &inode.body) {
-            Some(Body::Directory { parent, .. }) => *parent,
-            _ => unreachable!("asked only of directories"),
-        }
+        self.inodes.get(&directory).map_or(directory, |inode| inode.home)
     }
 
     /// Gives `ino` a name, in the given place or a new one.
@@ -221,7 +222,7 @@ impl State {
 
     fn draw_cookie(&mut self, directory: Ino) -> u64 {
         match &mut self.change(directory).body {
-            Body::Directory { next_cookie, .. } => {
+            Body::Directory { next_cookie } => {
                 *next_cookie += 1;
                 *next_cookie - 1
             }

@@ -19,9 +19,14 @@ pub(crate) struct Inode {
     pub(crate) attr: Attr,
     /// What its extended attributes take of `XATTRS_LEN_MAX`, bytes.
     pub(crate) xattrs_len: u64,
+    /// The directory it is in; of a root, itself; [`NO_HOME`] if it is in several, or was.
+    pub(crate) home: Ino,
     pub(crate) body: Body,
 }
-canonical_struct!(Inode { attr, xattrs_len, body });
+canonical_struct!(Inode { attr, xattrs_len, home, body });
+
+/// The home of what is in no single directory.
+pub(crate) const NO_HOME: Ino = Ino(0);
 
 /// What an inode holds beside attributes, by kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +37,6 @@ pub(crate) enum Body {
         formers: Vec<Former>,
     },
     Directory {
-        /// The directory it is in; of a root, itself.
-        parent: Ino,
         /// Where the next entry goes. Never goes back.
         next_cookie: u64,
     },
@@ -45,7 +48,7 @@ pub(crate) enum Body {
 }
 canonical_enum!(Body {
     0 => File { content, formers },
-    1 => Directory { parent, next_cookie },
+    1 => Directory { next_cookie },
     2 => Symlink { target },
     3 => Special,
 });
@@ -88,11 +91,11 @@ impl Former {
 }
 
 impl Body {
-    /// The body of a new inode in `parent`.
-    pub(crate) fn new(new: &NewInode, parent: Ino) -> Body {
+    /// The body of a new inode.
+    pub(crate) fn new(new: &NewInode) -> Body {
         match new.kind {
             Kind::File => Body::File { content: Content::default(), formers: Vec::new() },
-            Kind::Directory => Body::Directory { parent, next_cookie: FIRST_COOKIE },
+            Kind::Directory => Body::Directory { next_cookie: FIRST_COOKIE },
             Kind::Symlink => Body::Symlink { target: new.target.clone() },
             Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => Body::Special,
         }

@@ -7,7 +7,8 @@
 //!
 //! Where to look: [`op`] is what can be asked and answered; `state` takes a batch apart; `access`
 //! holds the POSIX permission rules; `read` answers what looks at single rows, whoever holds them, and
-//! `proven` does so from rows that were proven; `directory` and `rename` change names; `inode`, `content`,
+//! `proven` does so from rows that were proven; `lease` says who may change what without asking, and
+//! `partial` is a holder's own copy; `directory` and `rename` change names; `inode`, `content`,
 //! `xattr`, `orphan` and `volume` change what names lead to; `table` keeps rows and digests them;
 //! `snapshot` writes them down; `audit` is the namespace's fsck.
 //!
@@ -20,10 +21,12 @@ mod audit;
 mod content;
 mod directory;
 mod inode;
+mod lease;
 #[expect(missing_docs, reason = "an operation's doc comment speaks of its fields by name")]
 #[expect(clippy::large_enum_variant, reason = "answers are read once, in order; a box each would cost more")]
 pub mod op;
 mod orphan;
+mod partial;
 mod proven;
 mod read;
 mod rename;
@@ -36,8 +39,10 @@ mod xattr;
 
 pub use access::{EXECUTE, Grant, OPENED, READ, Uids, WRITE};
 pub use audit::Unsound;
+pub use lease::{LEASE_TERM, is_logged};
 pub use op::*;
 pub use orphan::ORPHAN_TERM;
+pub use partial::Local;
 pub use proven::{Unproven, read_proven};
 pub use rename::DEPTH_MAX;
 pub use state::{ANSWERS_LEN_MAX, Counts, Genesis, State};

@@ -132,18 +132,24 @@ pub struct Caller {
 canonical_struct!(Caller { uid, gid, groups });
 
 /// Many calls under one signature.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch(pub Vec<Call>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// What is asked, at most [`BATCH_MAX`].
+    pub calls: Vec<Call>,
+    /// In whose name as a holder of leases; `None`: nobody's.
+    pub by: Option<By>,
+}
 
 impl Encode for Batch {
     fn encode(&self, out: &mut Vec<u8>) {
-        self.0.encode(out);
+        self.calls.encode(out);
+        self.by.encode(out);
     }
 }
 
 impl Decode for Batch {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Batch(input.seq_max("batch", BATCH_MAX)?))
+        Ok(Batch { calls: input.seq_max("batch", BATCH_MAX)?, by: Decode::decode(input)? })
     }
 }
 
@@ -237,6 +243,19 @@ pub enum Op {
     ReleaseOrphan { ino: Ino },
     /// The directory that a directory is in (`..`); of a root, itself. -> [`Reply::Attr`]
     Parent { ino: Ino },
+    /// Asks for a lease on a directory with all below it, as the signer's holder with this number. The
+    /// caller may read, write and search it. `fresh`: the holder begins anew, and whoever had its number is
+    /// fenced. -> [`Reply::Held`]
+    Hold { holder: u64, ino: Ino, fresh: bool },
+    /// What the batch's holder should know. Every batch in its name makes its leases last longer. ->
+    /// [`Reply::Lease`]
+    Renew,
+    /// Gives directories back that others want, with all below them. -> [`Reply::Lease`]
+    Cede { directories: Vec<Ino> },
+    /// Gives all leases back. -> [`Reply::Unit`]
+    Release,
+    /// The rows of a directory's entries after `cookie`, which the holder has a lease on. -> [`Reply::Rows`]
+    Fetch { ino: Ino, cookie: u64 },
 }
 canonical_enum!(Op {
     0 => VolumeCreate(spec),
@@ -263,6 +282,11 @@ canonical_enum!(Op {
     21 => KeepOrphan { ino },
     22 => ReleaseOrphan { ino },
     23 => Parent { ino },
+    24 => Hold { holder, ino, fresh },
+    25 => Renew,
+    26 => Cede { directories },
+    27 => Release,
+    28 => Fetch { ino, cookie },
 });
 
 /// What was asked for.
@@ -294,6 +318,12 @@ pub enum Reply {
     Value(Bytes),
     /// Sealed extended attribute names with their classes.
     Names(Vec<(XattrClass, SealedName)>),
+    /// A lease, and the rows to begin a copy of the state with.
+    Held { epoch: u64, lease: Lease, rows: Vec<Row> },
+    /// What a holder should know.
+    Lease(Lease),
+    /// Rows of a directory; `next`: the cookie after which there are more.
+    Rows { rows: Vec<Row>, next: Option<u64> },
 }
 canonical_enum!(Reply {
     0 => Unit,
@@ -309,6 +339,9 @@ canonical_enum!(Reply {
     10 => Entries { entries, end },
     11 => Value(value),
     12 => Names(names),
+    13 => Held { epoch, lease, rows },
+    14 => Lease(lease),
+    15 => Rows { rows, next },
 });
 
 /// Why an operation was refused. Each maps to one `errno` at a door.
@@ -348,6 +381,14 @@ pub enum Denied {
     Quota,
     /// EFBIG.
     TooBig,
+    /// Somebody holds a lease on it, and was asked for it: try again.
+    Leased,
+    /// The holder's leases are over, or what it sent is not what it could send.
+    Fenced,
+    /// The holder sent this part of its log before.
+    Applied,
+    /// No lease on this for now: others use it, too.
+    Contended,
 }
 canonical_enum!(Denied {
     0 => NotGranted,
@@ -367,4 +408,8 @@ canonical_enum!(Denied {
     14 => AttributesFull,
     15 => Quota,
     16 => TooBig,
+    17 => Leased,
+    18 => Fenced,
+    19 => Applied,
+    20 => Contended,
 });

@@ -49,6 +49,7 @@ impl State {
                 self.xattrs.remove(&key);
             }
         }
+        self.end_zone(ino);
         self.charge_bytes(inode.attr.volume, inode.attr.allocated, 0);
         self.charge_inode(inode.attr.volume, -1);
     }

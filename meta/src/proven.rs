@@ -44,13 +44,17 @@ impl State {
     /// # Errors
     /// [`Unproven::NotARead`], or [`Unproven::Withheld`] from whoever may not have these rows.
     pub fn rows_of(&self, at: Time, who: &PublicKey, call: &Call) -> Result<Vec<Vec<u8>>, Unproven> {
+        if self.is_leased(&call.op) {
+            // Whoever holds it may know better.
+            return Err(Unproven::Withheld);
+        }
         let noting = Noting { state: self, names: RefCell::default(), inodes: RefCell::default() };
         let answer = judge(&noting, at, who, call)?;
         if matches!(answer, Err(Denied::Access | Denied::NotPermitted | Denied::NotGranted)) {
             return Err(Unproven::Withheld);
         }
         let grant = self.grant_row(who).ok_or(Unproven::Withheld)?;
-        let cx = Context { now: at, key: who, grant, caller: &call.caller };
+        let cx = Context { now: at, key: who, grant, caller: &call.caller, by: None, logged: false };
         let inodes = noting.inodes.into_inner();
         let withheld = inodes.iter().filter_map(|ino| self.inode_row(*ino)).any(|inode| !may_have(&cx, inode));
         if withheld { Err(Unproven::Withheld) } else { Ok(noting.names.into_inner().into_iter().collect()) }
@@ -58,7 +62,7 @@ impl State {
 }
 
 /// Whether the caller could learn by other calls what this inode's row holds.
-fn may_have(cx: &Context<'_>, inode: &Inode) -> bool {
+pub(crate) fn may_have(cx: &Context<'_>, inode: &Inode) -> bool {
     match &inode.body {
         Body::File { .. } => [READ, WRITE, EXECUTE].into_iter().any(|mask| cx.may(&inode.attr, mask)),
         Body::Directory { .. } => cx.may(&inode.attr, EXECUTE),
@@ -82,7 +86,7 @@ pub fn read_proven(rows: &Proven, at: Time, who: &PublicKey, call: &Call) -> Res
 /// What [`State::apply_batch`] does with a call, for reads of single rows.
 fn judge(rows: &impl Look, at: Time, who: &PublicKey, call: &Call) -> Result<Result<Reply, Denied>, Unproven> {
     let Some(grant) = rows.grant_row(who) else { return Ok(Err(Denied::NotGranted)) };
-    let cx = Context { now: at, key: who, grant, caller: &call.caller };
+    let cx = Context { now: at, key: who, grant, caller: &call.caller, by: None, logged: false };
     if let Err(why) = cx.check() {
         return Ok(Err(why));
     }

@@ -50,10 +50,7 @@ pub(crate) trait Look {
     /// The directory that `ino` is in; a root is in itself.
     fn parent(&self, cx: &Context<'_>, ino: Ino) -> Result<Reply, Denied> {
         self.searchable(cx, ino)?;
-        match &self.inode(ino)?.body {
-            Body::Directory { parent, .. } => self.get_attr(*parent),
-            _ => Err(Denied::NotDirectory),
-        }
+        self.get_attr(self.inode(ino)?.home)
     }
 
     fn get_attr(&self, ino: Ino) -> Result<Reply, Denied> {

@@ -2,7 +2,7 @@
 
 use crate::access::{Context, WRITE};
 use crate::directory::{Entry, need_subdirectory};
-use crate::inode::Body;
+use crate::inode::NO_HOME;
 use crate::op::{Attr, Denied, Ino, Kind, RenameHow, Reply, SealedName};
 use crate::read::Look as _;
 use crate::state::State;
@@ -144,12 +144,13 @@ impl State {
         }
     }
 
-    /// Notes on an inode that it was renamed, and on a directory where it is now.
+    /// Notes on an inode that it was renamed, and where it is now.
     fn arrive(&mut self, cx: &Context<'_>, ino: Ino, to: Ino) -> Attr {
         let inode = self.change(ino);
         inode.touch(cx.stamp());
-        if let Body::Directory { parent, .. } = &mut inode.body {
-            *parent = to;
+        let alone = inode.attr.kind == Kind::Directory || inode.attr.nlink == 1;
+        if alone || inode.home != to {
+            inode.home = if alone { to } else { NO_HOME };
         }
         inode.attr
     }

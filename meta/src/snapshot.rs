@@ -39,6 +39,8 @@ impl State {
     /// What follows from the tables and is not part of the state.
     fn index(&mut self) {
         self.expiry = self.orphans.iter().map(|(ino, orphan)| (orphan.until, *ino)).collect();
+        let recalled = self.holders.iter().filter(|(_, holder)| !holder.recalls.is_empty());
+        self.recalled = recalled.map(|(id, _)| *id).collect();
     }
 
     pub(crate) fn row_of(&self, name: &[u8]) -> Option<Vec<u8>> {

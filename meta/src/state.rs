@@ -10,7 +10,8 @@ use imbl::OrdSet;
 use crate::access::{Context, Grant};
 use crate::directory::{Entry, listed_len};
 use crate::inode::Inode;
-use crate::op::{Answer, Answers, BATCH_MAX, Batch, Call, Denied, Ino, Op, Reply, SealedName, Volume, VolumeId};
+use crate::lease::{Holder, HolderId, Zone};
+use crate::op::{Answer, Answers, BATCH_MAX, Batch, Denied, Ino, Op, Reply, SealedName, Volume, VolumeId};
 use crate::orphan::Orphan;
 use crate::read::Look as _;
 use crate::rename::Rename;
@@ -63,8 +64,10 @@ pub(crate) struct Clock {
     pub(crate) last: Time,
     pub(crate) next_ino: Ino,
     pub(crate) next_volume: VolumeId,
+    /// Of the next holder's leases.
+    pub(crate) next_epoch: u64,
 }
-canonical_struct!(Clock { cluster, last, next_ino, next_volume });
+canonical_struct!(Clock { cluster, last, next_ino, next_volume, next_epoch });
 
 /// The namespace. Cloning it costs next to nothing: clones share every row until one of them changes it.
 #[derive(Clone)]
@@ -80,8 +83,14 @@ pub struct State {
     pub(crate) cookies: Table<(Ino, u64), SealedName>,
     pub(crate) xattrs: Table<XattrKey, Bytes>,
     pub(crate) orphans: Table<Ino, Orphan>,
+    pub(crate) holders: Table<HolderId, Holder>,
+    pub(crate) zones: Table<Ino, Zone>,
+    /// The holders that are asked for something. Follows from `holders`.
+    pub(crate) recalled: OrdSet<HolderId>,
     /// The orphans by expiry. Follows from `orphans`, so it is neither digested nor written down.
     pub(crate) expiry: OrdSet<(Time, Ino)>,
+    /// In a holder's copy: the directories all of whose names are there. Replicas have them all.
+    pub(crate) complete: OrdSet<Ino>,
     trie: Trie,
 }
 
@@ -98,7 +107,7 @@ impl State {
 
     pub(crate) fn empty(cluster: ClusterId) -> State {
         State {
-            clock: Clock { cluster, last: Time::ZERO, next_ino: Ino(1), next_volume: VolumeId(1) },
+            clock: Clock { cluster, last: Time::ZERO, next_ino: Ino(1), next_volume: VolumeId(1), next_epoch: 1 },
             principals: Table::new(1),
             volumes: Table::new(2),
             usage: Table::new(3),
@@ -107,7 +116,11 @@ impl State {
             cookies: Table::new(6),
             xattrs: Table::new(7),
             orphans: Table::new(8),
+            holders: Table::new(9),
+            zones: Table::new(10),
+            recalled: OrdSet::new(),
             expiry: OrdSet::new(),
+            complete: OrdSet::new(),
             trie: Trie::new(),
         }
     }
@@ -121,24 +134,45 @@ impl State {
         let Some(&grant) = self.principals.get(who) else {
             return vec![Answer::Denied(Denied::NotGranted)];
         };
-        if batch.0.len() > BATCH_MAX {
+        if batch.calls.len() > BATCH_MAX {
             return vec![Answer::Denied(Denied::Malformed)];
         }
         self.clock.last = self.clock.last.max(at);
-        self.reap(REAPED_MAX + batch.0.len());
-        let mut len = 0;
-        let mut answer = |call: &Call| {
-            let cx = Context { now: self.clock.last, key: who, grant, caller: &call.caller };
-            let result = if len < ANSWERS_LEN_MAX { self.apply_call(&cx, &call.op) } else { Err(Denied::TooBig) };
+        if let Err(why) = self.enter(who, batch) {
+            return vec![Answer::Denied(why)];
+        }
+        self.reap(REAPED_MAX + batch.calls.len());
+        let log = batch.by.as_ref().and_then(|by| Some((by, by.log.as_ref()?)));
+        let (mut len, mut broken) = (0, false);
+        let mut answers = Vec::with_capacity(batch.calls.len());
+        for (index, call) in batch.calls.iter().enumerate() {
+            let now = log.map_or(self.clock.last, |(by, log)| self.stamp_of(who, by, log.stamps[index]));
+            let (by, logged) = (batch.by.as_ref().map(|by| by.holder), log.is_some());
+            let cx = Context { now, key: who, grant, caller: &call.caller, by, logged };
+            let result = match () {
+                () if broken => Err(Denied::Fenced),
+                () if len >= ANSWERS_LEN_MAX => Err(Denied::TooBig),
+                () => self.apply_call(&cx, &call.op),
+            };
+            broken |= logged && result.is_err();
             let answer = result.map_or_else(Answer::Denied, Answer::Done);
             len += answer_len(&answer);
-            answer
-        };
-        batch.0.iter().map(&mut answer).collect()
+            answers.push(answer);
+        }
+        if let Some((by, _)) = log {
+            self.leave(who, by, !broken);
+        }
+        answers
     }
 
     fn apply_call(&mut self, cx: &Context<'_>, op: &Op) -> Result<Reply, Denied> {
         cx.check()?;
+        self.need_leases(cx, op)?;
+        self.apply_op(cx, op)
+    }
+
+    /// Does what `op` says, for a caller who may ask.
+    pub(crate) fn apply_op(&mut self, cx: &Context<'_>, op: &Op) -> Result<Reply, Denied> {
         if let Some(read) = self.read(cx, op) {
             return read;
         }
@@ -162,6 +196,11 @@ impl State {
             Op::RemoveXattr { ino, class, name } => self.remove_xattr(cx, &(*ino, *class, name.clone())),
             Op::KeepOrphan { ino } => self.keep_orphan(cx, *ino),
             Op::ReleaseOrphan { ino } => self.release_orphan(cx, *ino),
+            Op::Hold { holder, ino, fresh } => self.hold(cx, *holder, *ino, *fresh),
+            Op::Renew => self.renew(cx),
+            Op::Cede { directories } => self.cede(cx, directories),
+            Op::Release => self.release(cx),
+            Op::Fetch { ino, cookie } => self.fetch(cx, *ino, *cookie),
             Op::VolumeGet { .. }
             | Op::StatFs { .. }
             | Op::Lookup { .. }
@@ -175,15 +214,15 @@ impl State {
     }
 
     /// Every table, in the order of their tags, which count from 1.
-    pub(crate) fn tables(&self) -> [&dyn Rows; 8] {
-        let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, .. } = self;
-        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans]
+    pub(crate) fn tables(&self) -> [&dyn Rows; 10] {
+        let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, .. } = self;
+        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones]
     }
 
     /// As [`State::tables`], to be changed.
-    pub(crate) fn tables_mut(&mut self) -> [&mut dyn Rows; 8] {
-        let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, .. } = self;
-        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans]
+    pub(crate) fn tables_mut(&mut self) -> [&mut dyn Rows; 10] {
+        let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, .. } = self;
+        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones]
     }
 
     /// The cluster this is the state of.
@@ -233,6 +272,9 @@ fn answer_len(answer: &Answer) -> usize {
             Answer::Done(Reply::Opened { content, .. }) => content.sealed.len(),
             Answer::Done(Reply::Volume(volume)) => volume.to_bytes().len(),
             Answer::Done(Reply::Volumes(volumes)) => volumes.to_bytes().len(),
+            Answer::Done(Reply::Held { rows, .. } | Reply::Rows { rows, .. }) => {
+                rows.iter().map(|(name, value)| name.len() + value.len() + 16).sum()
+            }
             _ => 0,
         }
 }

@@ -34,6 +34,9 @@ pub(crate) trait Rows {
     /// Brings `trie` up to date with the rows that changed since the last time.
     fn settle(&mut self, trie: &mut Trie);
 
+    /// Forgets which rows changed.
+    fn forget_changes(&mut self);
+
     /// The rows as partitions: the table's tag, then keys and values to the end.
     fn partitions(&self) -> Box<dyn Iterator<Item = Vec<u8>> + '_>;
 
@@ -92,6 +95,13 @@ impl<K: Key, V: Value> Table<K, V> {
         self.rows.insert(key, value)
     }
 
+    /// Inserts a row unless there is one with this key.
+    pub(crate) fn add(&mut self, key: &K, value: &V) {
+        if !self.rows.contains_key(key) {
+            self.insert(key.clone(), value.clone());
+        }
+    }
+
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         let value = self.rows.remove(key)?;
         self.dirty.insert(key.clone());
@@ -115,6 +125,10 @@ impl<K: Key, V: Value> Rows for Table<K, V> {
                 None => trie.remove(&name),
             }
         }
+    }
+
+    fn forget_changes(&mut self) {
+        self.dirty = OrdSet::new();
     }
 
     fn partitions(&self) -> Box<dyn Iterator<Item = Vec<u8>> + '_> {

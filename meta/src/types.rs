@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use base::{BlockId, PublicKey, canonical_enum, canonical_struct};
+use base::{BlockId, PublicKey, Time, canonical_enum, canonical_struct};
 use bytes::Bytes;
 
 use crate::op::{Ino, SealedName, Timestamp, VolumeId};
@@ -279,3 +279,43 @@ pub enum XattrHow {
     Replace,
 }
 canonical_enum!(XattrHow { 0 => Set, 1 => Create, 2 => Replace });
+
+/// In whose name as a holder of leases a batch comes, beside its signer's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct By {
+    /// Which of the signer's holders: the number it chose.
+    pub holder: u64,
+    /// The epoch of its leases. A batch with another one than it has is refused with [`Denied::Fenced`].
+    pub epoch: u64,
+    /// The calls were applied before, by the holder to its own copy; `None`: they are to be ordered only.
+    pub log: Option<Log>,
+}
+canonical_struct!(By { holder, epoch, log });
+
+/// A part of a holder's log. Its calls are applied up to the first that is refused, which fences the
+/// holder: so what is lost of a log is its end, and never something in the middle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Which part: 0, 1, 2, ... in this epoch. [`Denied::Applied`] if it was applied before.
+    pub part: u64,
+    /// When each call was applied at the holder's, by its idea of agreed time.
+    pub stamps: Vec<Time>,
+}
+canonical_struct!(Log { part, stamps });
+
+/// What a holder is told of its leases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The agreed time now.
+    pub now: Time,
+    /// When its leases run out, agreed time.
+    pub until: Time,
+    /// Directories that others want: to be ceded as soon as possible.
+    pub recalls: Vec<Ino>,
+    /// Inode numbers that were granted with this answer: from the first, up to but without the second.
+    pub inos: Option<(Ino, Ino)>,
+}
+canonical_struct!(Lease { now, until, recalls, inos });
+
+/// A row of the state: its name and its value.
+pub type Row = (Bytes, Bytes);

@@ -46,7 +46,7 @@ impl State {
         let attr = self.new_attr(cx, root, id, &new, (new.mode, cx.caller.gid));
         let volume = Volume { id, root, spec: spec.clone() };
         self.usage.insert(id, Usage::default());
-        self.add_inode(Inode { attr, xattrs_len: 0, body: Body::new(&new, root) });
+        self.add_inode(Inode { attr, xattrs_len: 0, home: root, body: Body::new(&new) });
         self.volumes.insert(id, volume.clone());
         Ok(Reply::Volume(volume))
     }

@@ -157,7 +157,7 @@ proptest! {
     #[test]
     fn a_restored_state_is_the_same_state(before in calls(), after in calls()) {
         let mut world = World::new();
-        let batch = |calls: Vec<(Call, u8, u64)>| Batch(calls.into_iter().map(|(call, ..)| call).collect());
+        let batch = |calls: Vec<(Call, u8, u64)>| Batch::new(calls.into_iter().map(|(call, ..)| call).collect());
         world.state.apply_batch(world.now, &key(1), &batch(before));
         let mut copy = restored(&world.state);
         prop_assert_eq!(copy.audit(), Ok(()));
@@ -174,7 +174,7 @@ proptest! {
     #[test]
     fn a_state_is_its_rows(before in calls(), after in calls(), cut in any::<usize>()) {
         let mut world = World::new();
-        let batch = |calls: Vec<(Call, u8, u64)>| Batch(calls.into_iter().map(|(call, ..)| call).collect());
+        let batch = |calls: Vec<(Call, u8, u64)>| Batch::new(calls.into_iter().map(|(call, ..)| call).collect());
         world.state.apply_batch(world.now, &key(1), &batch(before));
         // A replica that fell behind here, and fetches the rows that differ.
         let mut copy = world.state.clone();
@@ -204,12 +204,12 @@ proptest! {
     #[test]
     fn a_proven_read_is_the_ordered_read(before in calls(), reads in calls(), drop in any::<prop::sample::Index>()) {
         let mut world = World::new();
-        let batch = |calls: Vec<(Call, u8, u64)>| Batch(calls.into_iter().map(|(call, ..)| call).collect());
+        let batch = |calls: Vec<(Call, u8, u64)>| Batch::new(calls.into_iter().map(|(call, ..)| call).collect());
         world.state.apply_batch(world.now, &key(1), &batch(before));
         let (at, tree) = (world.now, world.state.tree().expect("it has one").clone());
         for (call, signer, _) in reads {
             let who = key(signer);
-            let ordered = world.state.clone().apply_batch(at, &who, &Batch(vec![call.clone()]));
+            let ordered = world.state.clone().apply_batch(at, &who, &Batch::new(vec![call.clone()]));
             let names = match world.state.rows_of(at, &who, &call) {
                 Ok(names) => names,
                 // Some may have the answer and not its rows: the attributes of what they may not open.
@@ -250,7 +250,7 @@ proptest! {
             prop_assert_eq!(world.state.apply(world.now, &key(1), &bytes), malformed.clone());
             prop_assert_eq!(world.state.digest(), before);
         }
-        let mut batch = Batch(vec![Call { caller: user(0), op: Op::VolumeCreate(spec("other")) }]).to_bytes();
+        let mut batch = Batch::new(vec![Call { caller: user(0), op: Op::VolumeCreate(spec("other")) }]).to_bytes();
         let at = cut % batch.len();
         prop_assert_eq!(world.state.apply(world.now, &key(1), &batch[..at]), malformed);
         batch[at] ^= 1 + (cut >> 32) as u8 % 255;
@@ -264,7 +264,7 @@ proptest! {
         calls in calls(), part in any::<usize>(), place in any::<usize>(), bit in 0u32..8
     ) {
         let mut world = World::new();
-        let batch = Batch(calls.into_iter().map(|(call, ..)| call).collect());
+        let batch = Batch::new(calls.into_iter().map(|(call, ..)| call).collect());
         world.state.apply_batch(world.now, &key(1), &batch);
         let mut partitions: Vec<Vec<u8>> = world.state.snapshot().collect();
         let part = part % partitions.len();
@@ -313,7 +313,7 @@ fn a_restored_state_still_knows_which_orphans_are_due() {
     world.state = restored(&world.state);
     assert_eq!(world.state.audit(), Ok(()));
     world.later(ORPHAN_TERM.as_secs());
-    world.state.apply_batch(world.now, &key(1), &Batch(vec![]));
+    world.state.apply_batch(world.now, &key(1), &Batch::new(vec![]));
     assert_eq!((world.state.counts().orphans, world.state.counts().inodes), (0, 1));
 }
 

@@ -28,11 +28,11 @@ fn history(root: Ino) -> Vec<(u64, u8, Batch)> {
     };
     let commit = Commit { ino: Ino(2), base: None, content: content(9, 9), mtime: None, atime: None, opened: false };
     vec![
-        (1, 1, Batch((0..20).map(|index| call(1000, file(root, format!("f{index}")))).collect())),
-        (2, 2, Batch(vec![call(1000, directory.clone()), call(0, directory), call(1000, rename)])),
-        (3, 1, Batch(vec![call(1000, Op::Commit(commit)), call(1000, unlink("f3", true))])),
-        (2, 9, Batch(vec![call(1000, unlink("f4", false))])),
-        (9000, 1, Batch(vec![call(1001, unlink("f5", false)), call(1000, unlink("none", false))])),
+        (1, 1, Batch::new((0..20).map(|index| call(1000, file(root, format!("f{index}")))).collect())),
+        (2, 2, Batch::new(vec![call(1000, directory.clone()), call(0, directory), call(1000, rename)])),
+        (3, 1, Batch::new(vec![call(1000, Op::Commit(commit)), call(1000, unlink("f3", true))])),
+        (2, 9, Batch::new(vec![call(1000, unlink("f4", false))])),
+        (9000, 1, Batch::new(vec![call(1001, unlink("f5", false)), call(1000, unlink("none", false))])),
     ]
 }
 
@@ -176,7 +176,7 @@ fn of_two_clients_that_take_one_name_one_gets_it() {
     let mut world = World::new();
     let root = world.root;
     let mut take = |seed: u8, uid: u32| {
-        let batch = Batch(vec![call(uid, file(root, "lock".into()))]);
+        let batch = Batch::new(vec![call(uid, file(root, "lock".into()))]);
         world.state.apply_batch(world.now, &key(seed), &batch).remove(0)
     };
     assert!(matches!(take(2, 1000), Answer::Done(Reply::Created { fresh: true, .. })));
@@ -228,7 +228,7 @@ fn a_refused_call_is_as_if_it_had_not_been_asked() {
         (call(1000, file(root, "b".into())), true),
     ];
     let batch =
-        |all: bool| Batch(calls.iter().filter(|(_, good)| all || *good).map(|(call, _)| call.clone()).collect());
+        |all: bool| Batch::new(calls.iter().filter(|(_, good)| all || *good).map(|(call, _)| call.clone()).collect());
     let answers = with.state.apply_batch(with.now, &key(1), &batch(true));
     let fewer = without.state.apply_batch(without.now, &key(1), &batch(false));
     assert_eq!([&answers[0], &answers[4]], [&fewer[0], &fewer[1]]);

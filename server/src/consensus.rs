@@ -138,9 +138,18 @@ impl Consensus for ConsensusService {
         let (down, answers) = mpsc::channel(4);
         tokio::spawn(async move {
             let mut batch = Vec::new();
-            while opened.replies.recv_many(&mut batch, 256).await > 0 {
-                for replies in framed(&mut batch) {
-                    if down.send(Ok(SessionDown { replies })).await.is_err() {
+            loop {
+                let recalled = tokio::select! {
+                    count = opened.replies.recv_many(&mut batch, 256) => match count {
+                        0 => return,
+                        _ => false,
+                    },
+                    () = opened.recalled.notified() => true,
+                };
+                let frames = framed(&mut batch).into_iter().map(|replies| SessionDown { replies, recalled: false });
+                let hint = recalled.then_some(SessionDown { replies: Vec::new(), recalled });
+                for frame in frames.chain(hint) {
+                    if down.send(Ok(frame)).await.is_err() {
                         return;
                     }
                 }

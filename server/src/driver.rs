@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc as std_mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::{Effects, Encode as _, Protocol as _, Time};
 use bytes::Bytes;
@@ -30,6 +30,8 @@ pub(crate) type Core = bft::Replica<meta::State>;
 const TAKE_MAX: usize = 256;
 /// Effects on their way to the disk; the core waits when the disk lags further.
 const VOICE_QUEUE_MAX: usize = 64;
+/// How often users are told again that others want what they have leases on.
+const RECALL_AGAIN: Duration = Duration::from_millis(250);
 /// The log may grow this much, bytes, before a snapshot replaces it.
 const SNAPSHOT_AFTER: u64 = 64 << 20;
 
@@ -79,7 +81,7 @@ impl Driver {
         let voice = Voice {
             log: parts.log,
             peers: parts.peers,
-            sessions: parts.sessions,
+            sessions: parts.sessions.clone(),
             budgets: parts.budgets,
             fatal: parts.fatal,
             log_bytes: log_bytes.clone(),
@@ -94,6 +96,9 @@ impl Driver {
             log_bytes: log_bytes.clone(),
             snapshotting,
             shelf: parts.shelf,
+            sessions: parts.sessions,
+            recalled: Vec::new(),
+            recalled_at: Instant::now(),
         };
         let runtime = tokio::runtime::Handle::current();
         let spawn = |role: &str| std::thread::Builder::new().name(format!("{name}-{role}"));
@@ -128,6 +133,10 @@ struct Thinking {
     log_bytes: Arc<AtomicU64>,
     snapshotting: Arc<AtomicBool>,
     shelf: watch::Sender<Shelf>,
+    sessions: Arc<Sessions>,
+    /// Holders of leases that were told that others want them, and when.
+    recalled: Vec<(base::PublicKey, u64)>,
+    recalled_at: Instant,
 }
 
 impl Thinking {
@@ -175,6 +184,7 @@ impl Thinking {
         }
         *self.seen.lock() = see(&self.core);
         self.lay_out();
+        self.recall();
         if !fx.is_empty() && self.work.send(Work::Effects(fx)).is_err() {
             return false;
         }
@@ -187,6 +197,19 @@ impl Thinking {
 }
 
 impl Thinking {
+    /// Tells users that others want what they have leases on: at once, and now and then until they give it
+    /// back. It says no more than anybody could find out, so it need not be durable before.
+    fn recall(&mut self) {
+        let wanted: Vec<_> = self.core.state().recalled().copied().collect();
+        let again = self.recalled_at.elapsed() >= RECALL_AGAIN;
+        if wanted.is_empty() || (wanted == self.recalled && !again) {
+            self.recalled = wanted;
+            return;
+        }
+        wanted.iter().for_each(|(user, _)| self.sessions.recall(*user));
+        (self.recalled, self.recalled_at) = (wanted, Instant::now());
+    }
+
     /// Lays the state at a new certified mark on the shelf.
     fn lay_out(&mut self) {
         let (marked, before) = (self.core.marked(), self.shelf.borrow().marked);

@@ -1,13 +1,14 @@
 //! Clients' sessions: where replies go.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use base::PublicKey;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::wire;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// Replies waiting for one client.
 const QUEUE_MAX: usize = 1024;
@@ -27,6 +28,7 @@ struct Table {
 #[derive(Debug)]
 struct Session {
     replies: mpsc::Sender<Bytes>,
+    recalled: Arc<Notify>,
     label: String,
     since: Instant,
     generation: u64,
@@ -35,6 +37,8 @@ struct Session {
 /// What [`Sessions::open`] gives: the replies to carry, and a token to close with.
 pub(crate) struct Opened {
     pub(crate) replies: mpsc::Receiver<Bytes>,
+    /// Others want what this user has leases on.
+    pub(crate) recalled: Arc<Notify>,
     pub(crate) generation: u64,
 }
 
@@ -50,9 +54,10 @@ impl Sessions {
         }
         table.opened_count += 1;
         let generation = table.opened_count;
-        let entry = Session { replies: sender, label, since: Instant::now(), generation };
+        let recalled = Arc::new(Notify::new());
+        let entry = Session { replies: sender, recalled: recalled.clone(), label, since: Instant::now(), generation };
         table.open.insert((client, session), entry);
-        Some(Opened { replies, generation })
+        Some(Opened { replies, recalled, generation })
     }
 
     /// Closes a session, unless a newer link has taken it over.
@@ -67,6 +72,14 @@ impl Sessions {
     pub(crate) fn send(&self, client: PublicKey, session: u64, reply: Bytes) {
         if let Some(entry) = self.0.lock().open.get(&(client, session)) {
             let _ = entry.replies.try_send(reply);
+        }
+    }
+
+    /// Tells a user's sessions that others want what it has leases on.
+    pub(crate) fn recall(&self, client: PublicKey) {
+        let table = self.0.lock();
+        for (_, entry) in table.open.range((client, 0)..=(client, u64::MAX)) {
+            entry.recalled.notify_one();
         }
     }
 

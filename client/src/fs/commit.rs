@@ -14,7 +14,7 @@ use super::layout::Layout;
 use super::overlay::Overlay;
 use super::stage::{Order, blocking};
 use super::{Shared, attr_of, unexpected};
-use crate::backend::{BlockStore, Metadata};
+use crate::backend::{BlockStore, Metadata, Ready, Unavailable};
 
 /// How often content is merged with somebody else's before giving up.
 const MERGES_MAX: usize = 16;
@@ -108,14 +108,17 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let sealed = blocking(bytes, move || chunk::seal_recipe(&chunks.keys, ino.0, &recipe)).await?;
         pipeline.pending.extend(sealed.blocks.iter().map(|(id, _)| *id));
         self.outbox.push(ino, sealed.blocks);
-        self.outbox.settle(ino, &mut pipeline.pending).await?;
+        let blocks = self.blocks_of(ino, pipeline).await?;
 
         let content = Content { size, allocated, root: sealed.root, sealed: sealed.sealed };
         let (mtime, atime, base) = (None, None, Some(base));
         let commit = Commit { ino, base, content: content.clone(), mtime, atime, opened: true };
         let mut calls = vec![Call { caller: writer, op: Op::Commit(commit) }];
         calls.extend(then);
-        let mut answers = self.calls(calls).await?;
+        let mut answers = match blocks {
+            None => self.calls(calls).await?,
+            Some(ready) => self.metadata.calls_after(calls, ready).await?,
+        };
         let rest = answers.split_off(1);
         match answers.pop() {
             Some(Answer::Denied(Denied::Stale)) => Ok(Tried::Stale),
@@ -125,6 +128,23 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
                 Ok(Tried::Done(rest))
             }
         }
+    }
+
+    /// Sees to it that a file's blocks are durable before the commit that names them: now, or where nobody
+    /// else can see the file yet, before that is sent.
+    async fn blocks_of(self: &Arc<Self>, ino: meta::Ino, pipeline: &mut Pipeline) -> Result<Option<Ready>> {
+        if !self.metadata.keeps(ino) {
+            self.outbox.settle(ino, &mut pipeline.pending).await?;
+            return Ok(None);
+        }
+        let (outbox, ids) = (self.outbox.clone(), std::mem::take(&mut pipeline.pending));
+        Ok(Some(Arc::new(move || {
+            let (outbox, mut ids) = (outbox.clone(), ids.clone());
+            Box::pin(async move {
+                let settled = outbox.settle(ino, &mut ids).await;
+                settled.map_err(|why| Unavailable(format!("what was written is not stored yet: {why}")))
+            })
+        })))
     }
 
     /// Lays what the commit under way covers over the content that replicas hold now; returns the

@@ -106,8 +106,9 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         }
     }
 
-    /// For `close(2)`: what was written through this handle (and any other) is durable and
-    /// committed when it returns. Free if nothing was.
+    /// For `close(2)`: what was written through this handle (and any other) is committed when it returns:
+    /// whoever opens the file sees it. It is durable, too, unless this mount has a lease on the file; then
+    /// it is sent before anything that is done later. Free if nothing was written.
     ///
     /// # Errors
     /// Why it is not; what was written is kept and tried again by the next flush, `fsync` or in
@@ -126,7 +127,8 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// As [`Filesystem::flush`].
     pub async fn fsync(&self, handle: Handle) -> Result<()> {
         let open = self.shared.handle(handle)?;
-        self.shared.commit(&open.file, Vec::new()).await.map(drop)
+        self.shared.commit(&open.file, Vec::new()).await?;
+        self.shared.sync_names().await
     }
 
     /// The last reference to a handle is gone. What was not flushed (it was written through a

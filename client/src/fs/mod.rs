@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chunk::{Cutter, Sizes, VolumeKeys};
+use futures::stream::{self, StreamExt as _};
 use meta::{Answer, Attr, Call, Caller, Denied, Ino, Op, Reply, Volume};
 use parking_lot::Mutex;
 
@@ -50,6 +51,9 @@ pub use data::{Fallocate, Seek};
 pub use error::{FsError, Result};
 pub use handles::{Handle, OpenFlags, Opened};
 pub use names::{Entries, Entry};
+
+/// How many files are committed at a time.
+const COMMITS_MAX: usize = 256;
 
 /// How a mounted volume uses this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +157,16 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
             space: Mutex::default(),
             threads: std::thread::available_parallelism().map_or(2, usize::from),
         });
+        let weak = Arc::downgrade(&shared);
+        shared.metadata.before_ceding(Arc::new(move || {
+            let weak = weak.clone();
+            Box::pin(async move {
+                if let Some(shared) = weak.upgrade() {
+                    // What fails stays, and is tried again.
+                    let _ = shared.commit_all().await;
+                }
+            })
+        }));
         let background = tokio::spawn(room::background(Arc::downgrade(&shared))).abort_handle();
         Ok(Filesystem { shared, background })
     }
@@ -189,11 +203,26 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// # Errors
     /// The first failure; the other files are committed all the same.
     pub async fn sync_all(&self) -> Result<()> {
-        let files = self.shared.open_files();
-        let commits = files.iter().map(|file| self.shared.commit(file, Vec::new()));
-        let results = futures::future::join_all(commits).await;
-        self.shared.forget_closed();
-        results.into_iter().try_for_each(|result| result.map(drop))
+        let committed = self.shared.commit_all().await;
+        committed.and(self.sync_names().await)
+    }
+
+    /// Returns when replicas have every change of names and attributes that was made here.
+    ///
+    /// # Errors
+    /// If they do not.
+    pub async fn sync_names(&self) -> Result<()> {
+        self.shared.sync_names().await
+    }
+
+    /// Commits everything and gives back what this mount has leases on; to be called last.
+    ///
+    /// # Errors
+    /// As [`Filesystem::sync_all`].
+    pub async fn close(&self) -> Result<()> {
+        let synced = self.sync_all().await;
+        self.shared.metadata.close().await;
+        synced
     }
 }
 
@@ -256,6 +285,20 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
 
     fn open_files(&self) -> Vec<Arc<OpenFile>> {
         self.files.lock().values().map(|(file, _)| file.clone()).collect()
+    }
+
+    async fn sync_names(&self) -> Result<()> {
+        let synced = self.metadata.sync().await;
+        synced.map_err(|why| self.outbox.failure().unwrap_or_else(|| why.into()))
+    }
+
+    /// Commits every file that was changed.
+    async fn commit_all(self: &Arc<Self>) -> Result<()> {
+        let files = self.open_files();
+        let commits = files.iter().filter(|file| file.is_dirty()).map(|file| self.commit(file, Vec::new()));
+        let results: Vec<_> = stream::iter(commits.collect::<Vec<_>>()).buffer_unordered(COMMITS_MAX).collect().await;
+        self.forget_closed();
+        results.into_iter().try_for_each(|result| result.map(drop))
     }
 
     /// Forgets files that nobody has open and that hold nothing uncommitted.

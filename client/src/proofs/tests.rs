@@ -61,7 +61,7 @@ fn state() -> State {
         secrets: [].into(),
         root_mode: 0o777,
     };
-    state.apply_batch(NOW, &user(), &Batch(vec![call(Op::VolumeCreate(spec)), create("f")]));
+    state.apply_batch(NOW, &user(), &Batch::new(vec![call(Op::VolumeCreate(spec)), create("f")]));
     state
 }
 
@@ -111,7 +111,7 @@ fn lies_are_not() {
     assert_eq!(judge(&asked, &other), Err(Disbelief::Unproven(meta::Unproven::NotShown)));
     // Another value: a state that nobody signed, under the signatures on this one.
     let mut forged = state.clone();
-    forged.apply_batch(NOW, &user(), &Batch(vec![create("g")]));
+    forged.apply_batch(NOW, &user(), &Batch::new(vec![create("g")]));
     let part = proof(&mut forged, 10, NOW, &asked, 3).part;
     let mixed = ReadProof { part, ..good.clone() };
     assert!(matches!(judge(&asked, &mixed), Err(Disbelief::Forged(_))));
@@ -200,7 +200,7 @@ impl Consensus for Actor {
                 Manner::Honest => Wire::Proof(good.to_bytes().into()),
                 Manner::Stale => Wire::Proof(proof(&mut state, 9, NOW, &asked, 3).to_bytes().into()),
                 Manner::Lies => {
-                    state.apply_batch(NOW, &user(), &Batch(vec![create("h")]));
+                    state.apply_batch(NOW, &user(), &Batch::new(vec![create("h")]));
                     good.part = proof(&mut state, 10, NOW, &asked, 3).part;
                     Wire::Proof(good.to_bytes().into())
                 }

@@ -10,7 +10,7 @@ use client::fs::{Filesystem, FsError, OpenFlags, Options, SetAttr};
 use meta::{AttrChange, Chunking, SetTime, Timestamp};
 
 use super::world::{
-    Fs, ROOT, World, close, cramped, create, denied, noise, read_all, read_file, until, write_all, write_file,
+    Fs, Names, ROOT, World, close, cramped, create, denied, noise, read_all, read_file, until, write_all, write_file,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -305,7 +305,7 @@ async fn a_damaged_block_is_an_error_and_not_other_bytes() {
     write_file(&world.mount(), "file", &noise(8, 50_000)).await;
     let other = [9; 32];
     let wrong: Fs = Filesystem::open_volume(
-        world.replicas.clone(),
+        Names::Ordered(world.replicas.clone()),
         world.stores.clone(),
         world.volume.clone(),
         &other,

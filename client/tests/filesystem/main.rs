@@ -1,5 +1,8 @@
 //! The filesystem over in-process twins of the replicas and the storage nodes.
 
+/// Whether mounts have leases.
+const LEASED: bool = false;
+
 mod durability;
 mod model;
 mod names;

@@ -96,6 +96,7 @@ impl Session<'_> {
         self.fs.flush(self.handle).await.expect("flushed");
         self.fs.release(self.handle).await.expect("released");
         self.fs.release(self.appending).await.expect("released");
+        self.fs.sync_names().await.expect("sent");
     }
 
     async fn step(&self, step: &Step, model: &mut Model) {
@@ -186,6 +187,7 @@ async fn run(steps: Vec<(bool, Step)>) {
     let mounts = [world.mount(), world.cramped_mount()];
     let opened = create(&mounts[0], "file").await;
     mounts[0].release(opened.handle).await.expect("released");
+    mounts[0].sync_names().await.expect("sent");
     let ino = opened.attr.ino;
 
     let mut model = Model::default();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use client::backend::{Metadata, Unavailable};
 use client::fs::{Filesystem, OpenFlags, Opened, Options, Result};
-use meta::{Answer, Call, Op};
+use meta::{Answer, Batch, Op};
 use tokio::sync::watch;
 
 use super::world::{ROOT, Replicas, SECRET, Stores, World, until, write_file};
@@ -21,9 +21,9 @@ struct Parking {
 }
 
 impl Metadata for Parking {
-    async fn calls(&self, calls: Vec<Call>) -> std::result::Result<Vec<Answer>, Unavailable> {
-        let parks = calls.iter().any(|call| matches!(call.op, Op::Open { .. } | Op::Create { .. }));
-        let answers = self.replicas.calls(calls).await;
+    async fn batch(&self, batch: Batch) -> std::result::Result<Vec<Answer>, Unavailable> {
+        let parks = batch.calls.iter().any(|call| matches!(call.op, Op::Open { .. } | Op::Create { .. }));
+        let answers = self.replicas.batch(batch).await;
         if parks {
             self.parked.store(true, Ordering::SeqCst);
             self.gate.subscribe().wait_for(|open| *open).await.expect("the sender lives");

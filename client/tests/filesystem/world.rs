@@ -6,14 +6,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base::{BlockId, ClusterId, Decode as _, Encode as _, PublicKey, SecretKey, Time};
 use bytes::Bytes;
-use client::backend::{BlockError, BlockStore, Metadata, StoreSpace, Unavailable};
+use client::backend::{BlockError, BlockStore, Flush, Metadata, Ready, StoreSpace, Unavailable};
 use client::cache::CacheOptions;
 use client::fs::{Filesystem, FsError, Handle, OpenFlags, Opened, Options};
+use client::leased::Leased;
 use meta::{Answer, Attr, Batch, Call, Caller, Chunking, Genesis, Grant, Ino, Op, Redundancy, Reply, Uids};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-pub(crate) type Fs = Filesystem<Arc<Replicas>, Arc<Stores>>;
+pub(crate) type Fs = Filesystem<Names, Arc<Stores>>;
+
+/// The namespace as a mount reaches it.
+pub(crate) enum Names {
+    Ordered(Arc<Replicas>),
+    Leased(Leased<Arc<Replicas>>),
+}
 
 pub(crate) const ROOT: Caller = Caller { uid: 0, gid: 0, groups: Vec::new() };
 pub(crate) const SECRET: [u8; 32] = [42; 32];
@@ -28,6 +35,8 @@ pub(crate) struct Replicas {
     /// How many of the next answers are lost after the request was applied.
     pub(crate) lose_answers: AtomicUsize,
     stores: Arc<Stores>,
+    recalled: Notify,
+    mounts: AtomicUsize,
 }
 
 impl Replicas {
@@ -35,29 +44,97 @@ impl Replicas {
         self.state.lock().clone()
     }
 
+    /// Lets agreed time pass.
+    #[allow(dead_code, reason = "only with leases")]
+    pub(crate) fn pass(&self, time: std::time::Duration) {
+        self.clock.fetch_add(time.as_nanos() as usize, Ordering::SeqCst);
+    }
+
     pub(crate) fn ask(&self, op: Op) -> Reply {
         let at = Time(self.clock.fetch_add(1_000_000, Ordering::SeqCst) as u64);
-        let batch = Batch(vec![Call { caller: ROOT, op }]);
+        let batch = Batch::new(vec![Call { caller: ROOT, op }]);
         let answer = self.state.lock().apply_batch(at, &self.key, &batch).pop().expect("an answer");
         answer.into_result().expect("done")
     }
 }
 
 impl Metadata for Replicas {
-    async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
+    async fn batch(&self, batch: Batch) -> Result<Vec<Answer>, Unavailable> {
         tokio::task::yield_now().await;
         self.requests.fetch_add(1, Ordering::SeqCst);
-        let batch = Batch::from_bytes(&Batch(calls).to_bytes()).expect("canonical");
-        for call in &batch.0 {
+        let batch = Batch::from_bytes(&batch.to_bytes()).expect("canonical");
+        for call in &batch.calls {
             if let Op::Commit(commit) = &call.op {
                 let root = commit.content.root;
                 assert!(root.is_none_or(|root| self.stores.has(root)), "data down before the name goes up");
             }
         }
         let at = Time(self.clock.fetch_add(1_000_000, Ordering::SeqCst) as u64);
-        let answers = self.state.lock().apply_batch(at, &self.key, &batch);
+        let answers = {
+            let mut state = self.state.lock();
+            let answers = state.apply_batch(at, &self.key, &batch);
+            if state.recalled().next().is_some() {
+                self.recalled.notify_waiters();
+            }
+            answers
+        };
         let lost = self.lose_answers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if lost.is_ok() { Err(Unavailable("the answer was lost".into())) } else { Ok(answers) }
+    }
+
+    async fn recalled(&self) {
+        self.recalled.notified().await;
+    }
+}
+
+impl Metadata for Names {
+    async fn batch(&self, batch: Batch) -> Result<Vec<Answer>, Unavailable> {
+        match self {
+            Names::Ordered(names) => names.batch(batch).await,
+            Names::Leased(names) => names.batch(batch).await,
+        }
+    }
+
+    async fn calls_after(&self, calls: Vec<Call>, ready: Ready) -> Result<Vec<Answer>, Unavailable> {
+        match self {
+            Names::Ordered(names) => names.calls_after(calls, ready).await,
+            Names::Leased(names) => names.calls_after(calls, ready).await,
+        }
+    }
+
+    async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
+        match self {
+            Names::Ordered(names) => names.calls(calls).await,
+            Names::Leased(names) => names.calls(calls).await,
+        }
+    }
+
+    fn keeps(&self, ino: Ino) -> bool {
+        match self {
+            Names::Ordered(names) => names.keeps(ino),
+            Names::Leased(names) => names.keeps(ino),
+        }
+    }
+
+    async fn sync(&self) -> Result<(), Unavailable> {
+        match self {
+            Names::Ordered(names) => names.sync().await,
+            Names::Leased(names) => names.sync().await,
+        }
+    }
+
+    fn before_ceding(&self, flush: Flush) {
+        match self {
+            Names::Ordered(names) => names.before_ceding(flush),
+            Names::Leased(names) => names.before_ceding(flush),
+        }
+    }
+
+    async fn close(&self) {
+        match self {
+            Names::Ordered(names) => names.close().await,
+            Names::Leased(names) => names.close().await,
+        }
     }
 }
 
@@ -143,6 +220,8 @@ impl World {
             requests: AtomicUsize::new(0),
             lose_answers: AtomicUsize::new(0),
             stores: stores.clone(),
+            recalled: Notify::new(),
+            mounts: AtomicUsize::new(0),
         });
         let spec = meta::VolumeSpec {
             name: "home".into(),
@@ -168,8 +247,15 @@ impl World {
     }
 
     pub(crate) fn mount_with(&self, options: Options) -> Fs {
-        Filesystem::open_volume(self.replicas.clone(), self.stores.clone(), self.volume.clone(), &SECRET, options)
-            .expect("mounted")
+        let replicas = self.replicas.clone();
+        let names = if crate::LEASED {
+            let holder = replicas.mounts.fetch_add(1, Ordering::SeqCst) as u64;
+            let (cluster, user) = (ClusterId([1; 16]), replicas.key);
+            Names::Leased(Leased::new(replicas, cluster, user, holder))
+        } else {
+            Names::Ordered(replicas)
+        };
+        Filesystem::open_volume(names, self.stores.clone(), self.volume.clone(), &SECRET, options).expect("mounted")
     }
 
     pub(crate) fn root(&self) -> Ino {
@@ -233,6 +319,8 @@ pub(crate) async fn write_all(fs: &Fs, handle: Handle, offset: u64, bytes: &[u8]
 pub(crate) async fn close(fs: &Fs, handle: Handle) {
     fs.flush(handle).await.expect("flushed");
     fs.release(handle).await.expect("released");
+    // So that other mounts can use its number without having looked it up.
+    fs.sync_names().await.expect("sent");
 }
 
 /// Bytes that do not compress and depend on `seed`.

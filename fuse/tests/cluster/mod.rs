@@ -51,7 +51,7 @@ impl Cluster {
         };
         // The second one: its root is not inode 1, as the kernel would have it.
         let calls = ["first", "second"].map(|name| Call { caller: caller.clone(), op: make(name) });
-        let mut answers = state.apply_batch(now(), &key.public(), &Batch(calls.into()));
+        let mut answers = state.apply_batch(now(), &key.public(), &Batch::new(calls.into()));
         let Some(Answer::Done(Reply::Volume(volume))) = answers.pop() else { panic!("no volume: {answers:?}") };
         assert_ne!(volume.root.0, 1);
         Cluster {
@@ -87,11 +87,11 @@ fn now() -> Time {
 }
 
 impl Metadata for Cluster {
-    async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
+    async fn batch(&self, batch: Batch) -> Result<Vec<Answer>, Unavailable> {
         self.waiting.send_modify(|waiting| *waiting += 1);
         self.reachable.subscribe().wait_for(|reachable| *reachable).await.unwrap();
         self.waiting.send_modify(|waiting| *waiting -= 1);
-        Ok(self.state.lock().apply_batch(now(), &self.key.public(), &Batch(calls)))
+        Ok(self.state.lock().apply_batch(now(), &self.key.public(), &batch))
     }
 }
 

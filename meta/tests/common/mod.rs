@@ -85,7 +85,7 @@ impl World {
     pub fn run(&mut self, caller: &Caller, op: Op) -> Result<Reply, Denied> {
         use base::Encode as _;
         let before = self.settled();
-        let batch = Batch(vec![Call { caller: caller.clone(), op: op.clone() }]).to_bytes();
+        let batch = Batch::new(vec![Call { caller: caller.clone(), op: op.clone() }]).to_bytes();
         let answers = Answers::from_bytes(&self.state.apply(self.now, &self.key, &batch)).unwrap();
         let [answer] = <[Answer; 1]>::try_from(answers).unwrap();
         let result = answer.into_result();
@@ -98,7 +98,7 @@ impl World {
 
     /// The digest after time alone has moved on.
     fn settled(&mut self) -> Digest {
-        assert!(self.state.apply_batch(self.now, &self.key, &Batch(vec![])).len() <= 1);
+        assert!(self.state.apply_batch(self.now, &self.key, &Batch::new(vec![])).len() <= 1);
         self.state.digest()
     }
 

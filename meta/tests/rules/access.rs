@@ -31,8 +31,8 @@ fn an_unknown_signer_gets_one_refusal_for_the_whole_batch() {
     let mut world = World::new();
     let call = Call { caller: user(ROOT), op: Op::VolumeList };
     let refused = vec![Answer::Denied(Denied::NotGranted)];
-    assert_eq!(world.state.apply_batch(world.now, &key(9), &Batch(vec![call.clone(); 3])), refused);
-    let too_many = Batch(vec![call; BATCH_MAX + 1]);
+    assert_eq!(world.state.apply_batch(world.now, &key(9), &Batch::new(vec![call.clone(); 3])), refused);
+    let too_many = Batch::new(vec![call; BATCH_MAX + 1]);
     assert_eq!(world.state.apply_batch(world.now, &key(1), &too_many), vec![Answer::Denied(Denied::Malformed)]);
 }
 

@@ -158,7 +158,7 @@ fn times_are_set_by_the_owner_or_to_now_by_a_writer() {
     assert_eq!(world.set(&user(BOB), file, times(None, Some(SetTime::Now))), Err(Denied::Access));
     let no_decoder_allows = SetTime::At(Timestamp { seconds: 0, nanos: 1_000_000_000 });
     let call = Call { caller: user(ROOT), op: Op::SetAttr { ino: file, change: times(Some(no_decoder_allows), None) } };
-    let answers = world.state.apply_batch(world.now, &key(1), &Batch(vec![call]));
+    let answers = world.state.apply_batch(world.now, &key(1), &Batch::new(vec![call]));
     assert_eq!(answers, [Answer::Denied(Denied::Invalid)]);
 }
 

@@ -35,7 +35,7 @@ fn links_are_limited() {
         op: Op::Link { ino: file, parent: root, name: name(&index.to_string()) },
     };
     for first in (1..LINKS_MAX).step_by(BATCH_MAX) {
-        let batch = Batch((first..LINKS_MAX.min(first + BATCH_MAX as u32)).map(link).collect());
+        let batch = Batch::new((first..LINKS_MAX.min(first + BATCH_MAX as u32)).map(link).collect());
         let answers = world.state.apply_batch(world.now, &key(1), &batch);
         assert!(answers.iter().all(|answer| matches!(answer, Answer::Done(_))));
     }
@@ -203,7 +203,7 @@ fn a_walk_for_loops_is_bounded() {
     for _ in 0..DEPTH_MAX {
         let create = Op::Create { parent: deepest, name: name("x"), new: new(Kind::Directory, 0o700), exclusive: true };
         let call = Call { caller: user(ALICE), op: create };
-        let answers = world.state.apply_batch(world.now, &key(1), &Batch(vec![call]));
+        let answers = world.state.apply_batch(world.now, &key(1), &Batch::new(vec![call]));
         let [Answer::Done(Reply::Created { attr, .. })] = &answers[..] else { panic!("{answers:?}") };
         deepest = attr.ino;
         chain.push(deepest);
@@ -245,7 +245,7 @@ fn listings_are_bounded() {
             caller: user(ALICE),
             op: Op::Create { parent: root, name: name(&long(index)), new: new(Kind::File, 0o600), exclusive: true },
         };
-        let batch = Batch((first..first + 250).map(call).collect());
+        let batch = Batch::new((first..first + 250).map(call).collect());
         world.state.apply_batch(world.now, &key(1), &batch);
     }
     use base::Encode as _;
@@ -259,7 +259,7 @@ fn listings_are_bounded() {
     assert_eq!(past, Ok(Reply::Entries { entries: vec![], end: true }));
 
     let call = Call { caller: user(ALICE), op: Op::ReadDir { ino: root, cookie: 0, max: 512 } };
-    let answers = world.state.apply_batch(world.now, &key(1), &Batch(vec![call; BATCH_MAX]));
+    let answers = world.state.apply_batch(world.now, &key(1), &Batch::new(vec![call; BATCH_MAX]));
     assert!(answers.to_bytes().len() < ANSWERS_LEN_MAX + 128 * 1024);
     assert!(matches!(answers[0], Answer::Done(_)));
     assert_eq!(answers[BATCH_MAX - 1], Answer::Denied(Denied::TooBig));
@@ -329,14 +329,14 @@ fn orphans_are_reaped_a_few_at_a_time_and_the_oldest_first() {
         world.unlink(&alice, root, &format!("f{index}"), true).unwrap();
     }
     world.later(10_000);
-    world.state.apply_batch(world.now, &key(1), &Batch(vec![]));
+    world.state.apply_batch(world.now, &key(1), &Batch::new(vec![]));
     assert_eq!(world.state.counts().orphans, 24);
     let probe = |ino| Call { caller: user(ROOT), op: Op::GetAttr { ino } };
-    let batch = Batch(vec![probe(files[16]), probe(files[18])]);
+    let batch = Batch::new(vec![probe(files[16]), probe(files[18])]);
     let answers = world.state.apply_batch(world.now, &key(1), &batch);
     assert_eq!(answers[0], Answer::Denied(Denied::Stale));
     assert_eq!(world.state.counts().orphans, 6);
-    world.state.apply_batch(world.now, &key(1), &Batch(vec![]));
+    world.state.apply_batch(world.now, &key(1), &Batch::new(vec![]));
     assert_eq!(world.state.counts().orphans, 0);
     assert_eq!(world.state.audit(), Ok(()));
 }

@@ -18,6 +18,8 @@ pub struct Check {
     vouchers: bool,
     /// The longest it may take; it is not exhaustive if it takes longer.
     seconds: Option<u64>,
+    /// About how many states are looked at, and so how much memory it takes; not exhaustive if there are more.
+    states: Option<usize>,
 }
 
 /// One place, and everything exhausted.
@@ -29,6 +31,7 @@ const ONE: Check = Check {
     restarts: Restarts::Sometimes,
     vouchers: true,
     seconds: None,
+    states: None,
 };
 
 /// All checks.
@@ -58,6 +61,7 @@ const TWO: Check = Check {
     restarts: Restarts::Always,
     vouchers: false,
     seconds: None,
+    states: None,
 };
 
 const THREE: Check = Check { name: "1 place, 3 views", views: 3, ..TWO };
@@ -67,7 +71,7 @@ const WINDOW: Check = Check {
     traitors: &[0, 1, 3],
     places: 2,
     restarts: Restarts::Never,
-    seconds: Some(120),
+    states: Some(400_000),
     ..TWO
 };
 
@@ -89,6 +93,6 @@ impl Check {
     /// When to stop it.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        Limits { depth: None, time: self.seconds.map(Duration::from_secs) }
+        Limits { depth: None, time: self.seconds.map(Duration::from_secs), states: self.states }
     }
 }

@@ -14,6 +14,8 @@ pub struct Limits {
     pub depth: Option<usize>,
     /// How long.
     pub time: Option<Duration>,
+    /// How many states, about.
+    pub states: Option<usize>,
 }
 
 /// What came of a check.
@@ -44,10 +46,14 @@ pub fn check(setup: Setup, limits: Limits) -> Outcome {
     if let Some(time) = limits.time {
         builder = builder.timeout(time);
     }
+    if let Some(states) = limits.states {
+        builder = builder.target_state_count(states);
+    }
     let checker = builder.spawn_bfs().join();
     // The checker stops at a limit as if it were done.
     let stopped = limits.depth.is_some_and(|depth| checker.max_depth() >= depth)
-        || limits.time.is_some_and(|time| began.elapsed() >= time);
+        || limits.time.is_some_and(|time| began.elapsed() >= time)
+        || limits.states.is_some_and(|states| checker.state_count() >= states);
     let space = checker.model();
     // The gravest first: properties are listed in that order.
     let mut discoveries = checker.discoveries();

@@ -31,7 +31,7 @@ impl Service for State {
         // No inode has this number; the refusal costs nothing, and the bytes are nobody else's.
         let mark = Op::GetAttr { ino: Ino(u64::MAX - number) };
         let calls = ops.chain([mark]).map(|op| Call { caller: caller.clone(), op });
-        Batch(calls.collect()).to_bytes().into()
+        Batch::new(calls.collect()).to_bytes().into()
     }
 }
 

@@ -240,7 +240,7 @@ impl Maker {
     fn signed(&mut self, count: usize) -> Vec<Bytes> {
         let make = |_| {
             self.timestamp += 1;
-            let op = Batch(vec![operation(self.file, 512, self.timestamp % 1000)]).to_bytes();
+            let op = Batch::new(vec![operation(self.file, 512, self.timestamp % 1000)]).to_bytes();
             let client = self.secret.public();
             let request = bft::Request { client, session: SESSION, timestamp: self.timestamp, op: op.into() };
             Bytes::from(Signed::new(request, &self.secret, &self.view.cluster).to_bytes())

@@ -115,7 +115,7 @@ impl Session {
 
     /// Sends a request; gives its ticket.
     pub(crate) fn submit(&mut self, calls: Vec<Call>) -> u64 {
-        let op = Bytes::from(Batch(calls).to_bytes());
+        let op = Bytes::from(Batch::new(calls).to_bytes());
         let ticket = self.core.submit(self.clock.now(), op, &mut self.outputs);
         self.act(&mut Vec::new());
         ticket

@@ -1,0 +1,405 @@
+//! Leases: a volume's namespace at this machine's speed.
+//!
+//! [`Leased`] stands between a mounted volume and its session. What it has leases on it does to its own copy
+//! of the replicas' state machine, at once, and logs; the log is sent in the background, in order, many
+//! operations under one signature, and before [`Metadata::sync`] returns. Everything else is ordered, after
+//! the log. When others want something, what was written to it is sent and the lease given back; whoever
+//! does not get its leases renewed in time stops using them before replicas give them to anybody else, and
+//! if they did, what was not sent is lost: the end of the log, and never something in the middle.
+//!
+//! Where to look: `local` is the copy and its log; `ship` sends the log; this file decides between them.
+
+mod local;
+mod ship;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base::{ClusterId, PublicKey};
+use meta::{Answer, Batch, Call, Denied, Ino, Local as Way, Op, Reply};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, RwLock};
+
+use crate::backend::{Flush, Metadata, Patience, Ready, Unavailable};
+use local::{Local, Step};
+
+/// How often the background looks whether there is something to send.
+const TICK: Duration = Duration::from_millis(500);
+/// After how long what was done here is sent though nobody asked for it.
+const WRITE_BACK: Duration = Duration::from_secs(5);
+/// How many operations may wait to be sent before they are sent.
+const LOG_MAX: usize = 8192;
+/// How often replicas are asked at most what others want.
+const HEED_PAUSE: Duration = Duration::from_millis(20);
+/// How long not to ask for a lease again that was refused: because of others, or of what it is on.
+const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// How often one operation may fetch and ask for leases before it is ordered.
+const TRIES: usize = 4;
+
+/// A namespace behind leases. Cheap to clone; ends when the last clone is dropped.
+#[derive(Clone)]
+pub struct Leased<M: Metadata> {
+    core: Arc<Core<M>>,
+    _background: Arc<Background<M>>,
+}
+
+struct Background<M: Metadata> {
+    task: tokio::task::AbortHandle,
+    core: Arc<Core<M>>,
+}
+
+impl<M: Metadata> Drop for Background<M> {
+    /// Gives back what was not given back, if there is time for it.
+    fn drop(&mut self) {
+        self.task.abort();
+        if self.core.local.lock().has_leases()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let core = self.core.clone();
+            runtime.spawn(async move { core.close().await });
+        }
+    }
+}
+
+struct Core<M> {
+    inner: M,
+    cluster: ClusterId,
+    me: (PublicKey, u64),
+    takes_leases: bool,
+    local: Mutex<Local>,
+    /// Shared by what is done here; held alone by whoever needs replicas to know everything.
+    gate: RwLock<()>,
+    /// Held by whoever sends the log.
+    shipping: tokio::sync::Mutex<()>,
+    flush: Mutex<Option<Flush>>,
+    /// The log is long.
+    pressed: Notify,
+}
+
+impl<M: Metadata> core::fmt::Debug for Leased<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Leased").field("holder", &self.core.me.1).finish_non_exhaustive()
+    }
+}
+
+impl<M: Metadata> Leased<M> {
+    /// The namespace that `inner` reaches, for the user with this key. `holder` sets this client apart from
+    /// the user's others: whoever had it before is fenced. Must be called on a tokio runtime.
+    pub fn new(inner: M, cluster: ClusterId, user: PublicKey, holder: u64) -> Leased<M> {
+        Leased::start(inner, cluster, (user, holder), true)
+    }
+
+    /// The same without leases: everything is ordered.
+    pub fn ordered(inner: M, cluster: ClusterId, user: PublicKey) -> Leased<M> {
+        Leased::start(inner, cluster, (user, 0), false)
+    }
+
+    fn start(inner: M, cluster: ClusterId, me: (PublicKey, u64), takes_leases: bool) -> Leased<M> {
+        let core = Arc::new(Core {
+            inner,
+            cluster,
+            me,
+            takes_leases,
+            local: Mutex::new(Local::new(cluster)),
+            gate: RwLock::default(),
+            shipping: tokio::sync::Mutex::default(),
+            flush: Mutex::default(),
+            pressed: Notify::new(),
+        });
+        let task = tokio::spawn(background(Arc::downgrade(&core))).abort_handle();
+        let background = Arc::new(Background { task, core: core.clone() });
+        Leased { core, _background: background }
+    }
+}
+
+impl<M: Metadata> Metadata for Leased<M> {
+    async fn batch(&self, batch: Batch) -> Result<Vec<Answer>, Unavailable> {
+        self.calls(batch.calls).await
+    }
+
+    async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
+        if !self.core.takes_leases {
+            return self.core.inner.calls(calls).await;
+        }
+        let answers = self.core.apply_shared(&calls, None).await;
+        if answers.len() == calls.len() {
+            return Ok(answers);
+        }
+        self.core.work_off(&calls, answers).await
+    }
+
+    async fn calls_after(&self, calls: Vec<Call>, ready: Ready) -> Result<Vec<Answer>, Unavailable> {
+        let answers = self.core.apply_shared(&calls, Some(&ready)).await;
+        if answers.len() == calls.len() {
+            return Ok(answers);
+        }
+        ready().await?;
+        self.core.work_off(&calls, answers).await
+    }
+
+    async fn read(&self, call: Call, max_age: Duration) -> Result<Answer, Unavailable> {
+        if !self.core.local.lock().has_leases() {
+            return self.core.inner.read(call, max_age).await;
+        }
+        let mut answers = self.calls(vec![call]).await?;
+        answers.pop().ok_or_else(|| Unavailable("the replicas answered nothing".into()))
+    }
+
+    fn keeps(&self, ino: Ino) -> bool {
+        self.core.local.lock().keeps(ino, &self.core.me)
+    }
+
+    async fn sync(&self) -> Result<(), Unavailable> {
+        self.core.ship().await?;
+        self.core.local.lock().tell_lost()
+    }
+
+    fn before_ceding(&self, flush: Flush) {
+        *self.core.flush.lock() = Some(flush);
+    }
+
+    async fn close(&self) {
+        self.core.close().await;
+    }
+}
+
+fn as_root(op: Op) -> Call {
+    Call { caller: meta::Caller::default(), op }
+}
+
+impl<M: Metadata> Core<M> {
+    /// Sends everything and gives everything back.
+    async fn close(&self) {
+        let _alone = self.gate.write().await;
+        let shipped = self.ship().await;
+        let by = self.local.lock().by(&self.me, None);
+        if shipped.is_ok() && by.is_some() {
+            // If it fails others wait until the lease runs out.
+            let _ = self.inner.batch(Batch { calls: vec![as_root(Op::Release)], by }).await;
+        }
+        *self.local.lock() = Local::new(self.cluster);
+    }
+
+    /// Does as many of the calls here as can be.
+    async fn apply_shared(&self, calls: &[Call], ready: Option<&Ready>) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(calls.len());
+        let _shared = self.gate.read().await;
+        self.apply(calls, &mut answers, ready);
+        answers
+    }
+
+    /// Does as many of the calls here as can be, from the first that has no answer on.
+    fn apply(&self, calls: &[Call], answers: &mut Vec<Answer>, ready: Option<&Ready>) {
+        let mut local = self.local.lock();
+        while let Some(call) = calls.get(answers.len())
+            && let Some(answer) = local.apply(call, &self.me, ready)
+        {
+            answers.push(answer);
+        }
+        if local.log_len() >= LOG_MAX {
+            self.pressed.notify_one();
+        }
+    }
+
+    /// Does the calls that are left, here or at the replicas.
+    async fn work_off(&self, calls: &[Call], mut answers: Vec<Answer>) -> Result<Vec<Answer>, Unavailable> {
+        let (mut patience, mut tries) = (Patience::new(), TRIES);
+        while answers.len() < calls.len() {
+            let alone = self.gate.write().await;
+            self.apply(calls, &mut answers, None);
+            let Some(call) = calls.get(answers.len()) else { break };
+            let step = self.local.lock().step(&call.op, &self.me, tries > 0);
+            self.ship().await?;
+            match step {
+                Step::Renew => self.renew().await?,
+                Step::Fetch(directory) => {
+                    tries -= 1;
+                    self.fetch(call, directory).await?;
+                }
+                Step::Hold(directory) => {
+                    tries -= 1;
+                    self.hold(call, directory).await?;
+                }
+                Step::Order => {
+                    let done = answers.len();
+                    self.order(calls, &mut answers).await?;
+                    tries = TRIES;
+                    if answers.len() == done {
+                        drop(alone);
+                        patience.wait().await?;
+                    }
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Has replicas do the calls that can't be done here, up to the first that somebody's lease is in the
+    /// way of.
+    async fn order(&self, calls: &[Call], answers: &mut Vec<Answer>) -> Result<(), Unavailable> {
+        let (by, run) = {
+            let local = self.local.lock();
+            let rest = &calls[answers.len()..];
+            let here = |call: &Call| matches!(local.step(&call.op, &self.me, true), Step::Order);
+            let count = rest.iter().take_while(|call| here(call)).count().max(1);
+            (local.by(&self.me, None), rest[..count].to_vec())
+        };
+        // One that waits for somebody must not be overtaken by those after it.
+        let run = if run.iter().all(|call| can_wait(&call.op)) { run } else { run[..1].to_vec() };
+        let done = self.inner.batch(Batch { calls: run.clone(), by }).await?;
+        let mut local = self.local.lock();
+        if local.is_over(&done) {
+            local.lose(self.cluster);
+            return Ok(());
+        }
+        for (call, answer) in run.iter().zip(done) {
+            if answer == Answer::Denied(Denied::Leased) {
+                return Ok(());
+            }
+            local.doubt(&call.op);
+            answers.push(answer);
+        }
+        Ok(())
+    }
+
+    /// Asks for a lease on a directory.
+    async fn hold(&self, call: &Call, directory: Ino) -> Result<(), Unavailable> {
+        let (by, fresh) = {
+            let local = self.local.lock();
+            (local.by(&self.me, None), !local.has_held())
+        };
+        let op = Op::Hold { holder: self.me.1, ino: directory, fresh };
+        let asked = Instant::now();
+        let mut done = self.inner.batch(Batch { calls: vec![Call { caller: call.caller.clone(), op }], by }).await?;
+        let mut local = self.local.lock();
+        if local.is_over(&done) {
+            local.lose(self.cluster);
+            return Ok(());
+        }
+        match done.pop() {
+            Some(Answer::Done(Reply::Held { epoch, lease, rows })) => {
+                local.take_hold(asked, epoch, &lease, &rows, &self.me)
+            }
+            Some(Answer::Denied(Denied::Contended)) => local.note_refused(directory, REFUSED.0),
+            _ => local.note_refused(directory, REFUSED.1),
+        }
+        Ok(())
+    }
+
+    /// Asks how long the leases last, and what others want.
+    async fn renew(&self) -> Result<(), Unavailable> {
+        self.lease(Op::Renew).await.map(drop)
+    }
+
+    async fn lease(&self, op: Op) -> Result<Vec<Ino>, Unavailable> {
+        let Some(by) = self.local.lock().by(&self.me, None) else { return Ok(Vec::new()) };
+        let epoch = by.epoch;
+        let asked = Instant::now();
+        let mut done = self.inner.batch(Batch { calls: vec![as_root(op)], by: Some(by) }).await?;
+        let mut local = self.local.lock();
+        if let Some(Answer::Done(Reply::Lease(lease))) = done.pop() {
+            local.take_lease(asked, &lease, &self.me);
+            return Ok(lease.recalls);
+        }
+        // Others may have been granted meanwhile.
+        if local.has_epoch(epoch) {
+            local.lose(self.cluster);
+        }
+        Ok(Vec::new())
+    }
+
+    /// Fetches all names of a directory.
+    async fn fetch(&self, call: &Call, ino: Ino) -> Result<(), Unavailable> {
+        let mut cookie = 0;
+        loop {
+            let by = self.local.lock().by(&self.me, None);
+            let fetch = Call { caller: call.caller.clone(), op: Op::Fetch { ino, cookie } };
+            let mut done = self.inner.batch(Batch { calls: vec![fetch], by }).await?;
+            let mut local = self.local.lock();
+            match done.pop() {
+                Some(Answer::Done(Reply::Rows { rows, next })) => {
+                    local.take_rows(&rows, ino, next.is_none(), &self.me);
+                    match next {
+                        Some(next) => cookie = next,
+                        None => return Ok(()),
+                    }
+                }
+                _ => {
+                    // It may be gone, or not for this caller to see: then operations on it are ordered.
+                    local.note_unfetched(ino);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Gives back what others want: first what was written to it is sent.
+    async fn heed(&self) -> Result<(), Unavailable> {
+        let wanted = self.lease(Op::Renew).await?;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        tracing::debug!(directories = wanted.len(), "others want what is leased here");
+        self.flush().await;
+        {
+            let _alone = self.gate.write().await;
+            self.local.lock().give_back(&wanted, &self.me);
+        }
+        // What was written meanwhile.
+        self.flush().await;
+        self.ship().await?;
+        self.lease(Op::Cede { directories: wanted }).await.map(drop)
+    }
+
+    async fn flush(&self) {
+        let flush = self.flush.lock().clone();
+        if let Some(flush) = flush {
+            flush().await;
+        }
+    }
+}
+
+/// Whether it makes no difference if calls after this one are done before it.
+fn can_wait(op: &Op) -> bool {
+    matches!(op, Op::ReleaseOrphan { .. } | Op::KeepOrphan { .. })
+}
+
+/// Sends the log now and then, and gives back what others want, for as long as anybody uses the volume.
+async fn background<M: Metadata>(core: std::sync::Weak<Core<M>>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let Some(core) = core.upgrade() else { return };
+        let heed = tokio::select! {
+            _ = ticks.tick() => core.local.lock().is_asked(),
+            () = core.pressed.notified() => false,
+            () = core.inner.recalled() => core.local.lock().has_leases(),
+        };
+        let worked = async {
+            if heed {
+                core.heed().await?;
+                tokio::time::sleep(HEED_PAUSE).await;
+            }
+            let renew = {
+                let mut local = core.local.lock();
+                local.is_short_of_inos(&core.me) || local.is_fading()
+            };
+            if renew {
+                core.renew().await?;
+            }
+            if core.local.lock().is_due(WRITE_BACK, LOG_MAX) { core.ship().await } else { Ok(()) }
+        };
+        if let Err(error) = worked.await {
+            tracing::warn!(%error, "what was done here is not sent yet");
+        }
+    }
+}
+
+/// What an operation needs before it can be done here.
+fn way_of(way: Way) -> Step {
+    match way {
+        Way::Can | Way::Cannot(None) => Step::Order,
+        Way::Fetch(directory) => Step::Fetch(directory),
+        Way::Cannot(Some(directory)) => Step::Hold(directory),
+    }
+}

@@ -1,0 +1,327 @@
+//! What a holder of leases knows and has done.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use base::{ClusterId, Encode as _, PublicKey, Time};
+use meta::{Answer, BATCH_MAX, Batch, By, Call, Denied, Ino, Lease, Log, Op, Row, State, is_logged};
+
+use super::way_of;
+use crate::backend::{Ready, Unavailable};
+
+/// How far agreed time may be from true time either way. Leases are not used this much before their end,
+/// twice: once for when they began, once for when they end.
+const UNCERTAINTY: Duration = Duration::from_secs(10);
+/// What a part of the log may take, bytes.
+const PART_BYTES: usize = 96 << 10;
+/// Below so many inode numbers more are asked for.
+const INOS_LOW: u64 = 1 << 13;
+/// Leases that end within this are renewed, if they are used.
+const FADING: Duration = Duration::from_secs(25);
+/// How long a directory that could not be fetched is not fetched again.
+const UNFETCHED: Duration = Duration::from_secs(10);
+
+/// What an operation takes that can't be done here as things are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// To know whether the leases last.
+    Renew,
+    /// This directory's names.
+    Fetch(Ino),
+    /// A lease on this directory.
+    Hold(Ino),
+    /// Agreement.
+    Order,
+}
+
+/// Something done here.
+struct Logged {
+    call: Call,
+    at: Time,
+    /// How long it is, encoded.
+    len: usize,
+    /// What is to be stored before replicas hear of it.
+    ready: Option<Ready>,
+}
+
+/// The beginning of a log.
+pub(super) struct Part {
+    pub(super) batch: Batch,
+    pub(super) epoch: u64,
+    pub(super) ready: Vec<Ready>,
+}
+
+/// A holder's copy of the state, its leases, and its log.
+pub(super) struct Local {
+    copy: State,
+    /// 0: it has no leases.
+    epoch: u64,
+    /// When the leases must not be used any more.
+    until: Instant,
+    /// The agreed time when it was heard of last, and when that was.
+    heard: (Time, Instant),
+    last: Time,
+    used: bool,
+    asked: bool,
+    log: VecDeque<Logged>,
+    oldest: Option<Instant>,
+    logged: u64,
+    shipped: u64,
+    parts: u64,
+    refused: HashMap<Ino, Instant>,
+    lost: Option<usize>,
+    has_held: bool,
+}
+
+impl Local {
+    pub(super) fn new(cluster: ClusterId) -> Local {
+        let now = Instant::now();
+        Local {
+            copy: State::copy_of(cluster),
+            epoch: 0,
+            until: now,
+            heard: (Time::ZERO, now),
+            last: Time::ZERO,
+            used: false,
+            asked: false,
+            log: VecDeque::new(),
+            oldest: None,
+            logged: 0,
+            shipped: 0,
+            parts: 0,
+            refused: HashMap::new(),
+            lost: None,
+            has_held: false,
+        }
+    }
+
+    pub(super) fn has_leases(&self) -> bool {
+        self.epoch != 0
+    }
+
+    /// Whether it ever had any, in this life.
+    pub(super) fn has_held(&self) -> bool {
+        self.has_held
+    }
+
+    /// Whether these are still the same leases.
+    pub(super) fn has_epoch(&self, epoch: u64) -> bool {
+        self.epoch == epoch
+    }
+
+    fn is_usable(&self) -> bool {
+        self.epoch != 0 && Instant::now() < self.until
+    }
+
+    /// Whether leases that are used end soon.
+    pub(super) fn is_fading(&mut self) -> bool {
+        let fading = self.epoch != 0 && self.used && Instant::now() + FADING > self.until;
+        if fading {
+            self.used = false;
+        }
+        fading
+    }
+
+    /// Whether others want something of what is held here, as far as is known.
+    pub(super) fn is_asked(&mut self) -> bool {
+        self.epoch != 0 && core::mem::take(&mut self.asked)
+    }
+
+    pub(super) fn keeps(&self, ino: Ino, me: &(PublicKey, u64)) -> bool {
+        self.is_usable() && self.copy.is_held_by(ino, me)
+    }
+
+    /// In whose name batches go, if there are leases.
+    pub(super) fn by(&self, me: &(PublicKey, u64), log: Option<Log>) -> Option<By> {
+        (self.epoch != 0).then_some(By { holder: me.1, epoch: self.epoch, log })
+    }
+
+    /// Agreed time, never later than it is if clocks run alike.
+    fn now(&mut self) -> Time {
+        self.last = self.last.max(self.heard.0.after(self.heard.1.elapsed()));
+        self.last
+    }
+
+    /// Does a call here, if it can be.
+    pub(super) fn apply(&mut self, call: &Call, me: &(PublicKey, u64), ready: Option<&Ready>) -> Option<Answer> {
+        if !self.is_usable() || self.copy.locally(&call.op, me) != meta::Local::Can {
+            return None;
+        }
+        if matches!(call.op, Op::Create { .. }) && self.copy.inos_left(me) == 0 {
+            return None;
+        }
+        self.used = true;
+        let now = self.now();
+        let answer = self.copy.apply_own(now, me, call);
+        if is_logged(&call.op) && matches!(answer, Answer::Done(_)) {
+            let (call, len, ready) = (call.clone(), call.to_bytes().len(), ready.cloned());
+            self.log.push_back(Logged { call, at: now, len, ready });
+            self.logged += 1;
+            self.oldest.get_or_insert_with(Instant::now);
+        }
+        Some(answer)
+    }
+
+    /// What is to be done before the operation can be done here; `try_more`: or else to order it.
+    pub(super) fn step(&self, op: &Op, me: &(PublicKey, u64), try_more: bool) -> Step {
+        if self.epoch != 0 && !self.is_usable() {
+            return Step::Renew;
+        }
+        if matches!(op, Op::Create { .. }) && self.epoch != 0 && self.copy.inos_left(me) == 0 {
+            return Step::Renew;
+        }
+        match way_of(self.copy.locally(op, me)) {
+            Step::Fetch(directory) | Step::Hold(directory) if !try_more || self.is_refused(directory) => Step::Order,
+            step => step,
+        }
+    }
+
+    fn is_refused(&self, directory: Ino) -> bool {
+        self.refused.get(&directory).is_some_and(|until| Instant::now() < *until)
+    }
+
+    pub(super) fn note_refused(&mut self, directory: Ino, pause: Duration) {
+        let now = Instant::now();
+        self.refused.retain(|_, until| now < *until);
+        self.refused.insert(directory, now + pause);
+    }
+
+    pub(super) fn note_unfetched(&mut self, directory: Ino) {
+        self.copy.doubt(&Op::ReadDir { ino: directory, cookie: 0, max: 1 });
+        self.note_refused(directory, UNFETCHED);
+    }
+
+    /// A lease was granted; nothing waits to be sent.
+    pub(super) fn take_hold(&mut self, asked: Instant, epoch: u64, lease: &Lease, rows: &[Row], me: &(PublicKey, u64)) {
+        if epoch != self.epoch {
+            assert!(self.log.is_empty(), "everything is sent before a lease is asked for");
+            (self.epoch, self.parts, self.has_held) = (epoch, 0, true);
+            self.copy = State::copy_of(self.copy.cluster());
+        }
+        if let Err(error) = self.copy.learn(rows, me) {
+            tracing::error!(%error, "replicas agree on rows that are none: do they run another version?");
+            self.epoch = 0;
+            return;
+        }
+        self.take_lease(asked, lease, me);
+    }
+
+    /// Takes note of what replicas say of the leases, which was asked at that moment.
+    pub(super) fn take_lease(&mut self, asked: Instant, lease: &Lease, me: &(PublicKey, u64)) {
+        let lasts = lease.until.since(lease.now).saturating_sub(UNCERTAINTY * 2);
+        // Clocks may run apart by a hundredth.
+        self.until = asked + lasts * 99 / 100;
+        self.heard = (lease.now, Instant::now());
+        self.asked |= !lease.recalls.is_empty();
+        if let Some(inos) = lease.inos {
+            self.copy.grant_inos(me, inos);
+        }
+    }
+
+    pub(super) fn take_rows(&mut self, rows: &[Row], directory: Ino, whole: bool, me: &(PublicKey, u64)) {
+        match self.copy.learn(rows, me) {
+            Ok(()) if whole => self.copy.note_complete(directory),
+            Ok(()) => {}
+            Err(error) => tracing::error!(%error, "replicas agree on rows that are none"),
+        }
+    }
+
+    /// Stops using these directories.
+    pub(super) fn give_back(&mut self, directories: &[Ino], me: &(PublicKey, u64)) {
+        for directory in directories {
+            self.copy.give_back(*directory, me);
+            self.note_refused(*directory, super::REFUSED.0);
+        }
+    }
+
+    /// Replicas did what this copy did not.
+    pub(super) fn doubt(&mut self, op: &Op) {
+        if is_logged(op) || super::can_wait(op) {
+            self.copy.doubt(op);
+        }
+    }
+
+    /// Whether these answers say that the leases are over.
+    pub(super) fn is_over(&self, answers: &[Answer]) -> bool {
+        self.epoch != 0 && answers.first() == Some(&Answer::Denied(Denied::Fenced))
+    }
+
+    /// The leases are over: what is not sent is lost.
+    pub(super) fn lose(&mut self, cluster: ClusterId) {
+        let left = self.log.len();
+        if left > 0 {
+            tracing::error!(operations = left, "leases were over before everything done under them was sent");
+        }
+        let lost = self.lost.map_or(left, |before| before + left);
+        let logged = self.logged;
+        *self = Local { logged, shipped: logged, has_held: true, ..Local::new(cluster) };
+        self.lost = (lost > 0).then_some(lost);
+    }
+
+    /// Says once that something was lost.
+    pub(super) fn tell_lost(&mut self) -> Result<(), Unavailable> {
+        match self.lost.take() {
+            None => Ok(()),
+            Some(count) => Err(Unavailable(format!(
+                "{count} changes made here were lost: this client was cut off for so long that others were given what \
+                 it had leases on"
+            ))),
+        }
+    }
+
+    pub(super) fn log_len(&self) -> usize {
+        self.log.len()
+    }
+
+    /// How many operations were ever logged, and how many of them replicas have.
+    pub(super) fn logged(&self) -> u64 {
+        self.logged
+    }
+
+    pub(super) fn shipped(&self) -> u64 {
+        self.shipped
+    }
+
+    /// Whether the log is to be sent, or more inode numbers asked for.
+    pub(super) fn is_due(&self, after: Duration, most: usize) -> bool {
+        self.log.len() >= most || self.oldest.is_some_and(|oldest| oldest.elapsed() >= after)
+    }
+
+    /// The beginning of the log, as a part to be sent.
+    pub(super) fn next_part(&mut self, me: &(PublicKey, u64)) -> Option<Part> {
+        let (mut calls, mut stamps, mut ready, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for logged in self.log.iter().take(BATCH_MAX) {
+            bytes += logged.len;
+            if bytes > PART_BYTES && !calls.is_empty() {
+                break;
+            }
+            calls.push(logged.call.clone());
+            stamps.push(logged.at);
+            ready.extend(logged.ready.clone());
+        }
+        if calls.is_empty() {
+            return None;
+        }
+        let by = self.by(me, Some(Log { part: self.parts, stamps }))?;
+        Some(Part { epoch: by.epoch, batch: Batch { calls, by: Some(by) }, ready })
+    }
+
+    /// Replicas have the part of so many operations.
+    pub(super) fn end_part(&mut self, epoch: u64, count: usize) {
+        if epoch != self.epoch {
+            return;
+        }
+        self.log.drain(..count);
+        self.parts += 1;
+        self.shipped += count as u64;
+        self.oldest = (!self.log.is_empty()).then(Instant::now);
+        if self.log.is_empty() {
+            self.copy.forget_changes();
+        }
+    }
+
+    /// Whether it will need more inode numbers soon.
+    pub(super) fn is_short_of_inos(&self, me: &(PublicKey, u64)) -> bool {
+        self.epoch != 0 && self.used && self.copy.inos_left(me) < INOS_LOW
+    }
+}

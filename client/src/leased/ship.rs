@@ -1,0 +1,44 @@
+//! Sending the log.
+
+use meta::{Answer, Denied};
+
+use super::Core;
+use super::local::Part;
+use crate::backend::{Metadata, Unavailable};
+
+impl<M: Metadata> Core<M> {
+    /// Returns when replicas have all that was in the log when it was called. Parts are sent one after the
+    /// other; one whose answer was lost is sent again, and applied once.
+    ///
+    /// # Errors
+    /// If replicas can't be reached. The log is kept.
+    pub(super) async fn ship(&self) -> Result<(), Unavailable> {
+        let target = self.local.lock().logged();
+        let _one = self.shipping.lock().await;
+        loop {
+            let part = {
+                let mut local = self.local.lock();
+                if local.shipped() >= target { None } else { local.next_part(&self.me) }
+            };
+            let Some(Part { batch, epoch, ready }) = part else { return Ok(()) };
+            let count = batch.calls.len();
+            // Data down before the name goes up.
+            let stored: Vec<_> = ready.iter().map(|ready| ready()).collect();
+            futures::future::try_join_all(stored).await?;
+            let answers = self.inner.batch(batch).await?;
+            let refused = answers.iter().find_map(|answer| match answer {
+                Answer::Denied(why) => Some(*why),
+                Answer::Done(_) => None,
+            });
+            let mut local = self.local.lock();
+            match refused {
+                None | Some(Denied::Applied) => local.end_part(epoch, count),
+                Some(why) if local.has_epoch(epoch) => {
+                    tracing::error!(?why, "replicas refuse what was done under a lease");
+                    local.lose(self.cluster);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}

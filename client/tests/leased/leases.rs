@@ -1,0 +1,121 @@
+//! What leases change: when replicas hear of something.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use client::backend::BlockError;
+use client::fs::{FsError, Options};
+use meta::RenameHow;
+
+use super::world::{ROOT, World, close, create, noise, read_file, write_all, write_file};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_mount_alone_asks_replicas_next_to_nothing() {
+    let world = World::new();
+    let fs = world.mount();
+    fs.mkdir(&ROOT, fs.root(), b"first", 0o755).await.expect("made");
+    let before = world.replicas.requests.load(Ordering::SeqCst);
+    let directory = fs.mkdir(&ROOT, fs.root(), b"d", 0o755).await.expect("made").ino;
+    for index in 0..500 {
+        let name = format!("f{index}");
+        let made = create(&fs, &name).await;
+        write_all(&fs, made.handle, 0, &noise(index, 3_000)).await;
+        fs.flush(made.handle).await.expect("flushed");
+        fs.release(made.handle).await.expect("released");
+        let (from, to) = ((fs.root(), name.as_bytes()), (directory, name.as_bytes()));
+        fs.rename(&ROOT, from, to, RenameHow::Replace).await.expect("renamed");
+    }
+    let asked = world.replicas.requests.load(Ordering::SeqCst) - before;
+    assert!(asked <= 20, "{asked} requests for 500 files");
+    fs.sync_all().await.expect("sent");
+    let there = world.mount();
+    assert_eq!(there.getattr(&ROOT, directory).await.expect("there").size, 500);
+    assert_eq!(world.replicas.state().audit(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_mount_sees_at_once_what_was_never_synced() {
+    let world = World::new();
+    let (one, two) = (world.mount(), world.mount());
+    for round in 0..20u64 {
+        let name = format!("f{round}");
+        let made = create(&one, &name).await;
+        write_all(&one, made.handle, 0, &noise(round, 40_000)).await;
+        one.flush(made.handle).await.expect("flushed");
+        one.release(made.handle).await.expect("released");
+        assert!(read_file(&two, &name).await == noise(round, 40_000));
+        two.unlink(&ROOT, two.root(), name.as_bytes()).await.expect("removed");
+        assert!(one.lookup(&ROOT, one.root(), name.as_bytes()).await.is_err(), "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_synced_is_there_after_a_crash_and_what_was_not_is_missing_from_the_end() {
+    let world = World::new();
+    let fs = world.mount();
+    write_file(&fs, "synced", &noise(1, 30_000)).await;
+    for index in 0..5 {
+        let made = create(&fs, &format!("later{index}")).await;
+        write_all(&fs, made.handle, 0, &noise(index, 5_000)).await;
+        fs.flush(made.handle).await.expect("flushed");
+        fs.release(made.handle).await.expect("released");
+    }
+    // What replicas have is what a crash leaves.
+    let left = world.replicas.state().counts();
+    assert_eq!(left.inodes, 2, "the root and the one that was synced");
+    std::mem::forget(fs);
+    world.replicas.pass(Duration::from_secs(100));
+    let next = world.mount();
+    assert!(read_file(&next, "synced").await == noise(1, 30_000));
+    write_file(&next, "next", b"mine").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_nodes_are_told_by_fsync_and_nothing_is_named_that_is_not_stored() {
+    let world = World::new();
+    let fs = world.mount();
+    write_file(&fs, "first", b"small").await;
+    *world.stores.fail.lock() = Some(BlockError::Full);
+    let made = create(&fs, "file").await;
+    write_all(&fs, made.handle, 0, &noise(1, 60_000)).await;
+    fs.flush(made.handle).await.expect("only written here");
+    assert_eq!(fs.fsync(made.handle).await, Err(FsError::NoSpace));
+    assert_eq!(fs.sync_names().await, Err(FsError::NoSpace));
+    *world.stores.fail.lock() = None;
+    fs.fsync(made.handle).await.expect("there is room again");
+    close(&fs, made.handle).await;
+    assert!(world.read_afresh("file").await == noise(1, 60_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_answers_do_nothing_twice() {
+    let world = World::new();
+    let fs = world.mount_with(Options::default());
+    write_file(&fs, "first", b"small").await;
+    for index in 0..10 {
+        create(&fs, &format!("f{index}")).await;
+        world.replicas.lose_answers.store(1, Ordering::SeqCst);
+        assert!(fs.sync_names().await.is_err(), "the answer was lost");
+        fs.sync_names().await.expect("sent again, and done once");
+    }
+    assert_eq!(world.replicas.state().counts().inodes, 12);
+    assert_eq!(fs.getattr(&ROOT, fs.root()).await.expect("there").size, 11);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_was_cut_off_is_told_and_goes_on() {
+    let world = World::new();
+    let fs = world.mount();
+    write_file(&fs, "first", b"small").await;
+    create(&fs, "lost").await;
+    // Somebody else waited the lease out.
+    world.replicas.pass(Duration::from_secs(100));
+    let other = world.replicas.ask(meta::Op::GetAttr { ino: world.root() });
+    assert!(matches!(other, meta::Reply::Attr(_)));
+    let told = fs.sync_names().await;
+    assert!(matches!(&told, Err(FsError::Unavailable(why)) if why.contains("lost")), "{told:?}");
+    fs.sync_names().await.expect("told once");
+    write_file(&fs, "next", b"goes on").await;
+    assert!(fs.lookup(&ROOT, fs.root(), b"lost").await.is_err());
+    assert!(world.read_afresh("next").await == b"goes on");
+}

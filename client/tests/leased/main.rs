@@ -1,0 +1,16 @@
+//! The filesystem tests once more, with leases: what programs see is the same.
+
+/// Whether mounts have leases.
+const LEASED: bool = true;
+
+mod leases;
+#[path = "../filesystem/model.rs"]
+mod model;
+#[path = "../filesystem/names.rs"]
+mod names;
+#[path = "../filesystem/shapes.rs"]
+mod shapes;
+#[path = "../filesystem/sharing.rs"]
+mod sharing;
+#[path = "../filesystem/world.rs"]
+mod world;

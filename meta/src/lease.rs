@@ -1,0 +1,474 @@
+//! Leases: parts of the tree that one client may change, and remember, without asking.
+//!
+//! FARSITE (OSDI'02 §4.2; TOCS'07) hands authority over files to whoever uses them. Here it is handed out
+//! by *zones*: a directory with everything below it, down to the next zone. The nearest record at or above
+//! a directory says whose it is: held by one client, which may change it on its own copy of this state
+//! machine and send the [log](crate::Log) of that later; or open, which means that several want it and every
+//! operation is ordered for a while. What is not in a directory, or in several, belongs to no zone.
+//!
+//! Whatever somebody else asks of a zone that is held is refused with [`Denied::Leased`] and the holder is
+//! asked to cede the directory concerned. One that does not answer is waited out: when its lease has run
+//! out by agreed time it is fenced, and no batch with its epoch is applied any more. A lease that ran out
+//! goes on while nobody else wants what it covers. Leases give no rights: every operation is judged by
+//! grants and modes as ever.
+
+use core::time::Duration;
+
+use base::{PublicKey, Time, canonical_enum, canonical_struct};
+
+use crate::access::{Context, EXECUTE, READ, WRITE};
+use crate::op::{Batch, By, Denied, Ino, Kind, Lease, Op, Reply, Row};
+use crate::read::Look as _;
+use crate::rename::DEPTH_MAX;
+use crate::state::State;
+
+/// How long a lease lasts after the latest batch in its holder's name, agreed time.
+pub const LEASE_TERM: Duration = Duration::from_secs(60);
+/// How far ahead of agreed time the stamps of a log may be: as far as replicas let agreed time be from
+/// their clocks.
+const STAMP_SLACK: Duration = Duration::from_secs(10);
+/// For how long a directory is open that was asked back: at first, and at most, doubling each time that
+/// it was not held ten times as long before.
+const COOL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(640));
+/// Inode numbers in a range granted ahead.
+const RANGE: u64 = 1 << 16;
+/// Most ranges a holder has at a time.
+const RANGES_MAX: usize = 4;
+/// Most holders with one key: mounts of one user.
+const HOLDERS_MAX: usize = 64;
+/// Most zones of one holder.
+const ZONES_MAX: usize = 256;
+/// Most zones in all, open ones too.
+const ZONES_TOTAL_MAX: usize = 4096;
+/// Most directories that a holder is asked for at a time; the others are asked for later.
+const RECALLS_MAX: usize = 64;
+
+/// A client that holds leases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) epoch: u64,
+    pub(crate) since: Time,
+    pub(crate) until: Time,
+    /// Parts of its log that were applied.
+    pub(crate) parts: u64,
+    /// Numbers for the inodes that it makes, each range from its first, without its last.
+    pub(crate) inos: Vec<(Ino, Ino)>,
+    pub(crate) zones: Vec<Ino>,
+    pub(crate) recalls: Vec<Ino>,
+}
+canonical_struct!(Holder { epoch, since, until, parts, inos, zones, recalls });
+
+/// A holder's key in its table: its signer, and the number it chose.
+pub(crate) type HolderId = (PublicKey, u64);
+
+/// Whose a directory is, with what is below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Zone {
+    /// One holder's alone.
+    Held { by: HolderId, since: Time, cool: u64 },
+    /// Nobody's until this time at least.
+    Open { until: Time, cool: u64 },
+}
+canonical_enum!(Zone { 0 => Held { by, since, cool }, 1 => Open { until, cool } });
+
+impl Batch {
+    /// Calls to be ordered, in nobody's name but the signer's.
+    #[must_use]
+    pub fn new(calls: Vec<crate::op::Call>) -> Batch {
+        Batch { calls, by: None }
+    }
+}
+
+impl State {
+    /// The holders that are asked to cede something.
+    pub fn recalled(&self) -> impl Iterator<Item = &(PublicKey, u64)> {
+        self.recalled.iter()
+    }
+
+    /// Whether this holder has a lease that covers `ino`.
+    #[must_use]
+    pub fn is_held_by(&self, ino: Ino, holder: &(PublicKey, u64)) -> bool {
+        matches!(self.zone_of(ino), Some((_, Zone::Held { by, .. })) if by == *holder)
+    }
+
+    /// The record that says whose an inode is, and the directory that it is of.
+    pub(crate) fn zone_of(&self, ino: Ino) -> Option<(Ino, Zone)> {
+        let inode = self.inodes.get(&ino)?;
+        let mut at = match inode.attr.kind {
+            Kind::Directory => ino,
+            _ if inode.attr.nlink == 0 => return None,
+            _ => inode.home,
+        };
+        for _ in 0..DEPTH_MAX {
+            if let Some(zone) = self.zones.get(&at) {
+                return Some((at, *zone));
+            }
+            let home = self.inodes.get(&at)?.home;
+            if home == at {
+                return None;
+            }
+            at = home;
+        }
+        None
+    }
+
+    /// Begins a batch in a holder's name: it is the one it says, and its leases last longer now, unless
+    /// others want what it holds.
+    pub(crate) fn enter(&mut self, who: &PublicKey, batch: &Batch) -> Result<(), Denied> {
+        let Some(by) = &batch.by else { return Ok(()) };
+        let until = self.clock.last.after(LEASE_TERM);
+        let id = (*who, by.holder);
+        let holder = self.holders.get(&id).filter(|holder| holder.epoch == by.epoch).ok_or(Denied::Fenced)?;
+        if let Some(log) = &by.log {
+            match () {
+                () if log.stamps.len() != batch.calls.len() => return Err(Denied::Malformed),
+                () if log.part < holder.parts => return Err(Denied::Applied),
+                () if log.part > holder.parts => return Err(Denied::Fenced),
+                () => {}
+            }
+        }
+        if holder.recalls.is_empty() {
+            // Whoever is asked for something has no longer than it had.
+            self.holder(&id).until = until;
+        }
+        Ok(())
+    }
+
+    /// Ends a part of a log.
+    pub(crate) fn leave(&mut self, who: &PublicKey, by: &By, whole: bool) {
+        let id = (*who, by.holder);
+        match whole {
+            true => self.holder(&id).parts += 1,
+            false => self.fence(&id),
+        }
+    }
+
+    /// When a call of a log happened: as the holder says, within bounds.
+    pub(crate) fn stamp_of(&self, who: &PublicKey, by: &By, stamp: Time) -> Time {
+        let since = self.holders.get(&(*who, by.holder)).map_or(Time::ZERO, |holder| holder.since);
+        stamp.min(self.clock.last.after(STAMP_SLACK)).max(since)
+    }
+
+    /// Refuses what concerns somebody else's zone, and asks for it; and in a log, what is not the
+    /// holder's. Whose lease has run out is fenced.
+    pub(crate) fn need_leases(&mut self, cx: &Context<'_>, op: &Op) -> Result<(), Denied> {
+        if cx.logged && !is_logged(op) {
+            return Err(Denied::Malformed);
+        }
+        if self.zones.len() == 0 && !cx.logged {
+            return Ok(());
+        }
+        for ino in self.touched(op) {
+            loop {
+                match self.zone_of(ino) {
+                    Some((_, Zone::Held { by, .. })) if Some(by.1) == cx.by && by.0 == *cx.key => break,
+                    Some((_, Zone::Held { by, .. })) if self.is_over(&by) => self.fence(&by),
+                    Some((_, Zone::Held { by, .. })) => {
+                        self.recall(&by, ino);
+                        return Err(Denied::Leased);
+                    }
+                    _ if cx.logged => return Err(Denied::Fenced),
+                    _ => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `op` concerns what somebody holds.
+    pub(crate) fn is_leased(&self, op: &Op) -> bool {
+        self.touched(op).into_iter().any(|ino| matches!(self.zone_of(ino), Some((_, Zone::Held { .. }))))
+    }
+
+    /// The inodes that an operation looks at or changes.
+    pub(crate) fn touched(&self, op: &Op) -> Vec<Ino> {
+        let named = |parent: &Ino, name| self.entry(*parent, name).map(|entry| entry.ino);
+        match op {
+            Op::Lookup { parent, name }
+            | Op::Create { parent, name, .. }
+            | Op::Unlink { parent, name, .. }
+            | Op::Rmdir { parent, name } => [Some(*parent), named(parent, name)].into_iter().flatten().collect(),
+            Op::Link { ino, parent, name } => {
+                [Some(*ino), Some(*parent), named(parent, name)].into_iter().flatten().collect()
+            }
+            Op::Rename { from, from_name, to, to_name, .. } => {
+                let ends = [Some(*from), Some(*to), named(from, from_name), named(to, to_name)];
+                ends.into_iter().flatten().collect()
+            }
+            Op::Parent { ino } => vec![*ino, self.inodes.get(ino).map_or(*ino, |inode| inode.home)],
+            Op::ReadDir { ino, .. } => {
+                let inner = self.zones.iter().map(|(root, _)| *root);
+                let inner = inner.filter(|root| self.inodes.get(root).is_some_and(|inode| inode.home == *ino));
+                core::iter::once(*ino).chain(inner).collect()
+            }
+            Op::GetAttr { ino }
+            | Op::Access { ino, .. }
+            | Op::Open { ino, .. }
+            | Op::SetAttr { ino, .. }
+            | Op::ReadLink { ino }
+            | Op::SetXattr { ino, .. }
+            | Op::GetXattr { ino, .. }
+            | Op::ListXattr { ino }
+            | Op::RemoveXattr { ino, .. }
+            | Op::KeepOrphan { ino }
+            | Op::ReleaseOrphan { ino } => vec![*ino],
+            Op::Commit(commit) => vec![commit.ino],
+            Op::VolumeCreate(_)
+            | Op::VolumeGet { .. }
+            | Op::VolumeList
+            | Op::StatFs { .. }
+            | Op::Hold { .. }
+            | Op::Renew
+            | Op::Cede { .. }
+            | Op::Release
+            | Op::Fetch { .. } => Vec::new(),
+        }
+    }
+
+    /// Gives the batch's signer a zone, as the holder with this number.
+    pub(crate) fn hold(&mut self, cx: &Context<'_>, number: u64, ino: Ino, fresh: bool) -> Result<Reply, Denied> {
+        let directory = *self.directory(ino)?;
+        cx.need(&directory, READ | WRITE | EXECUTE)?;
+        let space = self.space(directory.volume).ok_or(Denied::Stale)?;
+        if space.quota_bytes != 0 || space.quota_inodes != 0 {
+            // What a holder does could be refused when it is too late.
+            return Err(Denied::NotPermitted);
+        }
+        let id = (*cx.key, number);
+        if fresh {
+            self.fence(&id);
+        }
+        let mut cool = COOL.0.as_nanos() as u64;
+        loop {
+            match self.zone_of(ino) {
+                Some((_, Zone::Held { by, .. })) if by == id => return Ok(self.held(&id, ino)),
+                Some((_, Zone::Held { by, .. })) if self.is_over(&by) => self.fence(&by),
+                Some((_, Zone::Held { .. })) => return Err(Denied::Contended),
+                Some((_, Zone::Open { until, .. })) if until > self.clock.last => return Err(Denied::Contended),
+                Some((root, Zone::Open { cool: before, .. })) if root == ino => break cool = before,
+                Some((_, Zone::Open { .. })) | None => break,
+            }
+        }
+        let absorbed = self.absorbed(&id, ino)?;
+        self.need_holder(&id, absorbed.len())?;
+        for root in absorbed {
+            self.end_zone(root);
+        }
+        self.end_zone(ino);
+        self.zones.insert(ino, Zone::Held { by: id, since: self.clock.last, cool });
+        self.holder(&id).zones.push(ino);
+        Ok(self.held(&id, ino))
+    }
+
+    /// The zones below `ino` that a lease on it takes in: the holder's own, and open ones that nobody
+    /// contends for any more.
+    fn absorbed(&self, id: &HolderId, ino: Ino) -> Result<Vec<Ino>, Denied> {
+        let (mut absorbed, mut others) = (Vec::new(), 0);
+        for (root, zone) in self.zones.iter().filter(|(root, _)| **root != ino) {
+            let free = match zone {
+                Zone::Held { by, .. } => by == id,
+                Zone::Open { until, .. } => *until <= self.clock.last,
+            };
+            match self.is_below(*root, ino) {
+                true if free => absorbed.push(*root),
+                true => others += 1,
+                false => {}
+            }
+        }
+        if others > ZONES_MAX { Err(Denied::Contended) } else { Ok(absorbed) }
+    }
+
+    /// Whether a directory is somewhere in another one.
+    pub(crate) fn is_below(&self, mut at: Ino, top: Ino) -> bool {
+        for _ in 0..DEPTH_MAX {
+            match self.inodes.get(&at) {
+                Some(inode) if inode.home == top && at != top => return true,
+                Some(inode) if inode.home != at => at = inode.home,
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    /// Makes a holder, unless there is one, if it may have one more zone.
+    fn need_holder(&mut self, id: &HolderId, absorbed: usize) -> Result<(), Denied> {
+        if self.zones.len() >= ZONES_TOTAL_MAX + absorbed {
+            let over = |zone: &Zone| matches!(zone, Zone::Open { until, .. } if *until <= self.clock.last);
+            let spare = self.zones.iter().find(|(_, zone)| over(zone)).map(|(root, _)| *root);
+            self.end_zone(spare.ok_or(Denied::Contended)?);
+        }
+        if let Some(holder) = self.holders.get(id) {
+            let full = holder.zones.len() >= ZONES_MAX + absorbed;
+            return if full { Err(Denied::Contended) } else { Ok(()) };
+        }
+        let mine = || self.holders.range((id.0, 0)..=(id.0, u64::MAX));
+        if mine().count() >= HOLDERS_MAX {
+            let over = mine().map(|(id, _)| *id).find(|id| self.is_over(id));
+            self.fence(&over.ok_or(Denied::Contended)?);
+        }
+        let (epoch, now) = (self.clock.next_epoch, self.clock.last);
+        self.clock.next_epoch += 1;
+        let (inos, zones, recalls) = (Vec::new(), Vec::new(), Vec::new());
+        let holder = Holder { epoch, since: now, until: now.after(LEASE_TERM), parts: 0, inos, zones, recalls };
+        self.holders.insert(*id, holder);
+        Ok(())
+    }
+
+    /// The answer to whoever holds `ino`, by this zone or one around it: also the rows to begin with.
+    fn held(&mut self, id: &HolderId, ino: Ino) -> Reply {
+        let lease = self.lease(id);
+        let holder = self.holders.get(id).expect("it holds a zone");
+        let epoch = holder.epoch;
+        let mut names = vec![self.principals.row_name(&id.0), self.holders.row_name(id)];
+        let zones = self.zones.iter().map(|(root, _)| *root).filter(|root| *root == ino || self.is_below(*root, ino));
+        names.extend(zones.map(|root| self.zones.row_name(&root)));
+        let directory = self.inodes.get(&ino).expect("it is held");
+        names.push(self.volumes.row_name(&directory.attr.volume));
+        names.push(self.usage.row_name(&directory.attr.volume));
+        let mut at = ino;
+        while self.is_held_by(at, id) {
+            names.push(self.inodes.row_name(&at));
+            names.extend(self.zones.get(&at).map(|_| self.zones.row_name(&at)));
+            match self.inodes.get(&at) {
+                Some(inode) if inode.home != at => at = inode.home,
+                _ => break,
+            }
+        }
+        Reply::Held { epoch, lease, rows: self.rows_named(names) }
+    }
+
+    /// These rows, with what they hold.
+    pub(crate) fn rows_named(&self, names: Vec<Vec<u8>>) -> Vec<Row> {
+        let row = |name: Vec<u8>| self.row_of(&name).map(|value| (name.into(), value.into()));
+        names.into_iter().filter_map(row).collect()
+    }
+
+    pub(crate) fn renew(&mut self, cx: &Context<'_>) -> Result<Reply, Denied> {
+        let id = cx.holder()?;
+        Ok(Reply::Lease(self.lease(&id)))
+    }
+
+    /// What a holder is told; gives it more inode numbers if it will need some.
+    fn lease(&mut self, id: &HolderId) -> Lease {
+        let now = self.clock.last;
+        let recalls: Vec<Ino> = self.holders.get(id).map_or(Vec::new(), |holder| holder.recalls.clone());
+        let recalls: Vec<Ino> = recalls.into_iter().filter(|ino| self.is_held_by(*ino, id)).collect();
+        if recalls.is_empty() {
+            self.recalled.remove(id);
+        }
+        let first = self.clock.next_ino;
+        let holder = self.holder(id);
+        holder.recalls.clone_from(&recalls);
+        let left: u64 = holder.inos.iter().map(|(from, to)| to.0 - from.0).sum();
+        let until = holder.until;
+        let inos = (left < RANGE / 2 && holder.inos.len() < RANGES_MAX).then_some((first, Ino(first.0 + RANGE)));
+        holder.inos.extend(inos);
+        if let Some((_, end)) = inos {
+            self.clock.next_ino = end;
+        }
+        Lease { now, until, recalls, inos }
+    }
+
+    /// Gives directories back, with what is below them.
+    pub(crate) fn cede(&mut self, cx: &Context<'_>, directories: &[Ino]) -> Result<Reply, Denied> {
+        let id = cx.holder()?;
+        if directories.len() > RECALLS_MAX {
+            return Err(Denied::Malformed);
+        }
+        for ino in directories {
+            let Some((root, Zone::Held { by, since, cool })) = self.zone_of(*ino) else { continue };
+            if by != id || self.inodes.get(ino).is_none_or(|inode| inode.attr.kind != Kind::Directory) {
+                continue;
+            }
+            let long = self.clock.last.since(since) > Duration::from_nanos(cool.saturating_mul(10));
+            let cool = if long || root != *ino { COOL.0 } else { Duration::from_nanos(cool * 2).min(COOL.1) };
+            self.end_zone(*ino);
+            let until = self.clock.last.after(cool);
+            self.zones.insert(*ino, Zone::Open { until, cool: cool.as_nanos() as u64 });
+        }
+        Ok(Reply::Lease(self.lease(&id)))
+    }
+
+    /// Gives everything back.
+    pub(crate) fn release(&mut self, cx: &Context<'_>) -> Result<Reply, Denied> {
+        self.fence(&cx.holder()?);
+        Ok(Reply::Unit)
+    }
+
+    /// The number of an inode that is made: of the holder's range, if a log says so.
+    pub(crate) fn draw_ino_for(&mut self, cx: &Context<'_>) -> Result<Ino, Denied> {
+        if !cx.logged {
+            return Ok(self.draw_ino());
+        }
+        let holder = self.holder(&cx.holder()?);
+        let range = holder.inos.first_mut().ok_or(Denied::Fenced)?;
+        let ino = range.0;
+        range.0 = Ino(ino.0 + 1);
+        if range.0 >= range.1 {
+            holder.inos.remove(0);
+        }
+        Ok(ino)
+    }
+
+    /// Whether a log may make one more inode.
+    pub(crate) fn need_number(&self, cx: &Context<'_>) -> Result<(), Denied> {
+        match cx.logged {
+            true if self.holders.get(&cx.holder()?).is_none_or(|holder| holder.inos.is_empty()) => Err(Denied::Fenced),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends a holder: what it has not sent is not applied any more.
+    pub(crate) fn fence(&mut self, id: &HolderId) {
+        let Some(holder) = self.holders.remove(id) else { return };
+        for root in holder.zones {
+            self.zones.remove(&root);
+        }
+        self.recalled.remove(id);
+    }
+
+    /// Ends the zone that begins at this directory, if one does.
+    pub(crate) fn end_zone(&mut self, root: Ino) {
+        if let Some(Zone::Held { by, .. }) = self.zones.remove(&root)
+            && let Some(holder) = self.holders.change(&by)
+        {
+            holder.zones.retain(|zone| *zone != root);
+        }
+    }
+
+    fn is_over(&self, id: &HolderId) -> bool {
+        self.holders.get(id).is_none_or(|holder| holder.until < self.clock.last)
+    }
+
+    /// Asks a holder for the directory that `ino` is, or is in.
+    fn recall(&mut self, id: &HolderId, ino: Ino) {
+        let inode = self.inodes.get(&ino).expect("it is in a zone");
+        let directory = if inode.attr.kind == Kind::Directory { ino } else { inode.home };
+        let asked = self.holders.get(id).expect("it holds a zone");
+        if asked.recalls.len() < RECALLS_MAX && !asked.recalls.contains(&directory) {
+            self.holder(id).recalls.push(directory);
+            self.recalled.insert(*id);
+        }
+    }
+
+    fn holder(&mut self, id: &HolderId) -> &mut Holder {
+        self.holders.change(id).expect("whoever has leases is known")
+    }
+}
+
+/// Whether a log may hold it: what changes one volume's namespace.
+#[must_use]
+pub fn is_logged(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::SetAttr { .. }
+            | Op::Commit(_)
+            | Op::Create { .. }
+            | Op::Link { .. }
+            | Op::Unlink { .. }
+            | Op::Rmdir { .. }
+            | Op::Rename { .. }
+            | Op::SetXattr { .. }
+            | Op::RemoveXattr { .. }
+    )
+}

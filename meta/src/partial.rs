@@ -1,0 +1,328 @@
+//! A holder's own copy of the state: the rows of its zones, as far as it has fetched them.
+//!
+//! It is a [`State`] like the replicas', with rows missing. A holder applies an operation to it only if
+//! everything that the operation looks at is there and its own ([`State::locally`]); then the answer, and
+//! every row that changes, are what replicas would have given and changed.
+
+use core::ops::Bound;
+use std::collections::BTreeSet;
+
+use base::{ClusterId, DecodeError, PublicKey, Time};
+
+use crate::access::{Context, EXECUTE, READ};
+use crate::inode::Inode;
+use crate::lease::{HolderId, Zone};
+use crate::op::{Answer, Call, Denied, ENTRIES_MAX, Ino, Kind, Op, Reply, Row, SealedName};
+use crate::proven::may_have;
+use crate::read::Look as _;
+use crate::state::State;
+use crate::table::Rows;
+use crate::volume::Usage;
+use crate::xattr::xattrs_of;
+
+/// Once the rows of an answer are this long, bytes, it ends.
+const ROWS_LEN_MAX: usize = 96 * 1024;
+/// An inode with more bytes of extended attributes than this is left out.
+const XATTRS_FETCHED_MAX: u64 = 4096;
+
+/// Whether a holder can apply an operation to its own copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Local {
+    /// It can.
+    Can,
+    /// It can once it has fetched this directory.
+    Fetch(Ino),
+    /// It can't; it could perhaps with a lease on this directory.
+    Cannot(Option<Ino>),
+}
+
+impl State {
+    /// The rows of a directory's entries, for the copy of whoever has a lease on it: names, what they
+    /// lead to, and extended attributes. Inodes that the caller may not know all of are left out.
+    pub(crate) fn fetch(&mut self, cx: &Context<'_>, ino: Ino, cookie: u64) -> Result<Reply, Denied> {
+        cx.need(self.directory(ino)?, READ | EXECUTE)?;
+        if !self.is_held_by(ino, &cx.holder()?) {
+            return Err(Denied::Fenced);
+        }
+        let (mut names, mut len, mut next) = (vec![self.inodes.row_name(&ino)], 0, None);
+        let after = (Bound::Excluded((ino, cookie)), Bound::Included((ino, u64::MAX)));
+        for (count, ((_, place), name)) in self.cookies.range(after).enumerate() {
+            if len >= ROWS_LEN_MAX || count == ENTRIES_MAX as usize {
+                break;
+            }
+            next = Some(*place);
+            let entry = (ino, name.clone());
+            len += name.as_bytes().len() + 64;
+            let child = self.entry(ino, name).expect("a place has its name").ino;
+            names.push(self.entries.row_name(&entry));
+            let Some(inode) = self
+                .inodes
+                .get(&child)
+                .filter(|inode| (cx.is_root() || may_have(cx, inode)) && inode.xattrs_len <= XATTRS_FETCHED_MAX)
+            else {
+                continue;
+            };
+            len += 1024 + inode.xattrs_len as usize;
+            names.push(self.inodes.row_name(&child));
+            if inode.xattrs_len > 0 {
+                names.extend(self.xattrs.range(xattrs_of(child)).map(|(key, _)| self.xattrs.row_name(key)));
+            }
+        }
+        let more = next.filter(|last| {
+            self.cookies.range((Bound::Excluded((ino, *last)), Bound::Included((ino, u64::MAX)))).next().is_some()
+        });
+        Ok(Reply::Rows { rows: self.rows_named(names), next: more })
+    }
+
+    /// A copy with nothing in it.
+    #[must_use]
+    pub fn copy_of(cluster: ClusterId) -> State {
+        State::empty(cluster)
+    }
+
+    /// Adds rows that replicas gave. What is newer here, because it was changed since, stays as it is.
+    ///
+    /// # Errors
+    /// If they are not rows of a state.
+    pub fn learn(&mut self, rows: &[Row], me: &(PublicKey, u64)) -> Result<(), DecodeError> {
+        let mut given = State::empty(self.clock.cluster);
+        let rows: Vec<_> = rows.iter().map(|(name, value)| (name.to_vec(), Some(value.to_vec()))).collect();
+        given.patch_rows(&rows)?;
+        if given.zones.len() > 0 {
+            // What becomes the holder's now may have changed before.
+            self.sweep(me);
+        }
+        for (key, grant) in given.principals.iter() {
+            self.principals.insert(*key, *grant);
+        }
+        for (id, volume) in given.volumes.iter() {
+            self.volumes.insert(*id, volume.clone());
+        }
+        // Others use the volume, too: what is counted here only must not come to nothing.
+        given.usage.iter().for_each(|(id, _)| self.usage.add(id, &Usage { bytes: 1 << 62, inodes: 1 << 62 }));
+        given.holders.iter().for_each(|(id, holder)| self.holders.add(id, holder));
+        if let Some(holder) = given.holders.get(me) {
+            self.drop_zones_but(&holder.zones, me);
+        }
+        for (root, zone) in given.zones.iter() {
+            self.set_zone(*root, *zone, me);
+        }
+        for (ino, inode) in given.inodes.iter() {
+            if self.inodes.get(ino).is_none_or(|known| known.attr.version <= inode.attr.version) {
+                self.inodes.insert(*ino, inode.clone());
+            }
+        }
+        for (key, entry) in given.entries.iter() {
+            self.entries.add(key, entry);
+            self.cookies.add(&(key.0, entry.cookie), &key.1);
+        }
+        given.xattrs.iter().for_each(|(key, value)| self.xattrs.add(key, value));
+        for (ino, _) in given.inodes.iter() {
+            if !self.is_held_by(*ino, me) {
+                self.forget_inode(*ino);
+            }
+        }
+        self.forget_changes();
+        Ok(())
+    }
+
+    /// Ends those of the holder's zones that a wider lease took in.
+    fn drop_zones_but(&mut self, kept: &[Ino], me: &HolderId) {
+        let zones = self.holders.get(me).map_or(Vec::new(), |holder| holder.zones.clone());
+        zones.into_iter().filter(|root| !kept.contains(root)).for_each(|root| self.end_zone(root));
+    }
+
+    fn set_zone(&mut self, root: Ino, zone: Zone, me: &HolderId) {
+        self.end_zone(root);
+        self.zones.insert(root, zone);
+        if matches!(zone, Zone::Held { by, .. } if by == *me)
+            && let Some(holder) = self.holders.change(me)
+            && !holder.zones.contains(&root)
+        {
+            holder.zones.push(root);
+        }
+    }
+
+    /// Takes note that a directory was given back, with all below it, and forgets what was there.
+    pub fn give_back(&mut self, directory: Ino, me: &(PublicKey, u64)) {
+        self.end_zone(directory);
+        self.zones.insert(directory, Zone::Open { until: Time(u64::MAX), cool: 0 });
+        self.sweep(me);
+    }
+
+    /// Forgets everything that is not the holder's.
+    fn sweep(&mut self, me: &HolderId) {
+        let directories: BTreeSet<Ino> = self.cookies.iter().map(|((directory, _), _)| *directory).collect();
+        for directory in directories.into_iter().filter(|ino| !self.is_held_by(*ino, me)).collect::<Vec<_>>() {
+            self.forget_names(directory);
+        }
+        let others: Vec<Ino> =
+            self.inodes.iter().map(|(ino, _)| *ino).filter(|ino| !self.is_held_by(*ino, me)).collect();
+        for ino in others {
+            self.complete.remove(&ino);
+            self.forget_inode(ino);
+        }
+        let inodes = &self.inodes;
+        self.complete = self.complete.iter().copied().filter(|ino| inodes.get(ino).is_some()).collect();
+    }
+
+    /// Takes note of inode numbers that were granted.
+    pub fn grant_inos(&mut self, me: &(PublicKey, u64), inos: (Ino, Ino)) {
+        if let Some(holder) = self.holders.change(me)
+            && !holder.inos.contains(&inos)
+        {
+            holder.inos.push(inos);
+        }
+    }
+
+    /// Takes note that all of a directory's names are there.
+    pub fn note_complete(&mut self, directory: Ino) {
+        self.complete.insert(directory);
+    }
+
+    /// How many inodes the holder can make before it needs more numbers.
+    #[must_use]
+    pub fn inos_left(&self, me: &(PublicKey, u64)) -> u64 {
+        self.holders.get(me).map_or(0, |holder| holder.inos.iter().map(|(from, to)| to.0 - from.0).sum())
+    }
+
+    /// Forgets what an operation may have changed that replicas applied and this copy did not.
+    pub fn doubt(&mut self, op: &Op) {
+        let mut doubted = self.touched(op);
+        for directory in Self::directories_of(op) {
+            self.forget_below(directory);
+            // Its names may not have been here, and yet zones that begin right below it.
+            let roots = self.zones.iter().map(|(root, _)| *root);
+            doubted.extend(roots.filter(|root| self.inodes.get(root).is_some_and(|inode| inode.home == directory)));
+        }
+        for ino in doubted {
+            self.forget_below(ino);
+            // To be fetched again, with this inode.
+            if let Some(named) = self.inodes.get(&ino).filter(|inode| inode.attr.nlink > 0) {
+                self.complete.remove(&named.home);
+            }
+            self.forget_inode(ino);
+        }
+    }
+
+    /// Forgets all names in a directory and below it, and what they lead to.
+    fn forget_below(&mut self, directory: Ino) {
+        let below = self.complete.iter().copied().filter(|at| *at == directory || self.is_below(*at, directory));
+        for at in below.collect::<Vec<_>>() {
+            self.complete.remove(&at);
+            self.forget_names(at);
+        }
+        self.forget_names(directory);
+    }
+
+    fn forget_names(&mut self, directory: Ino) {
+        let here = (Bound::Included((directory, 0)), Bound::Included((directory, u64::MAX)));
+        let places: Vec<_> = self.cookies.range(here).map(|(place, name)| (*place, name.clone())).collect();
+        for (place, name) in places {
+            self.cookies.remove(&place);
+            if let Some(entry) = self.entries.remove(&(directory, name)) {
+                self.forget_inode(entry.ino);
+            }
+        }
+    }
+
+    /// Forgets an inode, not its names.
+    fn forget_inode(&mut self, ino: Ino) {
+        if self.inodes.remove(&ino).is_some_and(|inode| inode.xattrs_len > 0) {
+            let keys: Vec<_> = self.xattrs.range(xattrs_of(ino)).map(|(key, _)| key.clone()).collect();
+            keys.iter().for_each(|key| drop(self.xattrs.remove(key)));
+        }
+        if let Some(orphan) = self.orphans.remove(&ino) {
+            self.expiry.remove(&(orphan.until, ino));
+        }
+    }
+
+    /// The directories whose names `op` changes or looks at.
+    #[must_use]
+    pub fn directories_of(op: &Op) -> Vec<Ino> {
+        match op {
+            Op::Lookup { parent, .. }
+            | Op::Create { parent, .. }
+            | Op::Unlink { parent, .. }
+            | Op::Rmdir { parent, .. }
+            | Op::Link { parent, .. } => vec![*parent],
+            Op::Rename { from, to, .. } => vec![*from, *to],
+            Op::ReadDir { ino, .. } => vec![*ino],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the holder can apply `op` to this copy.
+    #[must_use]
+    pub fn locally(&self, op: &Op, me: &(PublicKey, u64)) -> Local {
+        for directory in Self::directories_of(op) {
+            match self.mine(directory, me).map(|inode| inode.attr.kind) {
+                None => return Local::Cannot(Some(directory)),
+                Some(Kind::Directory) if !self.complete.contains(&directory) => return Local::Fetch(directory),
+                Some(_) => {}
+            }
+        }
+        let named = |parent: Ino, name: &SealedName| {
+            self.entry(parent, name).is_none_or(|entry| self.mine(entry.ino, me).is_some())
+        };
+        let can = match op {
+            Op::Lookup { parent, name }
+            | Op::Create { parent, name, .. }
+            | Op::Unlink { parent, name, .. }
+            | Op::Rmdir { parent, name } => named(*parent, name),
+            Op::Link { ino, parent, name } => self.mine(*ino, me).is_some() && named(*parent, name),
+            Op::Rename { from, from_name, to, to_name, .. } => named(*from, from_name) && named(*to, to_name),
+            Op::ReadDir { ino, cookie, max } => self.lists(*ino, *cookie, *max, me),
+            Op::Parent { ino } => self.mine(*ino, me).is_some_and(|inode| self.mine(inode.home, me).is_some()),
+            Op::GetAttr { ino }
+            | Op::Access { ino, .. }
+            | Op::Open { ino, .. }
+            | Op::SetAttr { ino, .. }
+            | Op::ReadLink { ino }
+            | Op::SetXattr { ino, .. }
+            | Op::GetXattr { ino, .. }
+            | Op::ListXattr { ino }
+            | Op::RemoveXattr { ino, .. } => self.mine(*ino, me).is_some(),
+            Op::Commit(commit) => self.mine(commit.ino, me).is_some(),
+            _ => false,
+        };
+        if can { Local::Can } else { Local::Cannot(None) }
+    }
+
+    fn mine(&self, ino: Ino, me: &HolderId) -> Option<&Inode> {
+        self.inode_row(ino).filter(|_| self.is_held_by(ino, me))
+    }
+
+    /// Whether a page of a listing shows only what is the holder's.
+    fn lists(&self, directory: Ino, cookie: u64, max: u32, me: &HolderId) -> bool {
+        let after = (Bound::Excluded((directory, cookie)), Bound::Included((directory, u64::MAX)));
+        let mut page = self.cookies.range(after).take(max.min(ENTRIES_MAX) as usize);
+        page.all(|(_, name)| {
+            let child = self.entry(directory, name).and_then(|entry| self.inode_row(entry.ino));
+            child.is_some_and(|inode| match inode.attr.kind {
+                // It is of this directory's zone, unless its own zone begins with it.
+                Kind::Directory => self.zones.get(&inode.attr.ino).is_none() || self.is_held_by(inode.attr.ino, me),
+                _ => inode.home == directory,
+            })
+        })
+    }
+
+    /// Applies an operation to the holder's own copy, which can ([`State::locally`]).
+    pub fn apply_own(&mut self, at: Time, me: &(PublicKey, u64), call: &Call) -> Answer {
+        let Some(&grant) = self.principals.get(&me.0) else { return Answer::Denied(Denied::NotGranted) };
+        self.clock.last = self.clock.last.max(at);
+        let cx = Context { now: at, key: &me.0, grant, caller: &call.caller, by: Some(me.1), logged: true };
+        let result = cx.check().and_then(|()| self.apply_op(&cx, &call.op));
+        if let Ok(Reply::Created { attr, fresh: true }) = &result
+            && attr.kind == Kind::Directory
+        {
+            self.complete.insert(attr.ino);
+        }
+        result.map_or_else(Answer::Denied, Answer::Done)
+    }
+
+    /// Forgets which rows changed: nobody asks a copy for its digest.
+    pub fn forget_changes(&mut self) {
+        self.tables_mut().into_iter().for_each(Rows::forget_changes);
+    }
+}

@@ -1,0 +1,472 @@
+//! Leases: holders with copies and logs of their own do what one namespace would have done.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base::{PublicKey, Time};
+use common::*;
+use meta::*;
+use proptest::prelude::*;
+
+/// A mount as the client library has it: a copy of what it holds, and the log of what it did there.
+struct Mount {
+    me: (PublicKey, u64),
+    epoch: u64,
+    copy: State,
+    log: Vec<(Call, Time, Answer)>,
+    parts: u64,
+    /// When it last heard of its leases.
+    heard: Time,
+}
+
+impl Mount {
+    fn new(number: u64) -> Mount {
+        let (copy, me) = (State::copy_of(CLUSTER), (key(1), number));
+        Mount { me, epoch: 0, copy, log: Vec::new(), parts: 0, heard: Time::ZERO }
+    }
+
+    /// Before it relies on its leases: asks if it did not for long, and forgets everything if they are over.
+    fn freshen(&mut self, world: &mut World) {
+        if self.epoch != 0 && world.now.since(self.heard) > LEASE_TERM / 2 {
+            match self.ordered(world, Op::Renew) {
+                Ok(Reply::Lease(lease)) => self.take(&lease),
+                Err(Denied::Fenced) => *self = Mount { log: self.log.clone(), ..Mount::new(self.me.1) },
+                other => panic!("{other:?}"),
+            }
+            self.heard = world.now;
+        }
+    }
+
+    fn by(&self, log: Option<Log>) -> Option<By> {
+        (self.epoch != 0).then_some(By { holder: self.me.1, epoch: self.epoch, log })
+    }
+
+    fn ordered(&self, world: &mut World, op: Op) -> Result<Reply, Denied> {
+        let batch = Batch { calls: vec![Call { caller: user(0), op }], by: self.by(None) };
+        let mut answers = world.state.apply_batch(world.now, &self.me.0, &batch);
+        assert_eq!(world.state.audit(), Ok(()));
+        answers.pop().unwrap().into_result()
+    }
+
+    fn hold(&mut self, world: &mut World, ino: Ino) -> Result<(), Denied> {
+        let Reply::Held { epoch, lease, rows } =
+            self.ordered(world, Op::Hold { holder: self.me.1, ino, fresh: false })?
+        else {
+            panic!("no lease")
+        };
+        if epoch != self.epoch {
+            (self.epoch, self.parts) = (epoch, 0);
+            self.copy = State::copy_of(CLUSTER);
+        }
+        self.copy.learn(&rows, &self.me).unwrap();
+        self.take(&lease);
+        self.heard = world.now;
+        Ok(())
+    }
+
+    fn take(&mut self, lease: &Lease) {
+        if let Some(inos) = lease.inos {
+            self.copy.grant_inos(&self.me, inos);
+        }
+    }
+
+    /// Sends the log; replicas must answer as the copy did.
+    fn ship(&mut self, world: &mut World) {
+        while !self.log.is_empty() {
+            let part: Vec<_> = self.log.drain(..self.log.len().min(7)).collect();
+            let log = Log { part: self.parts, stamps: part.iter().map(|(_, at, _)| *at).collect() };
+            let calls = part.iter().map(|(call, ..)| call.clone()).collect();
+            let batch = Batch { calls, by: self.by(Some(log)) };
+            let answers = world.state.apply_batch(world.now, &self.me.0, &batch);
+            assert!(answers.iter().eq(part.iter().map(|(.., answer)| answer)), "{answers:?}\n{part:?}");
+            let again = world.state.apply_batch(world.now, &self.me.0, &batch);
+            assert_eq!(again, vec![Answer::Denied(Denied::Applied)], "a part is applied once");
+            assert_eq!(world.state.audit(), Ok(()));
+            self.parts += 1;
+        }
+    }
+
+    /// Gives back what others want.
+    fn heed(&mut self, world: &mut World) {
+        self.ship(world);
+        let Ok(Reply::Lease(lease)) = self.ordered(world, Op::Renew) else { return };
+        let directories = lease.recalls.clone();
+        for directory in &directories {
+            self.copy.give_back(*directory, &self.me);
+        }
+        let Ok(Reply::Lease(lease)) = self.ordered(world, Op::Cede { directories }) else { panic!("ceding") };
+        assert_eq!(lease.recalls, []);
+        self.take(&lease);
+    }
+
+    fn fetch(&mut self, world: &mut World, ino: Ino) -> Result<(), Denied> {
+        let mut cookie = 0;
+        loop {
+            let Reply::Rows { rows, next } = self.ordered(world, Op::Fetch { ino, cookie })? else { panic!("no rows") };
+            self.copy.learn(&rows, &self.me).unwrap();
+            match next {
+                Some(next) => cookie = next,
+                None => {
+                    self.copy.note_complete(ino);
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Everything: two mounts, the replicated state, and one namespace that knows nothing of leases.
+struct Scene {
+    world: World,
+    mounts: Vec<Mount>,
+    plain: World,
+    /// The plain namespace's inode for each of the other's.
+    twins: BTreeMap<Ino, Ino>,
+    inos: Vec<Ino>,
+    local: usize,
+}
+
+impl Scene {
+    fn new(mounts: u64) -> Scene {
+        let (world, plain) = (World::new(), World::new());
+        let (inos, twins) = (vec![world.root], BTreeMap::from([(world.root, plain.root)]));
+        Scene { world, mounts: (1..=mounts).map(Mount::new).collect(), plain, twins, inos, local: 0 }
+    }
+
+    fn twin(&self, ino: Ino) -> Ino {
+        self.twins[&ino]
+    }
+
+    fn translate(&self, op: &Op) -> Op {
+        let mut op = op.clone();
+        let parts: Vec<&mut Ino> = match &mut op {
+            Op::Lookup { parent, .. } | Op::Create { parent, .. } | Op::Unlink { parent, .. } => vec![parent],
+            Op::Rmdir { parent, .. } => vec![parent],
+            Op::Link { ino, parent, .. } => vec![ino, parent],
+            Op::Rename { from, to, .. } => vec![from, to],
+            Op::GetAttr { ino } | Op::SetAttr { ino, .. } | Op::ReadDir { ino, .. } | Op::Parent { ino } => vec![ino],
+            Op::Commit(commit) => vec![&mut commit.ino],
+            other => panic!("{other:?}"),
+        };
+        for part in parts {
+            *part = self.twins[part];
+        }
+        op
+    }
+
+    /// One operation by one mount, as its users see it.
+    fn run(&mut self, who: usize, op: &Op) {
+        let twin = self.translate(op);
+        self.make_known(who, op);
+        let answer = self.answer(who, op);
+        let expected = self.plain.run(&user(0), twin);
+        match (&answer, &expected) {
+            (Ok(Reply::Created { attr: ours, fresh }), Ok(Reply::Created { attr: theirs, fresh: too })) => {
+                assert_eq!(fresh, too);
+                if *fresh {
+                    assert_eq!(self.twins.insert(ours.ino, theirs.ino), None, "a number is used once");
+                    self.inos.push(ours.ino);
+                }
+                self.same(ours, theirs);
+            }
+            (Ok(Reply::Attr(ours)), Ok(Reply::Attr(theirs))) => self.same(ours, theirs),
+            (Ok(Reply::Renamed { moved: ours, .. }), Ok(Reply::Renamed { moved: theirs, .. })) => {
+                self.same(ours, theirs);
+            }
+            (Ok(Reply::Entries { entries: ours, end }), Ok(Reply::Entries { entries: theirs, end: too })) => {
+                assert_eq!((ours.len(), end), (theirs.len(), too));
+                for (ours, theirs) in ours.iter().zip(theirs) {
+                    assert_eq!((ours.cookie, &ours.name), (theirs.cookie, &theirs.name));
+                    self.same(&ours.attr, &theirs.attr);
+                }
+            }
+            (Ok(Reply::Unlinked { nlink, .. }), Ok(Reply::Unlinked { nlink: too, .. })) => assert_eq!(nlink, too),
+            _ => assert_eq!(answer, expected, "{op:?}"),
+        }
+    }
+
+    fn same(&self, ours: &Attr, theirs: &Attr) {
+        let blank = |attr: &Attr, ino| {
+            let at = Timestamp::default();
+            Attr { ino, atime: at, mtime: at, ctime: at, btime: at, ..*attr }
+        };
+        assert_eq!(blank(ours, self.twin(ours.ino)), blank(theirs, theirs.ino));
+    }
+
+    /// A mount knows of another's inode only from replicas.
+    fn make_known(&mut self, who: usize, op: &Op) {
+        let named = format!("{op:?}");
+        for (_, mount) in self.mounts.iter_mut().enumerate().filter(|(index, _)| *index != who) {
+            let new = |answer: &Answer| match answer {
+                Answer::Done(Reply::Created { attr, .. }) => named.contains(&format!("{:?}", attr.ino)),
+                _ => false,
+            };
+            if mount.log.iter().any(|(.., answer)| new(answer)) {
+                mount.ship(&mut self.world);
+            }
+        }
+    }
+
+    fn answer(&mut self, who: usize, op: &Op) -> Result<Reply, Denied> {
+        let mut held = false;
+        for _ in 0..8 {
+            let (world, mount) = (&mut self.world, &mut self.mounts[who]);
+            mount.freshen(world);
+            match mount.copy.locally(op, &mount.me) {
+                Local::Can => {
+                    let call = Call { caller: user(0), op: op.clone() };
+                    let answer = mount.copy.apply_own(world.now, &mount.me, &call);
+                    if is_logged(op) && matches!(answer, Answer::Done(_)) {
+                        mount.log.push((call, world.now, answer.clone()));
+                    }
+                    self.local += 1;
+                    return answer.into_result();
+                }
+                Local::Fetch(ino) => {
+                    mount.ship(world);
+                    mount.fetch(world, ino).unwrap();
+                }
+                Local::Cannot(Some(directory)) if !held => {
+                    held = true;
+                    // What replicas tell is only of use once they know all that was done here.
+                    mount.ship(world);
+                    let _ = mount.hold(world, directory);
+                }
+                Local::Cannot(_) => {
+                    mount.ship(world);
+                    let answer = mount.ordered(world, op.clone());
+                    if answer == Err(Denied::Leased) {
+                        self.heed_others(who);
+                        continue;
+                    }
+                    mount.copy.doubt(op);
+                    return answer;
+                }
+            }
+        }
+        panic!("{op:?} does not get through");
+    }
+
+    fn heed_others(&mut self, who: usize) {
+        for (_, mount) in self.mounts.iter_mut().enumerate().filter(|(index, _)| *index != who) {
+            if self.world.state.recalled().any(|id| *id == mount.me) {
+                mount.heed(&mut self.world);
+            }
+        }
+    }
+}
+
+/// What to do, in small numbers: which mount, what, where, under which names.
+type Step = (usize, u8, usize, usize, u8, u8);
+
+fn play(steps: &[Step]) -> Scene {
+    let mut scene = Scene::new(2);
+    for (who, what, first, second, a, b) in steps {
+        let pick = |index: usize| scene.inos[index % scene.inos.len()];
+        let (ino, other) = (pick(*first), pick(*second));
+        let (a, b) = (name(&format!("n{}", a % 4)), name(&format!("n{}", b % 4)));
+        let kind = if what % 2 == 0 { Kind::File } else { Kind::Directory };
+        let op = match what % 16 {
+            0..=3 => Op::Create { parent: ino, name: a, new: new(kind, 0o755), exclusive: what % 3 == 0 },
+            4 => Op::Unlink { parent: ino, name: a, keep: false },
+            5 => Op::Rmdir { parent: ino, name: a },
+            6 => Op::Link { ino, parent: other, name: a },
+            7 | 8 => {
+                let how = [RenameHow::Replace, RenameHow::NoReplace, RenameHow::Exchange][usize::from(what / 16 % 3)];
+                Op::Rename { from: ino, from_name: a, to: other, to_name: b, how, keep: false }
+            }
+            9 => Op::SetAttr { ino, change: AttrChange { mode: Some(0o700), ..AttrChange::default() } },
+            10 => Op::Commit(Commit {
+                ino,
+                base: None,
+                content: content(u64::from(*what) * 10, u64::from(*what)),
+                mtime: None,
+                atime: None,
+                opened: false,
+            }),
+            11 => Op::ReadDir { ino, cookie: 0, max: 100 },
+            12 => Op::Lookup { parent: ino, name: a },
+            13 => Op::Parent { ino },
+            14 => Op::GetAttr { ino },
+            _ => {
+                // A mount does not keep what it did to itself for long.
+                scene.mounts.iter_mut().for_each(|mount| mount.ship(&mut scene.world));
+                scene.world.later(15);
+                scene.plain.later(15);
+                continue;
+            }
+        };
+        scene.run(*who, &op);
+    }
+    for mount in &mut scene.mounts {
+        mount.ship(&mut scene.world);
+    }
+    scene
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn two_mounts_with_leases_are_one_namespace(
+        steps in prop::collection::vec((0..2_usize, any::<u8>(), 0..12_usize, 0..12_usize, any::<u8>(), any::<u8>()), 1..120)
+    ) {
+        play(&steps);
+    }
+}
+
+#[test]
+fn one_mount_alone_asks_nobody() {
+    let mut scene = Scene::new(1);
+    let root = scene.world.root;
+    for index in 0..200 {
+        scene.run(
+            0,
+            &Op::Create {
+                parent: root,
+                name: name(&format!("f{index}")),
+                new: new(Kind::File, 0o644),
+                exclusive: true,
+            },
+        );
+    }
+    assert_eq!(scene.local, 200);
+    scene.mounts[0].ship(&mut scene.world);
+    assert_eq!(scene.world.attr_as(&scene.mounts[0], root).size, 200);
+}
+
+impl World {
+    fn attr_as(&mut self, mount: &Mount, ino: Ino) -> Attr {
+        match mount.ordered(self, Op::GetAttr { ino }) {
+            Ok(Reply::Attr(attr)) => attr,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn whoever_does_not_answer_is_fenced_when_its_time_is_up_and_loses_the_end_of_its_log() {
+    let mut scene = Scene::new(2);
+    let root = scene.world.root;
+    let file = |text: &str| Op::Create { parent: root, name: name(text), new: new(Kind::File, 0o644), exclusive: true };
+    scene.run(0, &file("sent"));
+    scene.mounts[0].ship(&mut scene.world);
+    let lost = scene.answer(0, &file("lost")).unwrap();
+    assert!(matches!(lost, Reply::Created { .. }));
+    let look = Op::Lookup { parent: root, name: name("sent") };
+    assert_eq!(scene.mounts[1].ordered(&mut scene.world, look.clone()), Err(Denied::Leased));
+    assert_eq!(scene.world.state.recalled().count(), 1);
+    scene.world.now = scene.world.now.after(LEASE_TERM);
+    assert_eq!(scene.mounts[1].ordered(&mut scene.world, look.clone()), Err(Denied::Leased), "not before");
+    scene.world.later(1);
+    assert!(scene.mounts[1].ordered(&mut scene.world, look).is_ok());
+    let mount = &mut scene.mounts[0];
+    let (call, at, _) = mount.log.pop().unwrap();
+    let log = Log { part: mount.parts, stamps: vec![at] };
+    let batch = Batch { calls: vec![call], by: mount.by(Some(log)) };
+    let answers = scene.world.state.apply_batch(scene.world.now, &key(1), &batch);
+    assert_eq!(answers, vec![Answer::Denied(Denied::Fenced)]);
+    assert_eq!(mount.ordered(&mut scene.world, Op::Renew), Err(Denied::Fenced));
+}
+
+#[test]
+fn a_lease_that_ran_out_goes_on_while_nobody_wants_what_it_covers() {
+    let mut scene = Scene::new(1);
+    let root = scene.world.root;
+    let file = |text: &str| Op::Create { parent: root, name: name(text), new: new(Kind::File, 0o644), exclusive: true };
+    scene.run(0, &file("a"));
+    scene.world.later(10_000);
+    scene.plain.later(10_000);
+    scene.run(0, &file("b"));
+    scene.mounts[0].ship(&mut scene.world);
+}
+
+#[test]
+fn a_log_with_a_hole_or_with_what_is_not_the_holders_fences_it() {
+    let mut scene = Scene::new(2);
+    let root = scene.world.root;
+    let own = scene.world.dir(0, root, "own", 0o755);
+    let theirs = scene.world.dir(0, root, "theirs", 0o755);
+    let create =
+        |parent, text: &str| Op::Create { parent, name: name(text), new: new(Kind::File, 0o644), exclusive: true };
+    let send = |scene: &mut Scene, part, ops: Vec<Op>| {
+        let stamps = vec![scene.world.now; ops.len()];
+        let calls = ops.into_iter().map(|op| Call { caller: user(0), op }).collect();
+        let batch = Batch { calls, by: scene.mounts[0].by(Some(Log { part, stamps })) };
+        scene.world.state.apply_batch(scene.world.now, &key(1), &batch)
+    };
+    let denied = |why| Answer::Denied(why);
+    scene.mounts[0].hold(&mut scene.world, own).unwrap();
+    assert_eq!(send(&mut scene, 1, vec![create(own, "x")]), [denied(Denied::Fenced)], "part 0 is missing");
+    assert_eq!(
+        send(&mut scene, 0, vec![create(own, "x"), create(theirs, "y"), create(own, "z")])[1..],
+        [denied(Denied::Fenced), denied(Denied::Fenced)]
+    );
+    assert_eq!(scene.mounts[0].ordered(&mut scene.world, Op::Renew), Err(Denied::Fenced), "it is no holder any more");
+    let listed = |world: &mut World, ino| world.attr(ino).size;
+    assert_eq!((listed(&mut scene.world, own), listed(&mut scene.world, theirs)), (1, 0), "a beginning, no hole");
+
+    scene.mounts[0] = Mount::new(1);
+    scene.mounts[0].hold(&mut scene.world, own).unwrap();
+    let answers = send(&mut scene, 0, vec![Op::GetAttr { ino: own }]);
+    assert_eq!(answers, [denied(Denied::Malformed)], "a read is nothing to log");
+}
+
+#[test]
+fn stamps_are_taken_within_bounds() {
+    let mut scene = Scene::new(1);
+    let root = scene.world.root;
+    scene.mounts[0].hold(&mut scene.world, root).unwrap();
+    let now = scene.world.now;
+    let made = |scene: &mut Scene, part, stamp| {
+        let new = new(Kind::File, 0o644);
+        let op = Op::Create { parent: root, name: name(&format!("f{part}")), new, exclusive: true };
+        let (calls, log) = (vec![Call { caller: user(0), op }], Log { part, stamps: vec![stamp] });
+        let batch = Batch { calls, by: scene.mounts[0].by(Some(log)) };
+        match scene.world.state.apply_batch(now, &key(1), &batch).pop().unwrap() {
+            Answer::Done(Reply::Created { attr, .. }) => attr.btime,
+            other => panic!("{other:?}"),
+        }
+    };
+    let second = Duration::from_secs(1);
+    assert_eq!(made(&mut scene, 0, now.after(second)), at(START + 1), "clocks differ");
+    assert_eq!(made(&mut scene, 1, now.after(second * 3600)), at(START + 10), "but not by an hour");
+    assert_eq!(made(&mut scene, 2, Time::ZERO), at(START), "nothing was done before the lease");
+}
+
+#[test]
+fn a_lease_gives_no_rights_and_needs_some() {
+    let mut world = World::new();
+    let closed = world.dir(0, world.root, "closed", 0o755);
+    world.key = key(2);
+    assert_eq!(world.run(&user(1000), Op::Hold { holder: 1, ino: closed, fresh: false }), Err(Denied::Access));
+    let own = world.dir(1000, world.root, "own", 0o755);
+    let Ok(Reply::Held { .. }) = world.run(&user(1000), Op::Hold { holder: 1, ino: own, fresh: false }) else {
+        panic!("refused")
+    };
+    assert_eq!(world.run(&user(0), Op::Hold { holder: 1, ino: own, fresh: false }), Err(Denied::NotGranted));
+    let quota = World::with(VolumeSpec { quota_inodes: 10, ..spec("small") });
+    let mut quota = quota;
+    let root = quota.root;
+    assert_eq!(quota.run(&user(0), Op::Hold { holder: 1, ino: root, fresh: false }), Err(Denied::NotPermitted));
+}
+
+#[test]
+fn holders_and_zones_are_bounded() {
+    let mut world = World::new();
+    let root = world.root;
+    let mut held = 0;
+    for number in 0..100 {
+        let own = world.dir(0, root, &format!("d{number}"), 0o755);
+        held += usize::from(world.run(&user(0), Op::Hold { holder: number, ino: own, fresh: false }).is_ok());
+    }
+    assert_eq!(held, 64);
+    world.later(100);
+    let own = world.dir(0, root, "late", 0o755);
+    assert!(
+        world.run(&user(0), Op::Hold { holder: 100, ino: own, fresh: false }).is_ok(),
+        "one whose time is up makes room"
+    );
+}
