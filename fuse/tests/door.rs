@@ -294,6 +294,35 @@ async fn attributes_of_all_kinds_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_birth_is_told() {
+    let make = |mount: &Path| {
+        let path = mount.join("file");
+        fs::write(&path, "x").unwrap();
+        let born = fs::metadata(&path).unwrap().created().unwrap();
+        fs::File::options().append(true).open(&path).unwrap().write_all(b"y").unwrap();
+        let after = fs::metadata(&path).unwrap();
+        assert_eq!((after.created().unwrap(), after.size()), (born, 2));
+        assert!(born <= after.modified().unwrap() && born.elapsed().unwrap() < PATIENCE);
+        let mode = rustix::fs::Mode::from(0o600);
+        let device = rustix::fs::makedev(259, 70_000);
+        match rustix::fs::mknodat(CWD, mount.join("disk"), rustix::fs::FileType::BlockDevice, mode, device) {
+            Err(Errno::PERM) => {}
+            made => made.unwrap(),
+        }
+    };
+    let find = |mount: &Path| {
+        let file = fs::metadata(mount.join("file")).unwrap();
+        assert!(file.created().unwrap() <= file.modified().unwrap());
+        assert_eq!((file.size(), file.mode(), file.nlink()), (2, 0o100_644, 1));
+        if let Ok(disk) = fs::symlink_metadata(mount.join("disk")) {
+            assert_eq!(disk.rdev(), rustix::fs::makedev(259, 70_000));
+            assert!(disk.created().is_ok());
+        }
+    };
+    on_mount(make, find).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_opens_a_file_after_it_was_closed_elsewhere_sees_what_was_written() {
     let cluster = Cluster::new();
     let Some((here, here_path)) = mounted(&cluster).await else { return };
