@@ -13,13 +13,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use client::backend::{BlockStore, Metadata};
 use client::fs::{Fallocate, FsError, Handle, OpenFlags, Seek, SetAttr};
-use meta::{Attr, AttrChange, Caller, Ino, Kind, RenameHow, XattrHow};
+use meta::{Attr, AttrChange, Caller, Ino, RenameHow, XattrHow};
 use parking_lot::Mutex;
 
 use crate::changes::Changes;
 use crate::errno::errno;
 use crate::groups::Groups;
 use crate::listing::Listings;
+use crate::told::Told;
 use crate::translate;
 use crate::wire::abi::{ROOT, open_flag};
 use crate::wire::{
@@ -37,22 +38,12 @@ pub(crate) struct Door<M, B> {
     grace: Duration,
     groups: Groups,
     listings: Listings,
-    /// What the kernel was told of files.
-    told: Mutex<HashMap<Ino, Told>>,
+    told: Told,
     notifier: OnceLock<Notifier>,
     /// Handles that append, and who opened them; see [`Door::write_back`].
     appending: Mutex<HashMap<Handle, Caller>>,
     /// How many operations that change something have ended; see [`Door::changing`].
     changes: Changes,
-}
-
-/// What the kernel was told of a file.
-#[derive(Clone, Copy, Debug, Default)]
-struct Told {
-    /// Of which content its attributes are.
-    attributes: Option<u64>,
-    /// Of which content its cached pages are: as of its last open.
-    pages: Option<u64>,
 }
 
 impl<M: Metadata, B: BlockStore> Door<M, B> {
@@ -65,7 +56,7 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
             grace,
             groups: Groups::default(),
             listings: Listings::new(ttl),
-            told: Mutex::default(),
+            told: Told::default(),
             notifier: OnceLock::new(),
             appending: Mutex::default(),
             changes: Changes::default(),
@@ -90,10 +81,8 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
 
     /// After a failure to write, the kernel's cached pages may hold what is lost: the next open drops them.
     fn doubt_pages<T>(&self, inode: u64, written: Result<T>) -> Result<T> {
-        if written.is_err()
-            && let Some(told) = self.told.lock().get_mut(&self.ino(inode))
-        {
-            told.pages = None;
+        if written.is_err() {
+            self.told.doubt_pages(self.ino(inode));
         }
         written
     }
@@ -112,15 +101,8 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         if ino == self.fs.root() { ROOT } else { ino.0 }
     }
 
-    /// Notes of which content the attributes are that the kernel is about to get.
-    fn tell(&self, attr: &Attr) {
-        if attr.kind == Kind::File {
-            self.told.lock().entry(attr.ino).or_default().attributes = Some(attr.content_version);
-        }
-    }
-
     fn entry(&self, attr: &Attr) -> Entry {
-        self.tell(attr);
+        self.told.tell(attr);
         let inode = self.inode(attr.ino);
         // Inode numbers are never used again, so one generation is enough.
         let attributes = translate::attributes(inode, attr);
@@ -128,7 +110,7 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     }
 
     fn attributes(&self, attr: &Attr) -> AttributesFor {
-        self.tell(attr);
+        self.told.tell(attr);
         AttributesFor { attributes: translate::attributes(self.inode(attr.ino), attr), ttl: self.ttl }
     }
 
@@ -138,19 +120,28 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         if flags.append {
             self.appending.lock().insert(opened.handle, caller);
         }
-        let (ino, version) = (opened.attr.ino, Some(opened.attr.content_version));
-        let before = {
-            let mut told = self.told.lock();
-            let told = told.entry(ino).or_default();
-            std::mem::replace(told, Told { pages: version, ..*told })
-        };
-        if before.attributes != version
-            && let Some(notifier) = self.notifier.get()
+        let (attributes_changed, pages_good) = self.told.open(&opened.attr);
+        if attributes_changed {
+            self.drop_attributes(opened.attr.ino);
+        }
+        Opened { handle: opened.handle.0, flags: if pages_good { open_flag::KEEP_CACHE } else { 0 } }
+    }
+
+    fn drop_attributes(&self, ino: Ino) {
+        if let Some(notifier) = self.notifier.get()
             && let Err(errno) = notifier.inval_attributes(self.inode(ino))
         {
             tracing::warn!(%errno, "the kernel keeps old attributes");
         }
-        Opened { handle: opened.handle.0, flags: if before.pages == version { open_flag::KEEP_CACHE } else { 0 } }
+    }
+
+    /// After a commit: times and space that the kernel was told before were estimates, and would be
+    /// seen to change later though nothing does.
+    fn committed(&self, handle: u64) {
+        let Ok(attr) = self.fs.committed_attr(Handle(handle)) else { return };
+        if self.told.commit(&attr) {
+            self.drop_attributes(attr.ino);
+        }
     }
 
     /// Writes pages that were changed through a mapping. The kernel takes any handle that can write,
@@ -264,13 +255,16 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
 
     fn forget(&self, inode: u64, lookups: u64) {
         let ino = self.ino(inode);
-        self.told.lock().remove(&ino);
+        self.told.forget(ino);
         self.fs.forget(ino, lookups);
     }
 
     async fn getattr(&self, request: &Request, inode: u64, _: Option<u64>) -> Result<AttributesFor> {
-        let caller = self.caller(request);
-        let attr = self.wait(request, self.fs.getattr(&caller, self.ino(inode))).await?;
+        let (caller, ino) = (self.caller(request), self.ino(inode));
+        let attr = match self.wait(request, self.fs.getattr(&caller, ino)).await {
+            Err(Errno::STALE) => self.told.removed(ino).ok_or(Errno::STALE)?,
+            asked => asked?,
+        };
         Ok(self.attributes(&attr))
     }
 
@@ -386,7 +380,9 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     }
 
     async fn flush(&self, request: &Request, inode: u64, handle: u64, _: u64) -> Result<()> {
-        self.doubt_pages(inode, self.wait(request, self.fs.flush(Handle(handle))).await)
+        let flushed = self.doubt_pages(inode, self.wait(request, self.fs.flush(Handle(handle))).await);
+        self.committed(handle);
+        flushed
     }
 
     async fn release(&self, request: &Request, inode: u64, release: request::Release) -> Result<()> {
@@ -397,7 +393,9 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     }
 
     async fn fsync(&self, request: &Request, inode: u64, handle: u64, _: bool) -> Result<()> {
-        self.doubt_pages(inode, self.wait(request, self.fs.fsync(Handle(handle))).await)
+        let synced = self.doubt_pages(inode, self.wait(request, self.fs.fsync(Handle(handle))).await);
+        self.committed(handle);
+        synced
     }
 
     async fn opendir(&self, _: &Request, _: u64, _: request::Open) -> Result<Opened> {

@@ -15,6 +15,7 @@ mod errno;
 mod groups;
 mod listing;
 mod mount;
+mod told;
 mod translate;
 pub mod wire;
 

@@ -29,6 +29,7 @@ pub(crate) fn attributes(inode: u64, attr: &Attr) -> Attributes {
         accessed: time(attr.atime),
         modified: time(attr.mtime),
         changed: time(attr.ctime),
+        born: Some(time(attr.btime)),
         mode: mode(attr),
         links: attr.nlink,
         uid: attr.uid,

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
@@ -289,6 +290,82 @@ async fn attributes_of_all_kinds_are_kept() {
         let space = rustix::fs::statvfs(mount).unwrap();
         assert_eq!(space.f_namemax, 255);
         assert_eq!(space.f_bavail * space.f_frsize, 1 << 29);
+    };
+    on_mount(make, find).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_stay_as_they_are_once_a_file_is_closed() {
+    let cluster = Cluster::new();
+    let Some((here, here_path)) = mounted(&cluster).await else { return };
+    let Some((there, there_path)) = mounted(&cluster).await else { return };
+    let (near, far) = (here_path.path().to_owned(), there_path.path().to_owned());
+    blocking(move || {
+        let all = |of: &fs::Metadata| {
+            (of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec(), of.blocks(), of.size(), of.mode())
+        };
+        for (name, sync) in [("closed", false), ("synced", true)] {
+            let mut file = File::create(near.join(name)).unwrap();
+            file.write_all(&[7; 10_000]).unwrap();
+            file.metadata().unwrap();
+            // What is on its way to the cluster is dated there; what was told before was a guess.
+            if sync {
+                file.sync_all().unwrap();
+            } else {
+                drop(file);
+            }
+            let (seen, elsewhere) = (fs::metadata(near.join(name)).unwrap(), fs::metadata(far.join(name)).unwrap());
+            assert_eq!(all(&seen), all(&elsewhere), "{name}");
+        }
+    })
+    .await;
+    unmount(here).await;
+    unmount(there).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_directory_is_empty_to_who_is_in_it() {
+    let check = |mount: &Path| {
+        let path = mount.join("directory");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o2750)).unwrap();
+        let directory = File::open(&path).unwrap();
+        fs::remove_dir(&path).unwrap();
+        let left = directory.metadata().unwrap();
+        assert_eq!((left.nlink(), left.mode()), (0, 0o042_750));
+        let itself = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string());
+        assert_eq!(fs::read_dir(&itself).unwrap().count(), 0);
+        assert_eq!(fs::write(itself.join("file"), "x").unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(fs::metadata(&path).unwrap_err().kind(), ErrorKind::NotFound);
+    };
+    on_mount(check, |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_birth_is_told() {
+    let make = |mount: &Path| {
+        let path = mount.join("file");
+        fs::write(&path, "x").unwrap();
+        let born = fs::metadata(&path).unwrap().created().unwrap();
+        fs::File::options().append(true).open(&path).unwrap().write_all(b"y").unwrap();
+        let after = fs::metadata(&path).unwrap();
+        assert_eq!((after.created().unwrap(), after.size()), (born, 2));
+        assert!(born <= after.modified().unwrap() && born.elapsed().unwrap() < PATIENCE);
+        let mode = rustix::fs::Mode::from(0o600);
+        let device = rustix::fs::makedev(259, 70_000);
+        match rustix::fs::mknodat(CWD, mount.join("disk"), rustix::fs::FileType::BlockDevice, mode, device) {
+            Err(Errno::PERM) => {}
+            made => made.unwrap(),
+        }
+    };
+    let find = |mount: &Path| {
+        let file = fs::metadata(mount.join("file")).unwrap();
+        assert!(file.created().unwrap() <= file.modified().unwrap());
+        assert_eq!((file.size(), file.mode(), file.nlink()), (2, 0o100_644, 1));
+        if let Ok(disk) = fs::symlink_metadata(mount.join("disk")) {
+            assert_eq!(disk.rdev(), rustix::fs::makedev(259, 70_000));
+            assert!(disk.created().is_ok());
+        }
     };
     on_mount(make, find).await;
 }

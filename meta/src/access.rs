@@ -18,6 +18,8 @@ pub const OPENED: u8 = 8;
 pub(crate) const MODE_BITS: u16 = 0o7777;
 pub(crate) const SET_UID: u16 = 0o4000;
 pub(crate) const SET_GID: u16 = 0o2000;
+/// The bits of a mode by which a program runs with its file's ids.
+pub const SET_IDS: u16 = SET_UID | SET_GID;
 pub(crate) const STICKY: u16 = 0o1000;
 const GROUP_EXECUTE: u16 = 0o010;
 const ANY_EXECUTE: u16 = 0o111;
@@ -108,7 +110,7 @@ impl Context<'_> {
     }
 
     pub(crate) fn in_group(&self, gid: u32) -> bool {
-        self.caller.gid == gid || self.caller.groups.contains(&gid)
+        is_in_group(self.caller, gid)
     }
 
     /// Whether `who` (an inode's mode and owners) lets the caller do all of `mask`.
@@ -146,11 +148,9 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// `mode` without the set-id bits that a write or a change of owner takes away: set-uid always;
-    /// set-gid if it gives a group's rights to who executes it, or the caller is not of the group.
+    /// `mode` without the set-id bits that a write or a change of owner takes away.
     pub(crate) fn without_set_ids(&self, mode: u16, gid: u32) -> u16 {
-        let mode = mode & !SET_UID;
-        if mode & GROUP_EXECUTE != 0 || !(self.is_root() || self.in_group(gid)) { mode & !SET_GID } else { mode }
+        without_set_ids(self.caller, mode, gid)
     }
 
     /// Whether the caller may make this change of attributes.
@@ -200,6 +200,24 @@ impl Context<'_> {
         };
         (mode, directory.gid)
     }
+}
+
+/// The mode of a file once this caller has written to it.
+#[must_use]
+pub fn written_mode(writer: &Caller, attr: &Attr) -> u16 {
+    if writer.uid == 0 { attr.mode } else { without_set_ids(writer, attr.mode, attr.gid) }
+}
+
+/// Takes set-uid always; set-gid if it gives a group's rights to who executes it, or the caller is
+/// not of the group.
+fn without_set_ids(caller: &Caller, mode: u16, gid: u32) -> u16 {
+    let mode = mode & !SET_UID;
+    let trusted = caller.uid == 0 || is_in_group(caller, gid);
+    if mode & GROUP_EXECUTE != 0 || !trusted { mode & !SET_GID } else { mode }
+}
+
+fn is_in_group(caller: &Caller, gid: u32) -> bool {
+    caller.gid == gid || caller.groups.contains(&gid)
 }
 
 /// Refuses a mode with bits that no mode has.

@@ -2,7 +2,7 @@
 
 use base::BlockId;
 
-use crate::access::{Context, WRITE};
+use crate::access::{Context, WRITE, written_mode};
 use crate::inode::{Body, Inode, check_timestamp};
 use crate::op::{Commit, Content, Denied, RECIPE_MAX, Reply};
 use crate::read::Look as _;
@@ -32,9 +32,7 @@ impl State {
         inode.attr.allocated = commit.content.allocated;
         inode.attr.mtime = commit.mtime.unwrap_or(cx.stamp());
         inode.attr.atime = commit.atime.unwrap_or(inode.attr.atime);
-        if !cx.is_root() {
-            inode.attr.mode = cx.without_set_ids(inode.attr.mode, inode.attr.gid);
-        }
+        inode.attr.mode = written_mode(cx.caller, &inode.attr);
         if let Body::File { content, formers } = &mut inode.body {
             *content = commit.content.clone();
             formers.retain(|former| former.is_remembered(cx.now));

@@ -37,7 +37,7 @@ mod types;
 mod volume;
 mod xattr;
 
-pub use access::{EXECUTE, Grant, OPENED, READ, Uids, WRITE};
+pub use access::{EXECUTE, Grant, OPENED, READ, SET_IDS, Uids, WRITE, written_mode};
 pub use audit::Unsound;
 pub use lease::{LEASE_TERM, is_logged};
 pub use op::*;

@@ -69,8 +69,9 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         }
         let op = Op::SetAttr { ino, change: change.attrs };
         let times = change.attrs.atime.is_some() || change.attrs.mtime.is_some();
-        match shared.file(ino).filter(|file| times && file.is_dirty()) {
-            // What was written before must not set the time after.
+        let set_ids = change.attrs.mode.is_some_and(|mode| mode & meta::SET_IDS != 0);
+        match shared.file(ino).filter(|file| (times || set_ids) && file.is_dirty()) {
+            // What was written before must not set the time after, nor take set-id bits away.
             Some(file) => {
                 let mut answers = shared.commit(&file, vec![Call { caller: caller.clone(), op }]).await?;
                 let attr = attr_of(answers.pop().expect("an answer to the call").into_result()?)?;

@@ -222,6 +222,7 @@ impl State {
             attr.size = self.size;
             let sealed = self.layout.as_ref().map_or(self.content.allocated, Layout::allocated);
             attr.allocated = (sealed + self.overlay.charge()).min(self.size);
+            attr.mode = meta::written_mode(&self.writer, &attr);
             // An estimate for display: what counts is the agreed time of the commit.
             let touched = self.touched.unwrap_or_default();
             (attr.mtime, attr.ctime) = (attr.mtime.max(touched), attr.ctime.max(touched));

@@ -131,6 +131,14 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         self.shared.sync_names().await
     }
 
+    /// The attributes that replicas gave last: after a flush, those with which it was committed.
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub fn committed_attr(&self, handle: Handle) -> Result<Attr> {
+        Ok(self.shared.handle(handle)?.file.state.lock().attr)
+    }
+
     /// The last reference to a handle is gone. What was not flushed (it was written through a
     /// mapping, or flushing failed) is committed; if that fails but may succeed later, it is tried
     /// again in the background.

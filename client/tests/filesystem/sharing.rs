@@ -155,3 +155,38 @@ async fn a_creator_merges_into_a_file_nobody_may_write_to() {
     close(&one, first.handle).await;
     assert_eq!(world.read_afresh("object").await, b"FIRST, second");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_takes_set_id_bits_away_at_once() {
+    let world = World::new();
+    let fs = world.mount();
+    let (alice, bob) = (user(1000), user(1001));
+    let ino = fs.create(&alice, fs.root(), b"tool", 0o6777, OpenFlags::writing(), true).await.expect("made").attr.ino;
+    for (writer, left) in [(&ROOT, 0o6777), (&bob, 0o777)] {
+        let handle = fs.open(writer, ino, OpenFlags::writing()).await.expect("opened").handle;
+        assert_eq!(fs.getattr(&ROOT, ino).await.expect("there").mode, 0o6777, "opening alone changes nothing");
+        fs.write(handle, 0, Bytes::from_static(b"x")).await.expect("written");
+        assert_eq!(fs.getattr(&ROOT, ino).await.expect("there").mode, left, "before it is committed");
+        close(&fs, handle).await;
+        assert_eq!(fs.getattr(&ROOT, ino).await.expect("there").mode, left, "and after");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn set_id_bits_given_after_a_write_stay() {
+    let world = World::new();
+    let fs = world.mount();
+    let alice = user(1000);
+    let opened = fs.create(&alice, fs.root(), b"tool", 0o600, OpenFlags::writing(), true).await.expect("made");
+    fs.write(opened.handle, 0, Bytes::from_static(b"#!")).await.expect("written");
+    let attrs = meta::AttrChange { mode: Some(0o6755), ..meta::AttrChange::default() };
+    let change = client::fs::SetAttr { size: None, attrs };
+    let changed = fs.setattr(&alice, opened.attr.ino, &change, Some(opened.handle)).await.expect("changed");
+    assert_eq!((changed.mode, changed.size), (0o6755, 2));
+    close(&fs, opened.handle).await;
+    assert_eq!(fs.getattr(&ROOT, opened.attr.ino).await.expect("there").mode, 0o6755, "closing writes nothing more");
+}
+
+fn user(id: u32) -> meta::Caller {
+    meta::Caller { uid: id, gid: id, groups: Vec::new() }
+}

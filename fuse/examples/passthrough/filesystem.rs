@@ -373,6 +373,7 @@ fn attributes(stat: &Stat) -> Attributes {
         accessed: time(stat.st_atime, stat.st_atime_nsec as u32),
         modified: time(stat.st_mtime, stat.st_mtime_nsec as u32),
         changed: time(stat.st_ctime, stat.st_ctime_nsec as u32),
+        born: None,
         mode: stat.st_mode,
         links: stat.st_nlink as u32,
         uid: stat.st_uid,

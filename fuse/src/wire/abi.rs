@@ -72,6 +72,7 @@ pub mod opcode {
     pub const RENAME2: u32 = 45;
     pub const LSEEK: u32 = 46;
     pub const COPY_FILE_RANGE: u32 = 47;
+    pub const STATX: u32 = 52;
     pub const COPY_FILE_RANGE_64: u32 = 53;
 }
 
@@ -162,6 +163,10 @@ pub mod setattr_valid {
 
 /// GETATTR carries a file handle.
 pub const GETATTR_FH: u32 = 1 << 0;
+/// STATX: what every `stat(2)` tells (`STATX_BASIC_STATS`).
+pub const STATX_BASIC: u32 = 0x7ff;
+/// STATX: when the inode was made.
+pub const STATX_BORN: u32 = 0x800;
 /// OPEN and CREATE: clear set-uid and set-gid bits ([`capability::HANDLE_KILLPRIV_V2`]).
 pub const OPEN_KILL_SUIDGID: u32 = 1 << 0;
 /// WRITE: delayed write from the page cache, the file handle is a guess.

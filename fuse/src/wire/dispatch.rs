@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::device::Device;
 use super::filesystem::{Filesystem, Request};
 use super::interrupt::{Running, Started};
-use super::reply::{Answer, Copied, DirectoryEntries, Written};
+use super::reply::{Answer, Copied, DirectoryEntries, Extended, Written};
 use super::request::{Header, Operation, Read};
 
 /// An operation under way. It has answered when it is done.
@@ -82,6 +82,10 @@ pub(crate) fn task<F: Filesystem>(call: Call<F>, operation: Operation) -> Task {
     match operation {
         Operation::Lookup { name } => task!(call, lookup(&name)),
         Operation::GetAttr { handle } => task!(call, getattr(handle)),
+        Operation::StatX { handle } => Box::pin(async move {
+            let result = call.filesystem.getattr(&call.request, call.inode, handle).await;
+            call.answer(result.map(Extended));
+        }),
         Operation::SetAttr(set) => task!(call, setattr(set)),
         Operation::ReadLink => task!(call, readlink()),
         Operation::Symlink { name, target } => task!(call, symlink(&name, &target)),

@@ -146,6 +146,11 @@ impl Fields<'_> {
                 let (flags, _, handle) = (self.u32()?, self.u32()?, self.u64()?);
                 Operation::GetAttr { handle: (flags & abi::GETATTR_FH != 0).then_some(handle) }
             }
+            opcode::STATX => {
+                // What is asked for does not matter: all there is is told.
+                let (flags, _, handle) = (self.u32()?, self.u32()?, self.u64()?);
+                Operation::StatX { handle: (flags & abi::GETATTR_FH != 0).then_some(handle) }
+            }
             opcode::SETATTR => Operation::SetAttr(self.set_attributes()?),
             opcode::READLINK => Operation::ReadLink,
             opcode::OPEN => Operation::Open(self.open()?),

@@ -24,6 +24,8 @@ pub struct Attributes {
     pub modified: Timestamp,
     /// Last change of the inode.
     pub changed: Timestamp,
+    /// When the inode was made, if that is known: only `statx(2)` tells it.
+    pub born: Option<Timestamp>,
     /// File type and permission bits, as `st_mode`.
     pub mode: u32,
     /// Names it has.
@@ -61,6 +63,9 @@ pub struct AttributesFor {
     /// How long the kernel may use them without asking.
     pub ttl: Duration,
 }
+
+/// Answer to STATX: the same and more, laid out as `statx(2)` does.
+pub(crate) struct Extended(pub(crate) AttributesFor);
 
 /// Answer to OPEN and OPENDIR.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -275,6 +280,28 @@ impl Answer for AttributesFor {
         put_u64(out, &[self.ttl.as_secs()]);
         put_u32(out, &[self.ttl.subsec_nanos(), 0]);
         self.attributes.encode(out);
+    }
+}
+
+impl Answer for Extended {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let AttributesFor { attributes, ttl } = self.0;
+        let mask = abi::STATX_BASIC | if attributes.born.is_some() { abi::STATX_BORN } else { 0 };
+        let device = attributes.device;
+        let (major, minor) = (device >> 8 & 0xfff, (device & 0xff) | (device >> 12 & 0xf_ff00));
+        put_u64(out, &[ttl.as_secs()]);
+        put_u32(out, &[ttl.subsec_nanos(), 0, 0, 0, 0, 0]);
+        put_u32(out, &[mask, attributes.block_size, 0, 0, attributes.links, attributes.uid, attributes.gid]);
+        out.extend_from_slice(&(attributes.mode as u16).to_ne_bytes());
+        out.extend_from_slice(&0u16.to_ne_bytes());
+        put_u64(out, &[attributes.inode, attributes.size, attributes.blocks, 0]);
+        let born = attributes.born.unwrap_or_default();
+        for time in [attributes.accessed, born, attributes.changed, attributes.modified] {
+            put_u64(out, &[time.seconds as u64]);
+            put_u32(out, &[time.nanoseconds, 0]);
+        }
+        put_u32(out, &[major, minor, 0, 0]);
+        put_u64(out, &[0; 14]);
     }
 }
 

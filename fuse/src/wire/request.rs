@@ -216,6 +216,9 @@ pub enum Operation {
     GetAttr {
         handle: Option<u64>,
     },
+    StatX {
+        handle: Option<u64>,
+    },
     SetAttr(SetAttributes),
     ReadLink,
     Symlink {
