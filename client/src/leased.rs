@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::{ClusterId, PublicKey};
-use meta::{Answer, Batch, Call, Denied, Ino, Local as Way, Op, Reply};
+use meta::{Answer, Batch, Call, Denied, Ino, Local as Way, Op, Reply, is_about_orphan};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
 
@@ -245,7 +245,7 @@ impl<M: Metadata> Core<M> {
             (local.by(&self.me, None), rest[..count].to_vec())
         };
         // One that waits for somebody must not be overtaken by those after it.
-        let run = if run.iter().all(|call| can_wait(&call.op)) { run } else { run[..1].to_vec() };
+        let run = if run.iter().all(|call| is_about_orphan(&call.op)) { run } else { run[..1].to_vec() };
         let done = self.inner.batch(Batch { calls: run.clone(), by }).await?;
         let mut local = self.local.lock();
         if local.is_over(&done) {
@@ -357,11 +357,6 @@ impl<M: Metadata> Core<M> {
             flush().await;
         }
     }
-}
-
-/// Whether it makes no difference if calls after this one are done before it.
-fn can_wait(op: &Op) -> bool {
-    matches!(op, Op::ReleaseOrphan { .. } | Op::KeepOrphan { .. })
 }
 
 /// Sends the log now and then, and gives back what others want, for as long as anybody uses the volume.

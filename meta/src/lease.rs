@@ -209,14 +209,15 @@ impl State {
             | Op::SetXattr { ino, .. }
             | Op::GetXattr { ino, .. }
             | Op::ListXattr { ino }
-            | Op::RemoveXattr { ino, .. }
-            | Op::KeepOrphan { ino }
-            | Op::ReleaseOrphan { ino } => vec![*ino],
+            | Op::RemoveXattr { ino, .. } => vec![*ino],
             Op::Commit(commit) => vec![commit.ino],
             Op::VolumeCreate(_)
             | Op::VolumeGet { .. }
             | Op::VolumeList
             | Op::StatFs { .. }
+            // Nobody but who keeps it can use an orphan.
+            | Op::KeepOrphan { .. }
+            | Op::ReleaseOrphan { .. }
             | Op::Hold { .. }
             | Op::Renew
             | Op::Cede { .. }
@@ -244,8 +245,11 @@ impl State {
                 Some((_, Zone::Held { by, .. })) if by == id => return Ok(self.held(&id, ino)),
                 Some((_, Zone::Held { by, .. })) if self.is_over(&by) => self.fence(&by),
                 Some((_, Zone::Held { .. })) => return Err(Denied::Contended),
-                Some((_, Zone::Open { until, .. })) if until > self.clock.last => return Err(Denied::Contended),
+                Some((root, Zone::Open { until, .. })) if root == ino && until > self.clock.last => {
+                    return Err(Denied::Contended);
+                }
                 Some((root, Zone::Open { cool: before, .. })) if root == ino => break cool = before,
+                // Several want a directory that this one is in, not this one.
                 Some((_, Zone::Open { .. })) | None => break,
             }
         }
@@ -470,5 +474,14 @@ pub fn is_logged(op: &Op) -> bool {
             | Op::Rename { .. }
             | Op::SetXattr { .. }
             | Op::RemoveXattr { .. }
+            | Op::KeepOrphan { .. }
+            | Op::ReleaseOrphan { .. }
     )
+}
+
+/// Whether it concerns an orphan, which may be gone before a log says what became of it: then its refusal
+/// does no harm.
+#[must_use]
+pub fn is_about_orphan(op: &Op) -> bool {
+    matches!(op, Op::KeepOrphan { .. } | Op::ReleaseOrphan { .. })
 }

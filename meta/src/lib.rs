@@ -39,7 +39,7 @@ mod xattr;
 
 pub use access::{EXECUTE, Grant, OPENED, READ, SET_IDS, Uids, WRITE, written_mode};
 pub use audit::Unsound;
-pub use lease::{LEASE_TERM, is_logged};
+pub use lease::{LEASE_TERM, is_about_orphan, is_logged};
 pub use op::*;
 pub use orphan::ORPHAN_TERM;
 pub use partial::Local;

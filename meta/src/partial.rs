@@ -284,6 +284,9 @@ impl State {
             | Op::ListXattr { ino }
             | Op::RemoveXattr { ino, .. } => self.mine(*ino, me).is_some(),
             Op::Commit(commit) => self.mine(commit.ino, me).is_some(),
+            Op::KeepOrphan { ino } | Op::ReleaseOrphan { ino } => {
+                self.orphans.get(ino).is_some_and(|orphan| orphan.owner == *me.0.as_array())
+            }
             _ => false,
         };
         if can { Local::Can } else { Local::Cannot(None) }

@@ -306,12 +306,16 @@ fn play(steps: &[Step]) -> Scene {
     scene
 }
 
+fn any_step() -> impl Strategy<Value = Step> {
+    (0..2_usize, any::<u8>(), 0..12_usize, 0..12_usize, any::<u8>(), any::<u8>())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn two_mounts_with_leases_are_one_namespace(
-        steps in prop::collection::vec((0..2_usize, any::<u8>(), 0..12_usize, 0..12_usize, any::<u8>(), any::<u8>()), 1..120)
+        steps in prop::collection::vec(any_step(), 1..120)
     ) {
         play(&steps);
     }

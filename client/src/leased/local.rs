@@ -236,7 +236,7 @@ impl Local {
 
     /// Replicas did what this copy did not.
     pub(super) fn doubt(&mut self, op: &Op) {
-        if is_logged(op) || super::can_wait(op) {
+        if is_logged(op) {
             self.copy.doubt(op);
         }
     }

@@ -1,6 +1,6 @@
 //! Sending the log.
 
-use meta::{Answer, Denied};
+use meta::{Answer, Denied, is_about_orphan};
 
 use super::Core;
 use super::local::Part;
@@ -25,10 +25,12 @@ impl<M: Metadata> Core<M> {
             // Data down before the name goes up.
             let stored: Vec<_> = ready.iter().map(|ready| ready()).collect();
             futures::future::try_join_all(stored).await?;
+            let harmless: Vec<bool> = batch.calls.iter().map(|call| is_about_orphan(&call.op)).collect();
             let answers = self.inner.batch(batch).await?;
-            let refused = answers.iter().find_map(|answer| match answer {
-                Answer::Denied(why) => Some(*why),
-                Answer::Done(_) => None,
+            let whole = answers.iter().all(|answer| matches!(answer, Answer::Denied(Denied::Fenced | Denied::Applied)));
+            let refused = answers.iter().enumerate().find_map(|(index, answer)| match answer {
+                Answer::Denied(why) if whole || !harmless.get(index).is_some_and(|harmless| *harmless) => Some(*why),
+                _ => None,
             });
             let mut local = self.local.lock();
             match refused {

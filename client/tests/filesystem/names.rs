@@ -53,6 +53,7 @@ async fn a_file_that_is_renamed_over_lives_while_it_is_open() {
     assert_eq!(read_all(&fs, handle).await, b"old");
     assert_eq!(read_file(&fs, "old").await, b"new");
     fs.release(handle).await.expect("released");
+    fs.sync_names().await.expect("sent");
     assert_eq!(world.replicas.state().counts().inodes, 2);
 }
 
