@@ -300,7 +300,7 @@ mod tests {
     type Model = BTreeMap<u64, (u64, Option<u8>)>;
 
     fn assert_same(overlay: &Overlay, model: &Model) {
-        let charge = overlay.segments.iter().map(|(&start, segment)| segment.charge(start)).sum();
+        let charge = overlay.segments.iter().map(|(&start, segment)| segment.charge(start)).sum::<u64>();
         assert_eq!(overlay.charge(), charge);
         let covered: Vec<u64> = overlay.runs().iter().flat_map(|run| run.start..run.end).collect();
         assert_eq!(covered, model.keys().copied().collect::<Vec<_>>());
