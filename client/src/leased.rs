@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::{ClusterId, PublicKey};
-use meta::{Answer, Batch, Call, Denied, Ino, Local as Way, Op, Reply, is_about_orphan};
+use meta::{Answer, Batch, Call, Denied, Ino, Local as Way, Op, Reply, is_about_orphan, is_logged};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
 
@@ -125,7 +125,7 @@ impl<M: Metadata> Metadata for Leased<M> {
         if answers.len() == calls.len() {
             return Ok(answers);
         }
-        self.core.work_off(&calls, answers).await
+        self.core.work_off(calls, answers).await
     }
 
     async fn calls_after(&self, calls: Vec<Call>, ready: Ready) -> Result<Vec<Answer>, Unavailable> {
@@ -134,7 +134,7 @@ impl<M: Metadata> Metadata for Leased<M> {
             return Ok(answers);
         }
         ready().await?;
-        self.core.work_off(&calls, answers).await
+        self.core.work_off(calls, answers).await
     }
 
     async fn read(&self, call: Call, max_age: Duration) -> Result<Answer, Unavailable> {
@@ -201,8 +201,15 @@ impl<M: Metadata> Core<M> {
         }
     }
 
-    /// Does the calls that are left, here or at the replicas.
-    async fn work_off(&self, calls: &[Call], mut answers: Vec<Answer>) -> Result<Vec<Answer>, Unavailable> {
+    /// Does the calls that are left, here or at the replicas. Goes on even if the caller stops waiting: what
+    /// replicas did must be known here.
+    async fn work_off(self: &Arc<Self>, calls: Vec<Call>, answers: Vec<Answer>) -> Result<Vec<Answer>, Unavailable> {
+        let core = self.clone();
+        let worked = tokio::spawn(async move { core.work(&calls, answers).await });
+        worked.await.map_err(|failure| Unavailable(failure.to_string()))?
+    }
+
+    async fn work(&self, calls: &[Call], mut answers: Vec<Answer>) -> Result<Vec<Answer>, Unavailable> {
         let (mut patience, mut tries) = (Patience::new(), TRIES);
         while answers.len() < calls.len() {
             let alone = self.gate.write().await;
@@ -246,8 +253,17 @@ impl<M: Metadata> Core<M> {
         };
         // One that waits for somebody must not be overtaken by those after it.
         let run = if run.iter().all(|call| is_about_orphan(&call.op)) { run } else { run[..1].to_vec() };
-        let done = self.inner.batch(Batch { calls: run.clone(), by }).await?;
+        let done = self.inner.batch(Batch { calls: run.clone(), by }).await;
         let mut local = self.local.lock();
+        let done = match done {
+            Ok(done) => done,
+            Err(unknown) => {
+                if run.iter().any(|call| is_logged(&call.op)) {
+                    local.give_up(self.cluster);
+                }
+                return Err(unknown);
+            }
+        };
         if local.is_over(&done) {
             local.lose(self.cluster);
             return Ok(());
@@ -372,8 +388,14 @@ async fn background<M: Metadata>(core: std::sync::Weak<Core<M>>) {
         };
         let worked = async {
             if heed {
-                core.heed().await?;
+                if let Err(error) = core.heed().await {
+                    core.local.lock().note_asked();
+                    return Err(error);
+                }
                 tokio::time::sleep(HEED_PAUSE).await;
+            }
+            if core.local.lock().is_too_big() {
+                core.close().await;
             }
             let renew = {
                 let mut local = core.local.lock();

@@ -18,6 +18,8 @@ const PART_BYTES: usize = 96 << 10;
 const INOS_LOW: u64 = 1 << 13;
 /// Leases that end within this are renewed, if they are used.
 const FADING: Duration = Duration::from_secs(25);
+/// How many inodes the copy may hold, some hundred bytes each, before it is begun anew.
+const COPY_MAX: usize = 400_000;
 /// How long a directory that could not be fetched is not fetched again.
 const UNFETCHED: Duration = Duration::from_secs(10);
 
@@ -68,6 +70,8 @@ pub(super) struct Local {
     logged: u64,
     shipped: u64,
     parts: u64,
+    /// How many operations the part has that was sent and not answered: sent again, it must be the same.
+    sending: usize,
     refused: HashMap<Ino, Instant>,
     lost: Option<usize>,
     has_held: bool,
@@ -89,6 +93,7 @@ impl Local {
             logged: 0,
             shipped: 0,
             parts: 0,
+            sending: 0,
             refused: HashMap::new(),
             lost: None,
             has_held: false,
@@ -195,7 +200,7 @@ impl Local {
     pub(super) fn take_hold(&mut self, asked: Instant, epoch: u64, lease: &Lease, rows: &[Row], me: &(PublicKey, u64)) {
         if epoch != self.epoch {
             assert!(self.log.is_empty(), "everything is sent before a lease is asked for");
-            (self.epoch, self.parts, self.has_held) = (epoch, 0, true);
+            (self.epoch, self.parts, self.sending, self.has_held) = (epoch, 0, 0, true);
             self.copy = State::copy_of(self.copy.cluster());
         }
         if let Err(error) = self.copy.learn(rows, me) {
@@ -258,6 +263,24 @@ impl Local {
         self.lost = (lost > 0).then_some(lost);
     }
 
+    /// Nobody knows whether replicas did something that concerns these leases, or will: they are given up,
+    /// and what is still under way in their name is refused once there are others.
+    pub(super) fn give_up(&mut self, cluster: ClusterId) {
+        assert!(self.log.is_empty(), "everything is sent before anything is ordered");
+        let (logged, lost) = (self.logged, self.lost);
+        *self = Local { logged, shipped: logged, lost, ..Local::new(cluster) };
+    }
+
+    /// Others want something; it could not be given back yet.
+    pub(super) fn note_asked(&mut self) {
+        self.asked = true;
+    }
+
+    /// Whether the copy has grown so big that it should be begun anew.
+    pub(super) fn is_too_big(&self) -> bool {
+        self.copy.counts().inodes > COPY_MAX
+    }
+
     /// Says once that something was lost.
     pub(super) fn tell_lost(&mut self) -> Result<(), Unavailable> {
         match self.lost.take() {
@@ -290,9 +313,10 @@ impl Local {
     /// The beginning of the log, as a part to be sent.
     pub(super) fn next_part(&mut self, me: &(PublicKey, u64)) -> Option<Part> {
         let (mut calls, mut stamps, mut ready, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        for logged in self.log.iter().take(BATCH_MAX) {
+        let most = if self.sending > 0 { self.sending } else { BATCH_MAX };
+        for logged in self.log.iter().take(most) {
             bytes += logged.len;
-            if bytes > PART_BYTES && !calls.is_empty() {
+            if bytes > PART_BYTES && !calls.is_empty() && self.sending == 0 {
                 break;
             }
             calls.push(logged.call.clone());
@@ -303,6 +327,7 @@ impl Local {
             return None;
         }
         let by = self.by(me, Some(Log { part: self.parts, stamps }))?;
+        self.sending = calls.len();
         Some(Part { epoch: by.epoch, batch: Batch { calls, by: Some(by) }, ready })
     }
 
@@ -312,7 +337,7 @@ impl Local {
             return;
         }
         self.log.drain(..count);
-        self.parts += 1;
+        (self.parts, self.sending) = (self.parts + 1, 0);
         self.shipped += count as u64;
         self.oldest = (!self.log.is_empty()).then(Instant::now);
         if self.log.is_empty() {
