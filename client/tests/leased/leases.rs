@@ -1,13 +1,14 @@
 //! What leases change: when replicas hear of something.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use client::backend::BlockError;
-use client::fs::{FsError, Options};
-use meta::RenameHow;
+use client::fs::{FsError, OpenFlags, Options};
+use meta::{Denied, RenameHow};
 
-use super::world::{ROOT, World, close, create, noise, read_file, write_all, write_file};
+use super::world::{Fs, ROOT, World, close, create, noise, read_all, read_file, write_all, write_file};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_mount_alone_asks_replicas_next_to_nothing() {
@@ -141,5 +142,58 @@ async fn an_ordered_change_whose_answer_was_lost_is_not_forgotten() {
     let names = |listed: client::fs::Entries| listed.entries.into_iter().map(|entry| entry.name).collect::<Vec<_>>();
     let here = names(fs.readdir(&ROOT, fs.root(), 0, 100).await.expect("listed"));
     assert_eq!(here, names(other.readdir(&ROOT, other.root(), 0, 100).await.expect("listed")));
+    assert_eq!(world.replicas.state().audit(), Ok(()));
+}
+
+/// Takes turns by making a directory, which only one can; counts in a file meanwhile.
+async fn count_in_turns(fs: &Fs, place: &str, rounds: usize) {
+    let home = fs.lookup(&ROOT, fs.root(), place.as_bytes()).await.expect("there").ino;
+    for _ in 0..rounds {
+        while denied_or_done(fs.mkdir(&ROOT, home, b"lock", 0o755).await) == Some(Denied::Exists) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let flags = OpenFlags::writing();
+        let file = fs.create(&ROOT, home, b"count", 0o644, flags, false).await.expect("opened").handle;
+        let text = read_all(fs, file).await;
+        let count: usize = String::from_utf8(text).expect("digits").trim().parse().unwrap_or(0);
+        fs.write(file, 0, format!("{:06}", count + 1).into()).await.expect("written");
+        fs.flush(file).await.expect("flushed");
+        fs.release(file).await.expect("released");
+        fs.rmdir(&ROOT, home, b"lock").await.expect("mine");
+    }
+}
+
+fn denied_or_done<T: std::fmt::Debug>(result: Result<T, FsError>) -> Option<Denied> {
+    match result {
+        Ok(_) => None,
+        Err(FsError::Denied(why)) => Some(why),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_makes_the_lock_is_alone() {
+    let world = World::new();
+    let mounts: Vec<Arc<Fs>> = (0..3).map(|_| Arc::new(world.mount())).collect();
+    for place in ["one", "two"] {
+        mounts[0].mkdir(&ROOT, mounts[0].root(), place.as_bytes(), 0o755).await.expect("made");
+    }
+    let counting = mounts.iter().cycle().take(9).enumerate().map(|(index, fs)| {
+        let (fs, place) = (fs.clone(), if index % 2 == 0 { "one" } else { "two" });
+        tokio::spawn(async move { count_in_turns(&fs, place, 30).await })
+    });
+    for counted in futures::future::join_all(counting).await {
+        counted.expect("no panic");
+    }
+    for fs in &mounts {
+        fs.sync_all().await.expect("sent");
+    }
+    let fresh = world.mount();
+    for (place, expected) in [("one", "000150"), ("two", "000120")] {
+        let home = fresh.lookup(&ROOT, fresh.root(), place.as_bytes()).await.expect("there").ino;
+        let ino = fresh.lookup(&ROOT, home, b"count").await.expect("there").ino;
+        let file = fresh.open(&ROOT, ino, OpenFlags::reading()).await.expect("opened").handle;
+        assert_eq!(String::from_utf8(read_all(&fresh, file).await).expect("digits"), expected);
+    }
     assert_eq!(world.replicas.state().audit(), Ok(()));
 }
