@@ -474,3 +474,49 @@ fn holders_and_zones_are_bounded() {
         "one whose time is up makes room"
     );
 }
+
+#[test]
+fn whoever_begins_anew_fences_who_it_was() {
+    let mut scene = Scene::new(1);
+    let root = scene.world.root;
+    let create =
+        |text: &str| Op::Create { parent: root, name: name(text), new: new(Kind::File, 0o644), exclusive: true };
+    scene.run(0, &create("a"));
+    scene.mounts[0].ship(&mut scene.world);
+    // It crashed, and came back under the same number.
+    let mut again = Mount::new(1);
+    let fresh = again.ordered(&mut scene.world, Op::Hold { holder: 1, ino: root, fresh: true });
+    let Ok(Reply::Held { epoch, .. }) = fresh else { panic!("{fresh:?}") };
+    again.epoch = epoch;
+    let batch = |mount: &Mount, part, text| {
+        let (calls, log) = (vec![Call { caller: user(0), op: create(text) }], Log { part, stamps: vec![Time::ZERO] });
+        Batch { calls, by: mount.by(Some(log)) }
+    };
+    for part in [0, 1, 2] {
+        let late = batch(&scene.mounts[0], part, "late");
+        let answers = scene.world.state.apply_batch(scene.world.now, &key(1), &late);
+        assert_eq!(answers, [Answer::Denied(Denied::Fenced)], "what was under way when it crashed");
+    }
+    let first = batch(&again, 0, "new");
+    assert!(matches!(scene.world.state.apply_batch(scene.world.now, &key(1), &first)[..], [Answer::Done(_)]));
+}
+
+#[test]
+fn whoever_is_asked_for_something_has_no_longer_than_it_had() {
+    let mut scene = Scene::new(2);
+    let root = scene.world.root;
+    let look = Op::Lookup { parent: root, name: name("sent") };
+    scene.run(0, &Op::Create { parent: root, name: name("sent"), new: new(Kind::File, 0o644), exclusive: true });
+    scene.mounts[0].ship(&mut scene.world);
+    let mut refused = 0;
+    // It hears, renews, and gives nothing back.
+    while scene.mounts[1].ordered(&mut scene.world, look.clone()) == Err(Denied::Leased) {
+        refused += 1;
+        assert!(refused < 10, "it could go on for ever");
+        let Ok(Reply::Lease(lease)) = scene.mounts[0].ordered(&mut scene.world, Op::Renew) else { panic!("refused") };
+        assert_eq!(lease.recalls, [root]);
+        scene.world.later(10);
+    }
+    assert_eq!(refused, 7, "sixty seconds after it was asked");
+    assert_eq!(scene.mounts[0].ordered(&mut scene.world, Op::Renew), Err(Denied::Fenced));
+}
