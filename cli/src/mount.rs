@@ -92,7 +92,10 @@ pub(crate) async fn mount(
     let (id, user, session) = (cluster.view().cluster, cluster.user(), cluster.session().clone());
     let names = match ordered {
         true => Leased::ordered(session, id, user),
-        false => Leased::new(session, id, user, holder(&absolute, &volume.info.spec.name)),
+        false => {
+            let holder = holder(&absolute, &volume.info.spec.name);
+            Leased::new(session, id, user, holder, volume.info.root)
+        }
     };
     let fs = Filesystem::open_volume(names, volume.blocks, volume.info, &volume.secret, options)?;
     let fs = Arc::new(fs);

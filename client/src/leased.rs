@@ -83,24 +83,25 @@ impl<M: Metadata> core::fmt::Debug for Leased<M> {
 }
 
 impl<M: Metadata> Leased<M> {
-    /// The namespace that `inner` reaches, for the user with this key. `holder` sets this client apart from
-    /// the user's others: whoever had it before is fenced. Must be called on a tokio runtime.
-    pub fn new(inner: M, cluster: ClusterId, user: PublicKey, holder: u64) -> Leased<M> {
-        Leased::start(inner, cluster, (user, holder), true)
+    /// The namespace that `inner` reaches, for the user with this key, of the volume with this root. `holder`
+    /// sets this client apart from the user's others: whoever had it before is fenced. Must be called on a
+    /// tokio runtime.
+    pub fn new(inner: M, cluster: ClusterId, user: PublicKey, holder: u64, root: Ino) -> Leased<M> {
+        Leased::start(inner, cluster, (user, holder), Some(root))
     }
 
     /// The same without leases: everything is ordered.
     pub fn ordered(inner: M, cluster: ClusterId, user: PublicKey) -> Leased<M> {
-        Leased::start(inner, cluster, (user, 0), false)
+        Leased::start(inner, cluster, (user, 0), None)
     }
 
-    fn start(inner: M, cluster: ClusterId, me: (PublicKey, u64), takes_leases: bool) -> Leased<M> {
+    fn start(inner: M, cluster: ClusterId, me: (PublicKey, u64), root: Option<Ino>) -> Leased<M> {
         let core = Arc::new(Core {
             inner,
             cluster,
             me,
-            takes_leases,
-            local: Mutex::new(Local::new(cluster)),
+            takes_leases: root.is_some(),
+            local: Mutex::new(Local::new(cluster, root)),
             gate: RwLock::default(),
             shipping: tokio::sync::Mutex::default(),
             flush: Mutex::default(),
@@ -177,7 +178,7 @@ impl<M: Metadata> Core<M> {
             // If it fails others wait until the lease runs out.
             let _ = self.inner.batch(Batch { calls: vec![as_root(Op::Release)], by }).await;
         }
-        *self.local.lock() = Local::new(self.cluster);
+        self.local.lock().begin_anew(self.cluster);
     }
 
     /// Does as many of the calls here as can be.
@@ -215,8 +216,10 @@ impl<M: Metadata> Core<M> {
             let alone = self.gate.write().await;
             self.apply(calls, &mut answers, None);
             let Some(call) = calls.get(answers.len()) else { break };
-            let step = self.local.lock().step(&call.op, &self.me, tries > 0);
-            self.ship().await?;
+            let step = self.local.lock().step(call, &self.me, tries > 0);
+            if step != Step::Renew {
+                self.ship().await?;
+            }
             match step {
                 Step::Renew => self.renew().await?,
                 Step::Fetch(directory) => {
@@ -247,7 +250,7 @@ impl<M: Metadata> Core<M> {
         let (by, run) = {
             let local = self.local.lock();
             let rest = &calls[answers.len()..];
-            let here = |call: &Call| matches!(local.step(&call.op, &self.me, true), Step::Order);
+            let here = |call: &Call| matches!(local.step(call, &self.me, true), Step::Order);
             let count = rest.iter().take_while(|call| here(call)).count().max(1);
             (local.by(&self.me, None), rest[..count].to_vec())
         };
@@ -296,8 +299,8 @@ impl<M: Metadata> Core<M> {
             Some(Answer::Done(Reply::Held { epoch, lease, rows })) => {
                 local.take_hold(asked, epoch, &lease, &rows, &self.me)
             }
-            Some(Answer::Denied(Denied::Contended)) => local.note_refused(directory, REFUSED.0),
-            _ => local.note_refused(directory, REFUSED.1),
+            Some(Answer::Denied(Denied::Contended)) => local.note_refused(directory, call.caller.uid, REFUSED.0),
+            _ => local.note_refused(directory, call.caller.uid, REFUSED.1),
         }
         Ok(())
     }
@@ -342,7 +345,7 @@ impl<M: Metadata> Core<M> {
                 }
                 _ => {
                     // It may be gone, or not for this caller to see: then operations on it are ordered.
-                    local.note_unfetched(ino);
+                    local.note_unfetched(ino, call.caller.uid);
                     return Ok(());
                 }
             }

@@ -166,6 +166,12 @@ impl State {
         self.complete = self.complete.iter().copied().filter(|ino| inodes.get(ino).is_some()).collect();
     }
 
+    /// Whether there is such an inode in this copy.
+    #[must_use]
+    pub fn has_inode(&self, ino: Ino) -> bool {
+        self.inodes.get(&ino).is_some()
+    }
+
     /// Takes note of inode numbers that were granted.
     pub fn grant_inos(&mut self, me: &(PublicKey, u64), inos: (Ino, Ino)) {
         if let Some(holder) = self.holders.change(me)

@@ -226,14 +226,15 @@ impl Cluster {
         self.mount_with(name, &["--cache-disk", "0"])
     }
 
-    /// As [`Cluster::mount`], where names and attributes may be so old.
+    /// As [`Cluster::mount`], where names and attributes may be so old; without leases, which would make
+    /// asking needless.
     ///
     /// # Panics
     /// If it does not mount.
     #[must_use]
     #[track_caller]
     pub fn mount_aged(&self, name: &str, age: &str) -> Mount {
-        self.mount_with(name, &["--max-age", age])
+        self.mount_with(name, &["--ordered", "--max-age", age])
     }
 
     #[track_caller]

@@ -19,6 +19,9 @@ use crate::backend::{BlockStore, Metadata, Ready, Unavailable};
 /// How often content is merged with somebody else's before giving up.
 const MERGES_MAX: usize = 16;
 
+/// A commit that names more blocks that are not stored yet waits for them in any case.
+const DEFERRED_MAX: usize = 16;
+
 /// How a try to commit ended.
 enum Tried {
     /// Applied; the answers to the calls after it.
@@ -131,9 +134,10 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     }
 
     /// Sees to it that a file's blocks are durable before the commit that names them: now, or where nobody
-    /// else can see the file yet, before that is sent.
+    /// else can see the file yet and they are few, before that is sent.
     async fn blocks_of(self: &Arc<Self>, ino: meta::Ino, pipeline: &mut Pipeline) -> Result<Option<Ready>> {
-        if !self.metadata.keeps(ino) {
+        let much = pipeline.pending.len() > DEFERRED_MAX || self.outbox.failure().is_some();
+        if much || !self.metadata.keeps(ino) {
             self.outbox.settle(ino, &mut pipeline.pending).await?;
             return Ok(None);
         }

@@ -50,7 +50,8 @@ struct Logged {
 pub(super) struct Part {
     pub(super) batch: Batch,
     pub(super) epoch: u64,
-    pub(super) ready: Vec<Ready>,
+    /// What is to be stored before some of its operations, and which.
+    pub(super) ready: Vec<(usize, Ready)>,
 }
 
 /// A holder's copy of the state, its leases, and its log.
@@ -72,13 +73,17 @@ pub(super) struct Local {
     parts: u64,
     /// How many operations the part has that was sent and not answered: sent again, it must be the same.
     sending: usize,
-    refused: HashMap<Ino, Instant>,
+    /// What was refused to whom, and until when it is not asked again.
+    refused: HashMap<(Ino, u32), Instant>,
     lost: Option<usize>,
     has_held: bool,
+    /// The volume's root, until a lease on it was asked for: before anything else, so that whoever had this
+    /// holder's number is fenced, and nobody waits for it.
+    root: Option<Ino>,
 }
 
 impl Local {
-    pub(super) fn new(cluster: ClusterId) -> Local {
+    pub(super) fn new(cluster: ClusterId, root: Option<Ino>) -> Local {
         let now = Instant::now();
         Local {
             copy: State::copy_of(cluster),
@@ -97,6 +102,7 @@ impl Local {
             refused: HashMap::new(),
             lost: None,
             has_held: false,
+            root,
         }
     }
 
@@ -168,36 +174,42 @@ impl Local {
     }
 
     /// What is to be done before the operation can be done here; `try_more`: or else to order it.
-    pub(super) fn step(&self, op: &Op, me: &(PublicKey, u64), try_more: bool) -> Step {
+    pub(super) fn step(&self, Call { caller, op }: &Call, me: &(PublicKey, u64), try_more: bool) -> Step {
         if self.epoch != 0 && !self.is_usable() {
             return Step::Renew;
         }
         if matches!(op, Op::Create { .. }) && self.epoch != 0 && self.copy.inos_left(me) == 0 {
             return Step::Renew;
         }
+        if let Some(root) = self.root.filter(|_| try_more) {
+            return Step::Hold(root);
+        }
+        let refused = |directory| self.is_refused(directory, caller.uid);
         match way_of(self.copy.locally(op, me)) {
-            Step::Fetch(directory) | Step::Hold(directory) if !try_more || self.is_refused(directory) => Step::Order,
+            Step::Fetch(directory) | Step::Hold(directory) if !try_more || refused(directory) => Step::Order,
             step => step,
         }
     }
 
-    fn is_refused(&self, directory: Ino) -> bool {
-        self.refused.get(&directory).is_some_and(|until| Instant::now() < *until)
+    fn is_refused(&self, directory: Ino, uid: u32) -> bool {
+        self.refused.get(&(directory, uid)).is_some_and(|until| Instant::now() < *until)
     }
 
-    pub(super) fn note_refused(&mut self, directory: Ino, pause: Duration) {
+    pub(super) fn note_refused(&mut self, directory: Ino, uid: u32, pause: Duration) {
         let now = Instant::now();
+        self.root = None;
         self.refused.retain(|_, until| now < *until);
-        self.refused.insert(directory, now + pause);
+        self.refused.insert((directory, uid), now + pause);
     }
 
-    pub(super) fn note_unfetched(&mut self, directory: Ino) {
+    pub(super) fn note_unfetched(&mut self, directory: Ino, uid: u32) {
         self.copy.doubt(&Op::ReadDir { ino: directory, cookie: 0, max: 1 });
-        self.note_refused(directory, UNFETCHED);
+        self.note_refused(directory, uid, UNFETCHED);
     }
 
     /// A lease was granted; nothing waits to be sent.
     pub(super) fn take_hold(&mut self, asked: Instant, epoch: u64, lease: &Lease, rows: &[Row], me: &(PublicKey, u64)) {
+        self.root = None;
         if epoch != self.epoch {
             assert!(self.log.is_empty(), "everything is sent before a lease is asked for");
             (self.epoch, self.parts, self.sending, self.has_held) = (epoch, 0, 0, true);
@@ -235,7 +247,6 @@ impl Local {
     pub(super) fn give_back(&mut self, directories: &[Ino], me: &(PublicKey, u64)) {
         for directory in directories {
             self.copy.give_back(*directory, me);
-            self.note_refused(*directory, super::REFUSED.0);
         }
     }
 
@@ -259,7 +270,7 @@ impl Local {
         }
         let lost = self.lost.map_or(left, |before| before + left);
         let logged = self.logged;
-        *self = Local { logged, shipped: logged, has_held: true, ..Local::new(cluster) };
+        *self = Local { logged, shipped: logged, has_held: true, ..Local::new(cluster, None) };
         self.lost = (lost > 0).then_some(lost);
     }
 
@@ -268,7 +279,13 @@ impl Local {
     pub(super) fn give_up(&mut self, cluster: ClusterId) {
         assert!(self.log.is_empty(), "everything is sent before anything is ordered");
         let (logged, lost) = (self.logged, self.lost);
-        *self = Local { logged, shipped: logged, lost, ..Local::new(cluster) };
+        *self = Local { logged, shipped: logged, lost, ..Local::new(cluster, None) };
+    }
+
+    /// Everything was given back.
+    pub(super) fn begin_anew(&mut self, cluster: ClusterId) {
+        let (logged, lost) = (self.logged, self.lost);
+        *self = Local { logged, shipped: logged, lost, ..Local::new(cluster, None) };
     }
 
     /// Others want something; it could not be given back yet.
@@ -321,7 +338,7 @@ impl Local {
             }
             calls.push(logged.call.clone());
             stamps.push(logged.at);
-            ready.extend(logged.ready.clone());
+            ready.extend(logged.ready.clone().map(|ready| (calls.len() - 1, ready)));
         }
         if calls.is_empty() {
             return None;
@@ -329,6 +346,23 @@ impl Local {
         let by = self.by(me, Some(Log { part: self.parts, stamps }))?;
         self.sending = calls.len();
         Some(Part { epoch: by.epoch, batch: Batch { calls, by: Some(by) }, ready })
+    }
+
+    /// Takes operations out of the log that can't be sent because what they name can't be stored, if their
+    /// files are gone by now: nobody will miss them. Says whether there were any.
+    pub(super) fn withdraw_dead(&mut self, epoch: u64, indices: &[usize]) -> bool {
+        let mut withdrawn = false;
+        for index in indices.iter().rev().filter(|_| epoch == self.epoch) {
+            let dead = self.log.get(*index).is_some_and(|logged| match &logged.call.op {
+                Op::Commit(commit) => !self.copy.has_inode(commit.ino),
+                _ => false,
+            });
+            if dead {
+                self.log.remove(*index);
+                (self.sending, self.shipped, withdrawn) = (0, self.shipped + 1, true);
+            }
+        }
+        withdrawn
     }
 
     /// Replicas have the part of so many operations.

@@ -23,8 +23,17 @@ impl<M: Metadata> Core<M> {
             let Some(Part { batch, epoch, ready }) = part else { return Ok(()) };
             let count = batch.calls.len();
             // Data down before the name goes up.
-            let stored: Vec<_> = ready.iter().map(|ready| ready()).collect();
-            futures::future::try_join_all(stored).await?;
+            let stored = ready.iter().map(|(index, ready)| async move { (*index, ready().await) });
+            let failed: Vec<_> = futures::future::join_all(stored).await;
+            let failed: Vec<_> =
+                failed.into_iter().filter_map(|(index, stored)| Some((index, stored.err()?))).collect();
+            if let Some((_, why)) = failed.first() {
+                let indices: Vec<usize> = failed.iter().map(|(index, _)| *index).collect();
+                if self.local.lock().withdraw_dead(epoch, &indices) {
+                    continue;
+                }
+                return Err(why.clone());
+            }
             let harmless: Vec<bool> = batch.calls.iter().map(|call| is_about_orphan(&call.op)).collect();
             let answers = self.inner.batch(batch).await?;
             let whole = answers.iter().all(|answer| matches!(answer, Answer::Denied(Denied::Fenced | Denied::Applied)));

@@ -251,7 +251,7 @@ impl World {
         let names = if crate::LEASED {
             let holder = replicas.mounts.fetch_add(1, Ordering::SeqCst) as u64;
             let (cluster, user) = (ClusterId([1; 16]), replicas.key);
-            Names::Leased(Leased::new(replicas, cluster, user, holder))
+            Names::Leased(Leased::new(replicas, cluster, user, holder, self.volume.root))
         } else {
             Names::Ordered(replicas)
         };

@@ -89,6 +89,26 @@ async fn full_nodes_are_told_by_fsync_and_nothing_is_named_that_is_not_stored() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleting_what_can_not_be_stored_lets_the_rest_through() {
+    let world = World::new();
+    let fs = world.mount();
+    write_file(&fs, "first", b"small").await;
+    *world.stores.fail.lock() = Some(BlockError::Full);
+    let made = create(&fs, "file").await;
+    write_all(&fs, made.handle, 0, &noise(1, 60_000)).await;
+    fs.flush(made.handle).await.expect("only written here");
+    fs.release(made.handle).await.expect("released");
+    fs.mkdir(&ROOT, fs.root(), b"later", 0o755).await.expect("made");
+    assert_eq!(fs.sync_names().await, Err(FsError::NoSpace));
+    fs.unlink(&ROOT, fs.root(), b"file").await.expect("removed");
+    while fs.sync_names().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(world.replicas.state().counts().inodes, 3, "the root, what was there, and what came later");
+    assert_eq!(world.replicas.state().audit(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_answers_do_nothing_twice() {
     let world = World::new();
     let fs = world.mount_with(Options::default());
