@@ -6,15 +6,18 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tests::{Cluster, needs_mount, one_at_a_time};
+use tests::{Cluster, needs_mount, one_at_a_time, wait_until};
+
+/// The longest that somebody waits for a turn.
+const TURN: Duration = Duration::from_secs(60);
 
 /// Counts in a file, taking turns by a directory that only one can make.
 fn count_in_turns(dir: &Path, rounds: usize) {
     for _ in 0..rounds {
-        while let Err(error) = fs::create_dir(dir.join("lock")) {
-            assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        wait_until("the lock is free", TURN, || match fs::create_dir(dir.join("lock")) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => None,
+            made => Some(made.expect("mkdir")),
+        });
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join("count"));
         let mut text = String::new();
         file.as_mut().expect("opened").read_to_string(&mut text).expect("read");

@@ -102,7 +102,7 @@ async fn deleting_what_can_not_be_stored_lets_the_rest_through() {
     assert_eq!(fs.sync_names().await, Err(FsError::NoSpace));
     fs.unlink(&ROOT, fs.root(), b"file").await.expect("removed");
     while fs.sync_names().await.is_err() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::task::yield_now().await;
     }
     assert_eq!(world.replicas.state().counts().inodes, 3, "the root, what was there, and what came later");
     assert_eq!(world.replicas.state().audit(), Ok(()));
@@ -170,7 +170,7 @@ async fn count_in_turns(fs: &Fs, place: &str, rounds: usize) {
     let home = fs.lookup(&ROOT, fs.root(), place.as_bytes()).await.expect("there").ino;
     for _ in 0..rounds {
         while denied_or_done(fs.mkdir(&ROOT, home, b"lock", 0o755).await) == Some(Denied::Exists) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::task::yield_now().await;
         }
         let flags = OpenFlags::writing();
         let file = fs.create(&ROOT, home, b"count", 0o644, flags, false).await.expect("opened").handle;
