@@ -29,6 +29,8 @@ const TICK: Duration = Duration::from_millis(500);
 const WRITE_BACK: Duration = Duration::from_secs(5);
 /// How many operations may wait to be sent before they are sent.
 const LOG_MAX: usize = 8192;
+/// And how many may wait before whoever does more waits for them.
+const LOG_BRAKE: usize = 4 * LOG_MAX;
 /// How often replicas are asked at most what others want.
 const HEED_PAUSE: Duration = Duration::from_millis(20);
 /// How long not to ask for a lease again that was refused: because of others, or of what it is on.
@@ -124,6 +126,7 @@ impl<M: Metadata> Metadata for Leased<M> {
         }
         let answers = self.core.apply_shared(&calls, None).await;
         if answers.len() == calls.len() {
+            self.core.brake().await;
             return Ok(answers);
         }
         self.core.work_off(calls, answers).await
@@ -132,6 +135,7 @@ impl<M: Metadata> Metadata for Leased<M> {
     async fn calls_after(&self, calls: Vec<Call>, ready: Ready) -> Result<Vec<Answer>, Unavailable> {
         let answers = self.core.apply_shared(&calls, Some(&ready)).await;
         if answers.len() == calls.len() {
+            self.core.brake().await;
             return Ok(answers);
         }
         ready().await?;
@@ -187,6 +191,14 @@ impl<M: Metadata> Core<M> {
         let _shared = self.gate.read().await;
         self.apply(calls, &mut answers, ready);
         answers
+    }
+
+    /// Waits while so much is unsent that a crash would lose too much, and memory fill up.
+    async fn brake(&self) {
+        if self.local.lock().log_len() >= LOG_BRAKE {
+            // What fails is tried again in the background, and told by whoever syncs.
+            let _ = self.ship().await;
+        }
     }
 
     /// Does as many of the calls here as can be, from the first that has no answer on.
