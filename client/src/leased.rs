@@ -368,6 +368,7 @@ impl<M: Metadata> Core<M> {
     async fn heed(&self) -> Result<(), Unavailable> {
         let wanted = self.lease(Op::Renew).await?;
         if wanted.is_empty() {
+            self.local.lock().end_ceding();
             return Ok(());
         }
         tracing::debug!(directories = wanted.len(), "others want what is leased here");
@@ -379,7 +380,9 @@ impl<M: Metadata> Core<M> {
         // What was written meanwhile.
         self.flush().await;
         self.ship().await?;
-        self.lease(Op::Cede { directories: wanted }).await.map(drop)
+        self.lease(Op::Cede { directories: wanted }).await?;
+        self.local.lock().end_ceding();
+        Ok(())
     }
 
     async fn flush(&self) {

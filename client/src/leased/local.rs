@@ -77,6 +77,8 @@ pub(super) struct Local {
     refused: HashMap<(Ino, u32), Instant>,
     lost: Option<usize>,
     has_held: bool,
+    /// Something is being given back: until that is done replicas would still say that it is held here.
+    ceding: bool,
     /// The volume's root, until a lease on it was asked for: before anything else, so that whoever had this
     /// holder's number is fenced, and nobody waits for it.
     root: Option<Ino>,
@@ -102,6 +104,7 @@ impl Local {
             refused: HashMap::new(),
             lost: None,
             has_held: false,
+            ceding: false,
             root,
         }
     }
@@ -181,10 +184,10 @@ impl Local {
         if matches!(op, Op::Create { .. }) && self.epoch != 0 && self.copy.inos_left(me) == 0 {
             return Step::Renew;
         }
-        if let Some(root) = self.root.filter(|_| try_more) {
+        if let Some(root) = self.root.filter(|_| try_more && !self.ceding) {
             return Step::Hold(root);
         }
-        let refused = |directory| self.is_refused(directory, caller.uid);
+        let refused = |directory| self.ceding || self.is_refused(directory, caller.uid);
         match way_of(self.copy.locally(op, me)) {
             Step::Fetch(directory) | Step::Hold(directory) if !try_more || refused(directory) => Step::Order,
             step => step,
@@ -245,9 +248,15 @@ impl Local {
 
     /// Stops using these directories.
     pub(super) fn give_back(&mut self, directories: &[Ino], me: &(PublicKey, u64)) {
+        self.ceding = true;
         for directory in directories {
             self.copy.give_back(*directory, me);
         }
+    }
+
+    /// Replicas know what was given back.
+    pub(super) fn end_ceding(&mut self) {
+        self.ceding = false;
     }
 
     /// Replicas did what this copy did not.
@@ -382,5 +391,27 @@ impl Local {
     /// Whether it will need more inode numbers soon.
     pub(super) fn is_short_of_inos(&self, me: &(PublicKey, u64)) -> bool {
         self.epoch != 0 && self.used && self.copy.inos_left(me) < INOS_LOW
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base::SecretKey;
+    use meta::Caller;
+
+    use super::*;
+
+    #[test]
+    fn what_is_being_given_back_is_not_asked_for_meanwhile() {
+        let me = (SecretKey::from_seed(&[1; 32]).public(), 1);
+        let mut local = Local::new(ClusterId([1; 16]), None);
+        let call = Call { caller: Caller::default(), op: Op::ReadDir { ino: Ino(7), cookie: 0, max: 1 } };
+        assert_eq!(local.step(&call, &me, true), Step::Hold(Ino(7)));
+        local.give_back(&[Ino(7)], &me);
+        assert_eq!(local.step(&call, &me, true), Step::Order, "replicas would say that it is held here");
+        local.end_ceding();
+        assert_eq!(local.step(&call, &me, true), Step::Hold(Ino(7)));
+        local.note_refused(Ino(7), 0, Duration::from_secs(60));
+        assert_eq!(local.step(&call, &me, true), Step::Order);
     }
 }
