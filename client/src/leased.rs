@@ -13,7 +13,7 @@ mod local;
 mod ship;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base::{ClusterId, PublicKey};
 use meta::{Answer, Batch, Call, Denied, Ino, Local as Way, Op, Reply, is_about_orphan, is_logged};
@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
 
 use crate::backend::{Flush, Metadata, Patience, Ready, Unavailable};
-use local::{Local, Step};
+use local::{Local, Step, since_boot};
 
 /// How often the background looks whether there is something to send.
 const TICK: Duration = Duration::from_millis(500);
@@ -35,6 +35,8 @@ const LOG_BRAKE: usize = 4 * LOG_MAX;
 const HEED_PAUSE: Duration = Duration::from_millis(20);
 /// How long not to ask for a lease again that was refused: because of others, or of what it is on.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// How long files are committed at most before what others want is given back.
+const FLUSH_MAX: Duration = Duration::from_secs(10);
 /// How often one operation may fetch and ask for leases before it is ordered.
 const TRIES: usize = 4;
 
@@ -155,8 +157,9 @@ impl<M: Metadata> Metadata for Leased<M> {
     }
 
     async fn sync(&self) -> Result<(), Unavailable> {
+        let losses = self.core.local.lock().losses();
         self.core.ship().await?;
-        self.core.local.lock().tell_lost()
+        self.core.local.lock().tell_lost(losses)
     }
 
     fn before_ceding(&self, flush: Flush) {
@@ -176,13 +179,16 @@ impl<M: Metadata> Core<M> {
     /// Sends everything and gives everything back.
     async fn close(&self) {
         let _alone = self.gate.write().await;
-        let shipped = self.ship().await;
+        if self.ship().await.is_err() {
+            // Whoever syncs is told; it is tried again for as long as there is somebody to try.
+            return;
+        }
         let by = self.local.lock().by(&self.me, None);
-        if shipped.is_ok() && by.is_some() {
+        if by.is_some() {
             // If it fails others wait until the lease runs out.
             let _ = self.inner.batch(Batch { calls: vec![as_root(Op::Release)], by }).await;
         }
-        self.local.lock().begin_anew(self.cluster);
+        self.local.lock().give_up(self.cluster);
     }
 
     /// Does as many of the calls here as can be.
@@ -233,7 +239,10 @@ impl<M: Metadata> Core<M> {
                 self.ship().await?;
             }
             match step {
-                Step::Renew => self.renew().await?,
+                Step::Renew => {
+                    tries -= 1;
+                    self.renew().await?;
+                }
                 Step::Fetch(directory) => {
                     tries -= 1;
                     self.fetch(call, directory).await?;
@@ -300,9 +309,16 @@ impl<M: Metadata> Core<M> {
             (local.by(&self.me, None), !local.has_held())
         };
         let op = Op::Hold { holder: self.me.1, ino: directory, fresh };
-        let asked = Instant::now();
-        let mut done = self.inner.batch(Batch { calls: vec![Call { caller: call.caller.clone(), op }], by }).await?;
+        let asked = since_boot();
+        let done = self.inner.batch(Batch { calls: vec![Call { caller: call.caller.clone(), op }], by }).await;
         let mut local = self.local.lock();
+        let mut done = match done {
+            Ok(done) => done,
+            Err(unknown) => {
+                local.give_up(self.cluster);
+                return Err(unknown);
+            }
+        };
         if local.is_over(&done) {
             local.lose(self.cluster);
             return Ok(());
@@ -325,7 +341,7 @@ impl<M: Metadata> Core<M> {
     async fn lease(&self, op: Op) -> Result<Vec<Ino>, Unavailable> {
         let Some(by) = self.local.lock().by(&self.me, None) else { return Ok(Vec::new()) };
         let epoch = by.epoch;
-        let asked = Instant::now();
+        let asked = since_boot();
         let mut done = self.inner.batch(Batch { calls: vec![as_root(op)], by: Some(by) }).await?;
         let mut local = self.local.lock();
         if let Some(Answer::Done(Reply::Lease(lease))) = done.pop() {
@@ -372,6 +388,7 @@ impl<M: Metadata> Core<M> {
             return Ok(());
         }
         tracing::debug!(directories = wanted.len(), "others want what is leased here");
+        self.ship().await?;
         self.flush().await;
         {
             let _alone = self.gate.write().await;
@@ -380,15 +397,25 @@ impl<M: Metadata> Core<M> {
         // What was written meanwhile.
         self.flush().await;
         self.ship().await?;
-        self.lease(Op::Cede { directories: wanted }).await?;
+        if let Err(unknown) = self.lease(Op::Cede { directories: wanted }).await {
+            // It may be done yet, and must not take anything away that is granted after it.
+            let _alone = self.gate.write().await;
+            self.ship().await?;
+            self.local.lock().give_up(self.cluster);
+            return Err(unknown);
+        }
         self.local.lock().end_ceding();
         Ok(())
     }
 
+    /// Commits what was written. Not for ever: what is in somebody else's zone may have to wait until this
+    /// client gives back what that one wants.
     async fn flush(&self) {
         let flush = self.flush.lock().clone();
-        if let Some(flush) = flush {
-            flush().await;
+        if let Some(flush) = flush
+            && tokio::time::timeout(FLUSH_MAX, flush()).await.is_err()
+        {
+            tracing::warn!("not everything written was committed before a lease is given back");
         }
     }
 }

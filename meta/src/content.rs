@@ -10,6 +10,8 @@ use crate::state::State;
 
 /// The longest file Linux knows (`MAX_LFS_FILESIZE`), bytes.
 const SIZE_MAX: u64 = i64::MAX as u64;
+/// The most that a file's content may be said to take, bytes: a pebibyte.
+const ALLOCATED_MAX: u64 = 1 << 50;
 
 impl State {
     pub(crate) fn commit(&mut self, cx: &Context<'_>, commit: &Commit) -> Result<Reply, Denied> {
@@ -58,7 +60,7 @@ pub(crate) fn need_write(cx: &Context<'_>, inode: &Inode, opened: bool) -> Resul
 }
 
 fn check_content(content: &Content) -> Result<(), Denied> {
-    if content.size > SIZE_MAX {
+    if content.size > SIZE_MAX || content.allocated > ALLOCATED_MAX {
         return Err(Denied::TooBig);
     }
     let root_known = content.root.is_none_or(|root| root.kind == BlockId::BLAKE3);

@@ -16,8 +16,8 @@ use core::time::Duration;
 
 use base::{PublicKey, Time, canonical_enum, canonical_struct};
 
-use crate::access::{Context, EXECUTE, READ, WRITE};
-use crate::op::{Batch, By, Denied, Ino, Kind, Lease, Op, Reply, Row};
+use crate::access::Context;
+use crate::op::{Batch, By, Denied, Ino, Kind, Lease, Op, Reply};
 use crate::read::Look as _;
 use crate::rename::DEPTH_MAX;
 use crate::state::State;
@@ -29,17 +29,15 @@ pub const LEASE_TERM: Duration = Duration::from_secs(60);
 const STAMP_SLACK: Duration = Duration::from_secs(10);
 /// For how long a directory is open that was asked back: at first, and at most, doubling each time that
 /// it was not held ten times as long before.
-const COOL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(640));
+pub(crate) const COOL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(640));
 /// Inode numbers in a range granted ahead.
 const RANGE: u64 = 1 << 16;
 /// Most ranges a holder has at a time.
 const RANGES_MAX: usize = 4;
-/// Most holders with one key: mounts of one user.
-const HOLDERS_MAX: usize = 64;
 /// Most zones of one holder.
-const ZONES_MAX: usize = 256;
+pub(crate) const ZONES_MAX: usize = 256;
 /// Most zones in all, open ones too.
-const ZONES_TOTAL_MAX: usize = 4096;
+pub(crate) const ZONES_TOTAL_MAX: usize = 4096;
 /// Most directories that a holder is asked for at a time; the others are asked for later.
 const RECALLS_MAX: usize = 64;
 
@@ -134,12 +132,18 @@ impl State {
         Ok(())
     }
 
+    /// Whether a batch's holder, if it says one, is still the one that it was when the batch began.
+    pub(crate) fn is_current(&self, who: &PublicKey, batch: &Batch) -> bool {
+        let holder = |by: &By| self.holders.get(&(*who, by.holder));
+        batch.by.as_ref().is_none_or(|by| holder(by).is_some_and(|holder| holder.epoch == by.epoch))
+    }
+
     /// Ends a part of a log.
     pub(crate) fn leave(&mut self, who: &PublicKey, by: &By, whole: bool) {
         let id = (*who, by.holder);
-        match whole {
-            true => self.holder(&id).parts += 1,
-            false => self.fence(&id),
+        match self.holders.change(&id) {
+            Some(holder) if whole => holder.parts += 1,
+            _ => self.fence(&id),
         }
     }
 
@@ -226,134 +230,13 @@ impl State {
         }
     }
 
-    /// Gives the batch's signer a zone, as the holder with this number.
-    pub(crate) fn hold(&mut self, cx: &Context<'_>, number: u64, ino: Ino, fresh: bool) -> Result<Reply, Denied> {
-        let directory = *self.directory(ino)?;
-        cx.need(&directory, READ | WRITE | EXECUTE)?;
-        let space = self.space(directory.volume).ok_or(Denied::Stale)?;
-        if space.quota_bytes != 0 || space.quota_inodes != 0 {
-            // What a holder does could be refused when it is too late.
-            return Err(Denied::NotPermitted);
-        }
-        let id = (*cx.key, number);
-        if fresh {
-            self.fence(&id);
-        }
-        let mut cool = COOL.0.as_nanos() as u64;
-        loop {
-            match self.zone_of(ino) {
-                Some((_, Zone::Held { by, .. })) if by == id => return Ok(self.held(&id, ino)),
-                Some((_, Zone::Held { by, .. })) if self.is_over(&by) => self.fence(&by),
-                Some((_, Zone::Held { .. })) => return Err(Denied::Contended),
-                Some((root, Zone::Open { until, .. })) if root == ino && until > self.clock.last => {
-                    return Err(Denied::Contended);
-                }
-                Some((root, Zone::Open { cool: before, .. })) if root == ino => break cool = before,
-                // Several want a directory that this one is in, not this one.
-                Some((_, Zone::Open { .. })) | None => break,
-            }
-        }
-        let absorbed = self.absorbed(&id, ino)?;
-        self.need_holder(&id, absorbed.len())?;
-        for root in absorbed {
-            self.end_zone(root);
-        }
-        self.end_zone(ino);
-        self.zones.insert(ino, Zone::Held { by: id, since: self.clock.last, cool });
-        self.holder(&id).zones.push(ino);
-        Ok(self.held(&id, ino))
-    }
-
-    /// The zones below `ino` that a lease on it takes in: the holder's own, and open ones that nobody
-    /// contends for any more.
-    fn absorbed(&self, id: &HolderId, ino: Ino) -> Result<Vec<Ino>, Denied> {
-        let (mut absorbed, mut others) = (Vec::new(), 0);
-        for (root, zone) in self.zones.iter().filter(|(root, _)| **root != ino) {
-            let free = match zone {
-                Zone::Held { by, .. } => by == id,
-                Zone::Open { until, .. } => *until <= self.clock.last,
-            };
-            match self.is_below(*root, ino) {
-                true if free => absorbed.push(*root),
-                true => others += 1,
-                false => {}
-            }
-        }
-        if others > ZONES_MAX { Err(Denied::Contended) } else { Ok(absorbed) }
-    }
-
-    /// Whether a directory is somewhere in another one.
-    pub(crate) fn is_below(&self, mut at: Ino, top: Ino) -> bool {
-        for _ in 0..DEPTH_MAX {
-            match self.inodes.get(&at) {
-                Some(inode) if inode.home == top && at != top => return true,
-                Some(inode) if inode.home != at => at = inode.home,
-                _ => return false,
-            }
-        }
-        false
-    }
-
-    /// Makes a holder, unless there is one, if it may have one more zone.
-    fn need_holder(&mut self, id: &HolderId, absorbed: usize) -> Result<(), Denied> {
-        if self.zones.len() >= ZONES_TOTAL_MAX + absorbed {
-            let over = |zone: &Zone| matches!(zone, Zone::Open { until, .. } if *until <= self.clock.last);
-            let spare = self.zones.iter().find(|(_, zone)| over(zone)).map(|(root, _)| *root);
-            self.end_zone(spare.ok_or(Denied::Contended)?);
-        }
-        if let Some(holder) = self.holders.get(id) {
-            let full = holder.zones.len() >= ZONES_MAX + absorbed;
-            return if full { Err(Denied::Contended) } else { Ok(()) };
-        }
-        let mine = || self.holders.range((id.0, 0)..=(id.0, u64::MAX));
-        if mine().count() >= HOLDERS_MAX {
-            let over = mine().map(|(id, _)| *id).find(|id| self.is_over(id));
-            self.fence(&over.ok_or(Denied::Contended)?);
-        }
-        let (epoch, now) = (self.clock.next_epoch, self.clock.last);
-        self.clock.next_epoch += 1;
-        let (inos, zones, recalls) = (Vec::new(), Vec::new(), Vec::new());
-        let holder = Holder { epoch, since: now, until: now.after(LEASE_TERM), parts: 0, inos, zones, recalls };
-        self.holders.insert(*id, holder);
-        Ok(())
-    }
-
-    /// The answer to whoever holds `ino`, by this zone or one around it: also the rows to begin with.
-    fn held(&mut self, id: &HolderId, ino: Ino) -> Reply {
-        let lease = self.lease(id);
-        let holder = self.holders.get(id).expect("it holds a zone");
-        let epoch = holder.epoch;
-        let mut names = vec![self.principals.row_name(&id.0), self.holders.row_name(id)];
-        let zones = self.zones.iter().map(|(root, _)| *root).filter(|root| *root == ino || self.is_below(*root, ino));
-        names.extend(zones.map(|root| self.zones.row_name(&root)));
-        let directory = self.inodes.get(&ino).expect("it is held");
-        names.push(self.volumes.row_name(&directory.attr.volume));
-        names.push(self.usage.row_name(&directory.attr.volume));
-        let mut at = ino;
-        while self.is_held_by(at, id) {
-            names.push(self.inodes.row_name(&at));
-            names.extend(self.zones.get(&at).map(|_| self.zones.row_name(&at)));
-            match self.inodes.get(&at) {
-                Some(inode) if inode.home != at => at = inode.home,
-                _ => break,
-            }
-        }
-        Reply::Held { epoch, lease, rows: self.rows_named(names) }
-    }
-
-    /// These rows, with what they hold.
-    pub(crate) fn rows_named(&self, names: Vec<Vec<u8>>) -> Vec<Row> {
-        let row = |name: Vec<u8>| self.row_of(&name).map(|value| (name.into(), value.into()));
-        names.into_iter().filter_map(row).collect()
-    }
-
     pub(crate) fn renew(&mut self, cx: &Context<'_>) -> Result<Reply, Denied> {
         let id = cx.holder()?;
         Ok(Reply::Lease(self.lease(&id)))
     }
 
     /// What a holder is told; gives it more inode numbers if it will need some.
-    fn lease(&mut self, id: &HolderId) -> Lease {
+    pub(crate) fn lease(&mut self, id: &HolderId) -> Lease {
         let now = self.clock.last;
         let recalls: Vec<Ino> = self.holders.get(id).map_or(Vec::new(), |holder| holder.recalls.clone());
         let recalls: Vec<Ino> = recalls.into_iter().filter(|ino| self.is_held_by(*ino, id)).collect();
@@ -365,9 +248,10 @@ impl State {
         holder.recalls.clone_from(&recalls);
         let left: u64 = holder.inos.iter().map(|(from, to)| to.0 - from.0).sum();
         let until = holder.until;
-        let inos = (left < RANGE / 2 && holder.inos.len() < RANGES_MAX).then_some((first, Ino(first.0 + RANGE)));
-        holder.inos.extend(inos);
-        if let Some((_, end)) = inos {
+        let more = (left < RANGE / 2 && holder.inos.len() < RANGES_MAX).then_some((first, Ino(first.0 + RANGE)));
+        holder.inos.extend(more);
+        let inos = holder.inos.clone();
+        if let Some((_, end)) = more {
             self.clock.next_ino = end;
         }
         Lease { now, until, recalls, inos }
@@ -381,14 +265,18 @@ impl State {
         }
         for ino in directories {
             let Some((root, Zone::Held { by, since, cool })) = self.zone_of(*ino) else { continue };
-            if by != id || self.inodes.get(ino).is_none_or(|inode| inode.attr.kind != Kind::Directory) {
+            let asked = self.holders.get(&id).is_some_and(|holder| holder.recalls.contains(ino));
+            if !asked || by != id || self.inodes.get(ino).is_none_or(|inode| inode.attr.kind != Kind::Directory) {
                 continue;
             }
             let long = self.clock.last.since(since) > Duration::from_nanos(cool.saturating_mul(10));
-            let cool = if long || root != *ino { COOL.0 } else { Duration::from_nanos(cool * 2).min(COOL.1) };
-            self.end_zone(*ino);
+            let cool =
+                if long || root != *ino { COOL.0 } else { Duration::from_nanos(cool.saturating_mul(2)).min(COOL.1) };
+            // If there are too many zones, all of this one is given back.
+            let cut = if self.zones.len() < ZONES_TOTAL_MAX { *ino } else { root };
+            self.end_zone(cut);
             let until = self.clock.last.after(cool);
-            self.zones.insert(*ino, Zone::Open { until, cool: cool.as_nanos() as u64 });
+            self.zones.insert(cut, Zone::Open { until, cool: cool.as_nanos() as u64 });
         }
         Ok(Reply::Lease(self.lease(&id)))
     }
@@ -424,11 +312,20 @@ impl State {
 
     /// Ends a holder: what it has not sent is not applied any more.
     pub(crate) fn fence(&mut self, id: &HolderId) {
-        let Some(holder) = self.holders.remove(id) else { return };
+        let Some(holder) = self.holders.get(id).cloned() else { return };
+        // What others asked for is theirs to use for a while, whoever comes next.
+        let asked: Vec<Ino> = holder.recalls.into_iter().filter(|ino| self.is_held_by(*ino, id)).collect();
+        self.holders.remove(id);
         for root in holder.zones {
             self.zones.remove(&root);
         }
         self.recalled.remove(id);
+        let until = self.clock.last.after(LEASE_TERM);
+        for directory in asked {
+            if self.zones.len() < ZONES_TOTAL_MAX && self.zones.get(&directory).is_none() {
+                self.zones.insert(directory, Zone::Open { until, cool: COOL.0.as_nanos() as u64 });
+            }
+        }
     }
 
     /// Ends the zone that begins at this directory, if one does.
@@ -440,7 +337,7 @@ impl State {
         }
     }
 
-    fn is_over(&self, id: &HolderId) -> bool {
+    pub(crate) fn is_over(&self, id: &HolderId) -> bool {
         self.holders.get(id).is_none_or(|holder| holder.until < self.clock.last)
     }
 
@@ -455,7 +352,7 @@ impl State {
         }
     }
 
-    fn holder(&mut self, id: &HolderId) -> &mut Holder {
+    pub(crate) fn holder(&mut self, id: &HolderId) -> &mut Holder {
         self.holders.change(id).expect("whoever has leases is known")
     }
 }

@@ -7,19 +7,20 @@
 //!
 //! Where to look: [`op`] is what can be asked and answered; `state` takes a batch apart; `access`
 //! holds the POSIX permission rules; `read` answers what looks at single rows, whoever holds them, and
-//! `proven` does so from rows that were proven; `lease` says who may change what without asking, and
-//! `partial` is a holder's own copy; `directory` and `rename` change names; `inode`, `content`,
+//! `proven` does so from rows that were proven; `lease` says who may change what without asking, `grant`
+//! gives that out, and `partial` is a holder's own copy; `directory` and `rename` change names; `inode`, `content`,
 //! `xattr`, `orphan` and `volume` change what names lead to; `table` keeps rows and digests them;
 //! `snapshot` writes them down; `audit` is the namespace's fsck.
 //!
 //! **Invariants:** no clock, no randomness, no disk: the same batches give the same digest on every
-//! machine. [`State::apply_batch`] is total. A refused call changes nothing: every rule is checked
-//! before the first change.
+//! machine. [`State::apply_batch`] is total. A refused call changes nothing (but for leases: who is in
+//! the way is asked, or fenced): every rule is checked before the first change.
 
 mod access;
 mod audit;
 mod content;
 mod directory;
+mod grant;
 mod inode;
 mod lease;
 #[expect(missing_docs, reason = "an operation's doc comment speaks of its fields by name")]

@@ -11,14 +11,14 @@ use base::{ClusterId, DecodeError, PublicKey, Time};
 
 use crate::access::{Context, EXECUTE, READ};
 use crate::inode::Inode;
-use crate::lease::{HolderId, Zone};
+use crate::lease::{Holder, HolderId, Zone};
 use crate::op::{Answer, Call, Denied, ENTRIES_MAX, Ino, Kind, Op, Reply, Row, SealedName};
 use crate::proven::may_have;
 use crate::read::Look as _;
 use crate::state::State;
 use crate::table::Rows;
 use crate::volume::Usage;
-use crate::xattr::xattrs_of;
+use crate::xattr::{need_xattr_read, xattr_len, xattrs_of};
 
 /// Once the rows of an answer are this long, bytes, it ends.
 const ROWS_LEN_MAX: usize = 96 * 1024;
@@ -45,6 +45,9 @@ impl State {
             return Err(Denied::Fenced);
         }
         let (mut names, mut len, mut next) = (vec![self.inodes.row_name(&ino)], 0, None);
+        if self.inodes.get(&ino).is_some_and(|inode| self.may_fetch(cx, inode)) {
+            names.extend(self.xattrs.range(xattrs_of(ino)).map(|(key, _)| self.xattrs.row_name(key)));
+        }
         let after = (Bound::Excluded((ino, cookie)), Bound::Included((ino, u64::MAX)));
         for (count, ((_, place), name)) in self.cookies.range(after).enumerate() {
             if len >= ROWS_LEN_MAX || count == ENTRIES_MAX as usize {
@@ -55,23 +58,32 @@ impl State {
             len += name.as_bytes().len() + 64;
             let child = self.entry(ino, name).expect("a place has its name").ino;
             names.push(self.entries.row_name(&entry));
-            let Some(inode) = self
-                .inodes
-                .get(&child)
-                .filter(|inode| (cx.is_root() || may_have(cx, inode)) && inode.xattrs_len <= XATTRS_FETCHED_MAX)
-            else {
-                continue;
-            };
+            names.extend(self.zones.get(&child).map(|_| self.zones.row_name(&child)));
+            let known = self.inodes.get(&child).filter(|inode| self.may_fetch(cx, inode));
+            let Some(inode) = known else { continue };
             len += 1024 + inode.xattrs_len as usize;
             names.push(self.inodes.row_name(&child));
-            if inode.xattrs_len > 0 {
-                names.extend(self.xattrs.range(xattrs_of(child)).map(|(key, _)| self.xattrs.row_name(key)));
-            }
+            names.extend(self.xattrs.range(xattrs_of(child)).map(|(key, _)| self.xattrs.row_name(key)));
         }
         let more = next.filter(|last| {
             self.cookies.range((Bound::Excluded((ino, *last)), Bound::Included((ino, u64::MAX)))).next().is_some()
         });
         Ok(Reply::Rows { rows: self.rows_named(names), next: more })
+    }
+
+    /// Whether the caller could learn by other calls all that is sent of an inode.
+    fn may_fetch(&self, cx: &Context<'_>, inode: &Inode) -> bool {
+        let attr = &inode.attr;
+        let mut classes = self.xattrs.range(xattrs_of(attr.ino)).map(|((_, class, _), _)| *class);
+        inode.xattrs_len <= XATTRS_FETCHED_MAX
+            && (cx.is_root() || may_have(cx, inode))
+            && (inode.xattrs_len == 0 || classes.all(|class| need_xattr_read(cx, attr, class).is_ok()))
+    }
+
+    /// Whether all extended attributes of an inode are in this copy.
+    fn has_xattrs(&self, inode: &Inode) -> bool {
+        let rows = self.xattrs.range(xattrs_of(inode.attr.ino));
+        inode.xattrs_len == rows.map(|((_, _, name), value)| xattr_len(name, value)).sum::<u64>()
     }
 
     /// A copy with nothing in it.
@@ -100,7 +112,10 @@ impl State {
         }
         // Others use the volume, too: what is counted here only must not come to nothing.
         given.usage.iter().for_each(|(id, _)| self.usage.add(id, &Usage { bytes: 1 << 62, inodes: 1 << 62 }));
-        given.holders.iter().for_each(|(id, holder)| self.holders.add(id, holder));
+        for (id, holder) in given.holders.iter() {
+            // Its numbers come with what it is told of its leases.
+            self.holders.add(id, &Holder { inos: Vec::new(), ..holder.clone() });
+        }
         if let Some(holder) = given.holders.get(me) {
             self.drop_zones_but(&holder.zones, me);
         }
@@ -109,6 +124,7 @@ impl State {
         }
         for (ino, inode) in given.inodes.iter() {
             if self.inodes.get(ino).is_none_or(|known| known.attr.version <= inode.attr.version) {
+                self.forget_inode(*ino);
                 self.inodes.insert(*ino, inode.clone());
             }
         }
@@ -172,13 +188,13 @@ impl State {
         self.inodes.get(&ino).is_some()
     }
 
-    /// Takes note of inode numbers that were granted.
-    pub fn grant_inos(&mut self, me: &(PublicKey, u64), inos: (Ino, Ino)) {
-        if let Some(holder) = self.holders.change(me)
-            && !holder.inos.contains(&inos)
-        {
-            holder.inos.push(inos);
-        }
+    /// Takes note of the ranges of inode numbers that replicas say the holder has: of those that it did not
+    /// know. (Of the others it may have used more than they know.)
+    pub fn grant_inos(&mut self, me: &(PublicKey, u64), inos: &[(Ino, Ino)]) {
+        let known = self.clock.next_ino;
+        let Some(holder) = self.holders.change(me) else { return };
+        holder.inos.extend(inos.iter().filter(|(_, end)| *end > known));
+        self.clock.next_ino = inos.iter().map(|(_, end)| *end).fold(known, Ino::max);
     }
 
     /// Takes note that all of a directory's names are there.
@@ -284,11 +300,11 @@ impl State {
             | Op::Access { ino, .. }
             | Op::Open { ino, .. }
             | Op::SetAttr { ino, .. }
-            | Op::ReadLink { ino }
-            | Op::SetXattr { ino, .. }
+            | Op::ReadLink { ino } => self.mine(*ino, me).is_some(),
+            Op::SetXattr { ino, .. }
             | Op::GetXattr { ino, .. }
             | Op::ListXattr { ino }
-            | Op::RemoveXattr { ino, .. } => self.mine(*ino, me).is_some(),
+            | Op::RemoveXattr { ino, .. } => self.mine(*ino, me).is_some_and(|inode| self.has_xattrs(inode)),
             Op::Commit(commit) => self.mine(commit.ino, me).is_some(),
             Op::KeepOrphan { ino } | Op::ReleaseOrphan { ino } => {
                 self.orphans.get(ino).is_some_and(|orphan| orphan.owner == *me.0.as_array())

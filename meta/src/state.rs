@@ -150,7 +150,7 @@ impl State {
             let (by, logged) = (batch.by.as_ref().map(|by| by.holder), log.is_some());
             let cx = Context { now, key: who, grant, caller: &call.caller, by, logged };
             let result = match () {
-                () if broken => Err(Denied::Fenced),
+                () if broken || !self.is_current(who, batch) => Err(Denied::Fenced),
                 () if len >= ANSWERS_LEN_MAX => Err(Denied::TooBig),
                 () => self.apply_call(&cx, &call.op),
             };

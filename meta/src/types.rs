@@ -312,8 +312,9 @@ pub struct Lease {
     pub until: Time,
     /// Directories that others want: to be ceded as soon as possible.
     pub recalls: Vec<Ino>,
-    /// Inode numbers that were granted with this answer: from the first, up to but without the second.
-    pub inos: Option<(Ino, Ino)>,
+    /// The ranges of inode numbers that it may use and, as far as replicas know, has not: each from the first,
+    /// up to but without the second. Later ones are higher.
+    pub inos: Vec<(Ino, Ino)>,
 }
 canonical_struct!(Lease { now, until, recalls, inos });
 

@@ -67,9 +67,7 @@ impl Mount {
     }
 
     fn take(&mut self, lease: &Lease) {
-        if let Some(inos) = lease.inos {
-            self.copy.grant_inos(&self.me, inos);
-        }
+        self.copy.grant_inos(&self.me, &lease.inos);
     }
 
     /// Sends the log; replicas must answer as the copy did.
@@ -148,6 +146,7 @@ impl Scene {
             Op::Rename { from, to, .. } => vec![from, to],
             Op::GetAttr { ino } | Op::SetAttr { ino, .. } | Op::ReadDir { ino, .. } | Op::Parent { ino } => vec![ino],
             Op::Commit(commit) => vec![&mut commit.ino],
+            Op::SetXattr { ino, .. } | Op::GetXattr { ino, .. } => vec![ino],
             other => panic!("{other:?}"),
         };
         for part in parts {
@@ -268,13 +267,14 @@ fn play(steps: &[Step]) -> Scene {
         let (ino, other) = (pick(*first), pick(*second));
         let (a, b) = (name(&format!("n{}", a % 4)), name(&format!("n{}", b % 4)));
         let kind = if what % 2 == 0 { Kind::File } else { Kind::Directory };
-        let op = match what % 16 {
+        let class = [XattrClass::User, XattrClass::Trusted][usize::from(what / 18 % 2)];
+        let op = match what % 18 {
             0..=3 => Op::Create { parent: ino, name: a, new: new(kind, 0o755), exclusive: what % 3 == 0 },
             4 => Op::Unlink { parent: ino, name: a, keep: false },
             5 => Op::Rmdir { parent: ino, name: a },
             6 => Op::Link { ino, parent: other, name: a },
             7 | 8 => {
-                let how = [RenameHow::Replace, RenameHow::NoReplace, RenameHow::Exchange][usize::from(what / 16 % 3)];
+                let how = [RenameHow::Replace, RenameHow::NoReplace, RenameHow::Exchange][usize::from(what / 18 % 3)];
                 Op::Rename { from: ino, from_name: a, to: other, to_name: b, how, keep: false }
             }
             9 => Op::SetAttr { ino, change: AttrChange { mode: Some(0o700), ..AttrChange::default() } },
@@ -290,6 +290,11 @@ fn play(steps: &[Step]) -> Scene {
             12 => Op::Lookup { parent: ino, name: a },
             13 => Op::Parent { ino },
             14 => Op::GetAttr { ino },
+            15 => {
+                let how = [XattrHow::Set, XattrHow::Create, XattrHow::Replace][usize::from(what / 36 % 3)];
+                Op::SetXattr { ino, class, name: a, value: sealed(&format!("{what}")), how }
+            }
+            16 => Op::GetXattr { ino, class, name: a },
             _ => {
                 // A mount does not keep what it did to itself for long.
                 scene.mounts.iter_mut().for_each(|mount| mount.ship(&mut scene.world));
@@ -519,4 +524,43 @@ fn whoever_is_asked_for_something_has_no_longer_than_it_had() {
     }
     assert_eq!(refused, 7, "sixty seconds after it was asked");
     assert_eq!(scene.mounts[0].ordered(&mut scene.world, Op::Renew), Err(Denied::Fenced));
+}
+
+#[test]
+fn whatever_comes_after_giving_everything_back_is_refused() {
+    let mut scene = Scene::new(1);
+    let root = scene.world.root;
+    let after = [
+        Op::Renew,
+        Op::Cede { directories: vec![root] },
+        Op::Fetch { ino: root, cookie: 0 },
+        Op::GetAttr { ino: root },
+        Op::Release,
+    ];
+    for op in after {
+        scene.mounts[0] = Mount::new(1);
+        scene.mounts[0].hold(&mut scene.world, root).unwrap();
+        let calls = [Op::Release, op].map(|op| Call { caller: user(0), op }).into();
+        let batch = Batch { calls, by: scene.mounts[0].by(None) };
+        let answers = scene.world.state.apply_batch(scene.world.now, &key(1), &batch);
+        assert_eq!(answers, [Answer::Done(Reply::Unit), Answer::Denied(Denied::Fenced)]);
+        assert_eq!(scene.world.state.audit(), Ok(()));
+    }
+}
+
+#[test]
+fn beginning_anew_again_and_again_does_not_keep_others_out() {
+    let mut scene = Scene::new(2);
+    let root = scene.world.root;
+    let own = scene.world.dir(0, root, "own", 0o755);
+    let look = Op::Lookup { parent: own, name: name("x") };
+    let greedy = |scene: &mut Scene| {
+        let op = Op::Hold { holder: 1, ino: root, fresh: true };
+        let mount = Mount::new(1);
+        mount.ordered(&mut scene.world, op)
+    };
+    greedy(&mut scene).unwrap();
+    assert_eq!(scene.mounts[1].ordered(&mut scene.world, look.clone()), Err(Denied::Leased));
+    let _ = greedy(&mut scene);
+    assert_eq!(scene.mounts[1].ordered(&mut scene.world, look), Err(Denied::NotFound), "it is open for a while");
 }

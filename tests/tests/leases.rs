@@ -16,7 +16,8 @@ fn count_in_turns(dir: &Path, rounds: usize) {
     for _ in 0..rounds {
         wait_until("the lock is free", TURN, || match fs::create_dir(dir.join("lock")) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => None,
-            made => Some(made.expect("mkdir")),
+            Err(error) => panic!("{error}"),
+            Ok(()) => Some(()),
         });
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join("count"));
         let mut text = String::new();

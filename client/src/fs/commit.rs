@@ -118,6 +118,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let commit = Commit { ino, base, content: content.clone(), mtime, atime, opened: true };
         let mut calls = vec![Call { caller: writer, op: Op::Commit(commit) }];
         calls.extend(then);
+        let deferred = blocks.is_some();
         let mut answers = match blocks {
             None => self.calls(calls).await?,
             Some(ready) => self.metadata.calls_after(calls, ready).await?,
@@ -128,6 +129,9 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             answer => {
                 let attr = attr_of(answer.expect("as many answers as calls").into_result()?)?;
                 file.state.lock().end_commit(attr, content);
+                if deferred {
+                    pipeline.pending.clear();
+                }
                 Ok(Tried::Done(rest))
             }
         }
@@ -141,7 +145,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             self.outbox.settle(ino, &mut pipeline.pending).await?;
             return Ok(None);
         }
-        let (outbox, ids) = (self.outbox.clone(), std::mem::take(&mut pipeline.pending));
+        // They are pending until the commit is done: if it is not, the next one waits for them, too.
+        let (outbox, ids) = (self.outbox.clone(), pipeline.pending.clone());
         Ok(Some(Arc::new(move || {
             let (outbox, mut ids) = (outbox.clone(), ids.clone());
             Box::pin(async move {

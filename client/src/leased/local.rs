@@ -1,6 +1,6 @@
 //! What a holder of leases knows and has done.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use base::{ClusterId, Encode as _, PublicKey, Time};
@@ -36,6 +36,12 @@ pub(super) enum Step {
     Order,
 }
 
+/// How long ago this machine was started, by a clock that nobody sets and that goes on while it sleeps.
+pub(super) fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
 /// Something done here.
 struct Logged {
     call: Call,
@@ -59,10 +65,10 @@ pub(super) struct Local {
     copy: State,
     /// 0: it has no leases.
     epoch: u64,
-    /// When the leases must not be used any more.
-    until: Instant,
+    /// When the leases must not be used any more, since this machine was started.
+    until: Duration,
     /// The agreed time when it was heard of last, and when that was.
-    heard: (Time, Instant),
+    heard: (Time, Duration),
     last: Time,
     used: bool,
     asked: bool,
@@ -75,18 +81,21 @@ pub(super) struct Local {
     sending: usize,
     /// What was refused to whom, and until when it is not asked again.
     refused: HashMap<(Ino, u32), Instant>,
+    /// Changes that were lost and that nobody was told of, and how often something was lost.
     lost: Option<usize>,
+    losses: u64,
     has_held: bool,
     /// Something is being given back: until that is done replicas would still say that it is held here.
     ceding: bool,
     /// The volume's root, until a lease on it was asked for: before anything else, so that whoever had this
     /// holder's number is fenced, and nobody waits for it.
     root: Option<Ino>,
+    volume_root: Option<Ino>,
 }
 
 impl Local {
     pub(super) fn new(cluster: ClusterId, root: Option<Ino>) -> Local {
-        let now = Instant::now();
+        let now = since_boot();
         Local {
             copy: State::copy_of(cluster),
             epoch: 0,
@@ -103,9 +112,11 @@ impl Local {
             sending: 0,
             refused: HashMap::new(),
             lost: None,
+            losses: 0,
             has_held: false,
             ceding: false,
             root,
+            volume_root: root,
         }
     }
 
@@ -124,12 +135,12 @@ impl Local {
     }
 
     fn is_usable(&self) -> bool {
-        self.epoch != 0 && Instant::now() < self.until
+        self.epoch != 0 && since_boot() < self.until
     }
 
     /// Whether leases that are used end soon.
     pub(super) fn is_fading(&mut self) -> bool {
-        let fading = self.epoch != 0 && self.used && Instant::now() + FADING > self.until;
+        let fading = self.epoch != 0 && self.used && since_boot() + FADING > self.until;
         if fading {
             self.used = false;
         }
@@ -152,7 +163,7 @@ impl Local {
 
     /// Agreed time, never later than it is if clocks run alike.
     fn now(&mut self) -> Time {
-        self.last = self.last.max(self.heard.0.after(self.heard.1.elapsed()));
+        self.last = self.last.max(self.heard.0.after(since_boot().saturating_sub(self.heard.1)));
         self.last
     }
 
@@ -178,11 +189,10 @@ impl Local {
 
     /// What is to be done before the operation can be done here; `try_more`: or else to order it.
     pub(super) fn step(&self, Call { caller, op }: &Call, me: &(PublicKey, u64), try_more: bool) -> Step {
-        if self.epoch != 0 && !self.is_usable() {
-            return Step::Renew;
-        }
-        if matches!(op, Op::Create { .. }) && self.epoch != 0 && self.copy.inos_left(me) == 0 {
-            return Step::Renew;
+        let out_of_inos = matches!(op, Op::Create { .. }) && self.copy.inos_left(me) == 0;
+        if self.epoch != 0 && (!self.is_usable() || out_of_inos) {
+            // Own operations are ordered in any case; others see to it that the leases end.
+            return if try_more { Step::Renew } else { Step::Order };
         }
         if let Some(root) = self.root.filter(|_| try_more && !self.ceding) {
             return Step::Hold(root);
@@ -211,7 +221,14 @@ impl Local {
     }
 
     /// A lease was granted; nothing waits to be sent.
-    pub(super) fn take_hold(&mut self, asked: Instant, epoch: u64, lease: &Lease, rows: &[Row], me: &(PublicKey, u64)) {
+    pub(super) fn take_hold(
+        &mut self,
+        asked: Duration,
+        epoch: u64,
+        lease: &Lease,
+        rows: &[Row],
+        me: &(PublicKey, u64),
+    ) {
         self.root = None;
         if epoch != self.epoch {
             assert!(self.log.is_empty(), "everything is sent before a lease is asked for");
@@ -227,15 +244,13 @@ impl Local {
     }
 
     /// Takes note of what replicas say of the leases, which was asked at that moment.
-    pub(super) fn take_lease(&mut self, asked: Instant, lease: &Lease, me: &(PublicKey, u64)) {
+    pub(super) fn take_lease(&mut self, asked: Duration, lease: &Lease, me: &(PublicKey, u64)) {
         let lasts = lease.until.since(lease.now).saturating_sub(UNCERTAINTY * 2);
         // Clocks may run apart by a hundredth.
         self.until = asked + lasts * 99 / 100;
-        self.heard = (lease.now, Instant::now());
+        self.heard = (lease.now, since_boot());
         self.asked |= !lease.recalls.is_empty();
-        if let Some(inos) = lease.inos {
-            self.copy.grant_inos(me, inos);
-        }
+        self.copy.grant_inos(me, &lease.inos);
     }
 
     pub(super) fn take_rows(&mut self, rows: &[Row], directory: Ino, whole: bool, me: &(PublicKey, u64)) {
@@ -278,8 +293,8 @@ impl Local {
             tracing::error!(operations = left, "leases were over before everything done under them was sent");
         }
         let lost = self.lost.map_or(left, |before| before + left);
-        let logged = self.logged;
-        *self = Local { logged, shipped: logged, has_held: true, ..Local::new(cluster, None) };
+        let (logged, losses, root) = (self.logged, self.losses + u64::from(left > 0), self.volume_root);
+        *self = Local { logged, shipped: logged, losses, has_held: true, ..Local::new(cluster, root) };
         self.lost = (lost > 0).then_some(lost);
     }
 
@@ -287,14 +302,8 @@ impl Local {
     /// and what is still under way in their name is refused once there are others.
     pub(super) fn give_up(&mut self, cluster: ClusterId) {
         assert!(self.log.is_empty(), "everything is sent before anything is ordered");
-        let (logged, lost) = (self.logged, self.lost);
-        *self = Local { logged, shipped: logged, lost, ..Local::new(cluster, None) };
-    }
-
-    /// Everything was given back.
-    pub(super) fn begin_anew(&mut self, cluster: ClusterId) {
-        let (logged, lost) = (self.logged, self.lost);
-        *self = Local { logged, shipped: logged, lost, ..Local::new(cluster, None) };
+        let (logged, lost, losses, root) = (self.logged, self.lost, self.losses, self.volume_root);
+        *self = Local { logged, shipped: logged, lost, losses, ..Local::new(cluster, root) };
     }
 
     /// Others want something; it could not be given back yet.
@@ -307,10 +316,18 @@ impl Local {
         self.copy.counts().inodes > COPY_MAX
     }
 
-    /// Says once that something was lost.
-    pub(super) fn tell_lost(&mut self) -> Result<(), Unavailable> {
-        match self.lost.take() {
+    /// How often something was lost.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// Says that something was lost: once, and to everybody who began to wait when it had not been lost
+    /// (`losses`) yet.
+    pub(super) fn tell_lost(&mut self, losses: u64) -> Result<(), Unavailable> {
+        let told = self.lost.take();
+        match told.or((losses != self.losses).then_some(0)) {
             None => Ok(()),
+            Some(0) => Err(Unavailable("changes made here were lost: this client was cut off for too long".into())),
             Some(count) => Err(Unavailable(format!(
                 "{count} changes made here were lost: this client was cut off for so long that others were given what \
                  it had leases on"
@@ -353,25 +370,33 @@ impl Local {
             return None;
         }
         let by = self.by(me, Some(Log { part: self.parts, stamps }))?;
-        self.sending = calls.len();
         Some(Part { epoch: by.epoch, batch: Batch { calls, by: Some(by) }, ready })
     }
 
-    /// Takes operations out of the log that can't be sent because what they name can't be stored, if their
-    /// files are gone by now: nobody will miss them. Says whether there were any.
-    pub(super) fn withdraw_dead(&mut self, epoch: u64, indices: &[usize]) -> bool {
-        let mut withdrawn = false;
-        for index in indices.iter().rev().filter(|_| epoch == self.epoch) {
-            let dead = self.log.get(*index).is_some_and(|logged| match &logged.call.op {
-                Op::Commit(commit) => !self.copy.has_inode(commit.ino),
-                _ => false,
-            });
-            if dead {
-                self.log.remove(*index);
-                (self.sending, self.shipped, withdrawn) = (0, self.shipped + 1, true);
-            }
+    /// The part is about to be sent: from here on it must not change.
+    pub(super) fn note_sent(&mut self, epoch: u64, count: usize) {
+        if epoch == self.epoch {
+            self.sending = count;
         }
-        withdrawn
+    }
+
+    /// Takes operations out of the log that can't be sent because what they name can't be stored, if their
+    /// files are gone by now: nobody will miss them. All of a file's commits go, since each builds on the one
+    /// before. Says whether there were any.
+    pub(super) fn withdraw_dead(&mut self, epoch: u64, indices: &[usize]) -> bool {
+        if epoch != self.epoch || self.sending > 0 {
+            return false;
+        }
+        let committed = |logged: &Logged| match &logged.call.op {
+            Op::Commit(commit) => Some(commit.ino),
+            _ => None,
+        };
+        let failed = indices.iter().filter_map(|index| self.log.get(*index).and_then(committed));
+        let dead: BTreeSet<Ino> = failed.filter(|ino| !self.copy.has_inode(*ino)).collect();
+        let before = self.log.len();
+        self.log.retain(|logged| committed(logged).is_none_or(|ino| !dead.contains(&ino)));
+        self.shipped += (before - self.log.len()) as u64;
+        !dead.is_empty()
     }
 
     /// Replicas have the part of so many operations.

@@ -34,6 +34,7 @@ impl<M: Metadata> Core<M> {
                 }
                 return Err(why.clone());
             }
+            self.local.lock().note_sent(epoch, count);
             let harmless: Vec<bool> = batch.calls.iter().map(|call| is_about_orphan(&call.op)).collect();
             let answers = self.inner.batch(batch).await?;
             let whole = answers.iter().all(|answer| matches!(answer, Answer::Denied(Denied::Fenced | Denied::Applied)));
