@@ -131,7 +131,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         released
     }
 
-    fn is_open(&self, ino: Ino) -> bool {
+    pub(super) fn is_open(&self, ino: Ino) -> bool {
         self.files.lock().get(&ino).is_some_and(|(_, handles)| *handles > 0)
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use client::fs::{FsError, OpenFlags, SetAttr};
-use meta::Denied;
+use meta::{Denied, RenameHow};
 
 use super::world::{ROOT, World, close, create, denied, noise, read_all, read_file, until, write_all, write_file};
 
@@ -189,4 +189,24 @@ async fn set_id_bits_given_after_a_write_stay() {
 
 fn user(id: u32) -> meta::Caller {
     meta::Caller { uid: id, gid: id, groups: Vec::new() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_replaced_and_keep_is_not_opened_by_its_old_number() {
+    let world = World::new();
+    let (one, two) = (world.mount(), world.mount());
+    let old = write_file(&one, "file", b"old").await.ino;
+    write_file(&one, "next", b"new").await;
+    // It lives on for whoever has it open, and a kernel that looked it up before still knows its number.
+    let kept = one.open(&ROOT, old, OpenFlags::reading()).await.expect("opened").handle;
+    let (from, to): ((_, &[u8]), (_, &[u8])) = ((one.root(), b"next"), (one.root(), b"file"));
+    one.rename(&ROOT, from, to, RenameHow::Replace).await.expect("renamed");
+    one.sync_names().await.expect("sent");
+    assert_eq!(denied(two.open(&ROOT, old, OpenFlags::reading()).await), Denied::Stale);
+    let flags = OpenFlags { truncate: true, ..OpenFlags::writing() };
+    assert_eq!(denied(two.open(&ROOT, old, flags).await), Denied::Stale);
+    let again = one.open(&ROOT, old, OpenFlags::reading()).await.expect("it is open here").handle;
+    one.release(again).await.expect("released");
+    one.release(kept).await.expect("released");
+    assert_eq!(read_file(&two, "file").await, b"new");
 }
