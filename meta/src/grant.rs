@@ -9,6 +9,7 @@ use crate::state::State;
 
 /// Most holders with one key: mounts of one user.
 const HOLDERS_MAX: usize = 64;
+
 impl State {
     /// Gives the batch's signer a zone, as the holder with this number.
     pub(crate) fn hold(&mut self, cx: &Context<'_>, number: u64, ino: Ino, fresh: bool) -> Result<Reply, Denied> {
