@@ -4,10 +4,12 @@
 //! kernel calls 1), handles are the library's. What it adds is who asks (with all groups), for how
 //! long the kernel may believe an answer, and patience with interrupts.
 
+mod list;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,8 +40,7 @@ pub(crate) struct Door<M, B> {
     grace: Duration,
     groups: Groups,
     listings: Listings,
-    told: Told,
-    notifier: OnceLock<Notifier>,
+    told: Arc<Told>,
     /// Handles that append, and who opened them; see [`Door::write_back`].
     appending: Mutex<HashMap<Handle, Caller>>,
     /// How many operations that change something have ended; see [`Door::changing`].
@@ -50,14 +51,16 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     /// `ttl`: for how long the kernel may use names and attributes without asking. `grace`: how long
     /// an interrupted operation may take to end by itself.
     pub(crate) fn new(fs: Arc<client::fs::Filesystem<M, B>>, ttl: Duration, grace: Duration) -> Door<M, B> {
+        let told = Arc::new(Told::default());
+        let forgetting = told.clone();
+        fs.before_sharing(Arc::new(move || Box::pin(forgetting.clone().forget_lasting())));
         Door {
             fs,
             ttl,
             grace,
             groups: Groups::default(),
             listings: Listings::new(ttl),
-            told: Told::default(),
-            notifier: OnceLock::new(),
+            told,
             appending: Mutex::default(),
             changes: Changes::default(),
         }
@@ -77,6 +80,18 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     ) -> Result<T> {
         let _change = self.changes.begin();
         self.wait(request, operation).await
+    }
+
+    /// A name that was made in the directory `parent`.
+    async fn made(
+        &self,
+        request: &Request,
+        parent: u64,
+        operation: impl Future<Output = client::fs::Result<Attr>>,
+    ) -> Result<Entry> {
+        let generation = self.fs.generation();
+        let attr = self.changing(request, operation).await?;
+        Ok(self.entry(request, parent, &attr, generation).await)
     }
 
     /// After a failure to write, the kernel's cached pages may hold what is lost: the next open drops them.
@@ -101,17 +116,40 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         if ino == self.fs.root() { ROOT } else { ino.0 }
     }
 
-    fn entry(&self, attr: &Attr) -> Entry {
-        self.told.tell(attr);
-        let inode = self.inode(attr.ino);
+    /// An answer that names an inode in the directory `parent`, asked in that generation of leases.
+    async fn entry(&self, request: &Request, parent: u64, attr: &Attr, generation: u64) -> Entry {
+        let name_ttl = self.name_ttl(request, parent, generation).await.max(self.ttl);
+        let AttributesFor { attributes, ttl } = self.attributes(request, attr, generation).await;
         // Inode numbers are never used again, so one generation is enough.
-        let attributes = translate::attributes(inode, attr);
-        Entry { inode, generation: 0, attributes, attributes_ttl: self.ttl, name_ttl: self.ttl }
+        Entry { inode: attributes.inode, generation: 0, attributes, attributes_ttl: ttl, name_ttl }
     }
 
-    fn attributes(&self, attr: &Attr) -> AttributesFor {
+    async fn attributes(&self, request: &Request, attr: &Attr, generation: u64) -> AttributesFor {
         self.told.tell(attr);
-        AttributesFor { attributes: translate::attributes(self.inode(attr.ino), attr), ttl: self.ttl }
+        let inode = self.inode(attr.ino);
+        let lasts = self.lasts(request, attr.ino, generation).await;
+        if lasts > self.ttl {
+            self.told.tell_lasting(inode);
+        }
+        AttributesFor { attributes: translate::attributes(inode, attr), ttl: lasts.max(self.ttl) }
+    }
+
+    /// How long a name in `parent`, there or not, can't be changed by others.
+    async fn name_ttl(&self, request: &Request, parent: u64, generation: u64) -> Duration {
+        match self.told.names_expire() {
+            true => self.lasts(request, self.ino(parent), generation).await,
+            false => Duration::ZERO,
+        }
+    }
+
+    /// How long others can't change what this mount has a lease on. They can't before the kernel has the
+    /// answer that says so and was made to forget it.
+    async fn lasts(&self, request: &Request, ino: Ino, generation: u64) -> Duration {
+        if self.fs.lasts(ino, generation).is_zero() {
+            return Duration::ZERO;
+        }
+        self.told.begin_telling(request).await;
+        self.fs.lasts(ino, generation)
     }
 
     /// Close-to-open: who opens a file sees what was written before. Cached pages of that content
@@ -122,17 +160,9 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         }
         let (attributes_changed, pages_good) = self.told.open(&opened.attr);
         if attributes_changed {
-            self.drop_attributes(opened.attr.ino);
+            self.told.drop_attributes(self.inode(opened.attr.ino));
         }
         Opened { handle: opened.handle.0, flags: if pages_good { open_flag::KEEP_CACHE } else { 0 } }
-    }
-
-    fn drop_attributes(&self, ino: Ino) {
-        if let Some(notifier) = self.notifier.get()
-            && let Err(errno) = notifier.inval_attributes(self.inode(ino))
-        {
-            tracing::warn!(%errno, "the kernel keeps old attributes");
-        }
     }
 
     /// After a commit: times and space that the kernel was told before were estimates, and would be
@@ -140,7 +170,7 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     fn committed(&self, handle: u64) {
         let Ok(attr) = self.fs.committed_attr(Handle(handle)) else { return };
         if self.told.commit(&attr) {
-            self.drop_attributes(attr.ino);
+            self.told.drop_attributes(self.inode(attr.ino));
         }
     }
 
@@ -154,63 +184,6 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         let other = self.fs.open(&caller, self.ino(inode), flags).await?.handle;
         let written = self.fs.write(other, write.offset, write.data).await;
         self.fs.release(other).await.and(written)
-    }
-
-    async fn list(
-        &self,
-        request: &Request,
-        inode: u64,
-        read: request::Read,
-        entries: &mut DirectoryEntries,
-        with_attributes: bool,
-    ) -> Result<()> {
-        let caller = self.caller(request);
-        let ino = self.ino(inode);
-        let listing = self.listings.get(read.handle);
-        let mut listing = listing.lock().await;
-        if read.offset == 0 {
-            listing.forget();
-        }
-        if read.offset < 2 {
-            let parent = match inode {
-                ROOT => ROOT,
-                _ => self.inode(self.wait(request, self.fs.parent(&caller, ino)).await?.ino),
-            };
-            for (offset, (name, inode)) in [(".", inode), ("..", parent)].into_iter().enumerate() {
-                let after = offset as u64 + 1;
-                if after > read.offset && !entries.add(name.as_ref(), inode, translate::DIRECTORY, after) {
-                    return Ok(());
-                }
-            }
-        }
-        // The cookies of the cluster begin above those two.
-        let mut cookie = if read.offset <= 2 { 0 } else { read.offset };
-        loop {
-            // Read before it is asked: a change meanwhile may be in the answer or not.
-            let now = self.changes.now();
-            if !listing.has(cookie, now) {
-                let more = self.fs.readdir(&caller, ino, cookie, meta::ENTRIES_MAX);
-                listing.take(cookie, self.wait(request, more).await?, now);
-            }
-            while let Some(entry) = listing.after(cookie) {
-                if !self.add(entries, &entry, with_attributes) {
-                    listing.put_back(cookie, entry);
-                    return Ok(());
-                }
-                cookie = entry.cookie;
-            }
-            if listing.is_at_end(cookie) {
-                return Ok(());
-            }
-        }
-    }
-
-    fn add(&self, entries: &mut DirectoryEntries, entry: &client::fs::Entry, with_attributes: bool) -> bool {
-        let name = OsStr::from_bytes(&entry.name);
-        match with_attributes {
-            true => entries.add_entry(name, &self.entry(&entry.attr), entry.cookie),
-            false => entries.add(name, self.inode(entry.attr.ino), translate::mode(&entry.attr), entry.cookie),
-        }
     }
 }
 
@@ -238,7 +211,7 @@ fn refuse(request: &Request, error: &FsError) -> Errno {
 
 impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     async fn init(&self, _: &request::Init, notifier: Notifier) -> Result<()> {
-        self.notifier.set(notifier).map_err(|_| Errno::BUSY)
+        if self.told.connect(notifier) { Ok(()) } else { Err(Errno::BUSY) }
     }
 
     async fn destroy(&self) {
@@ -248,28 +221,33 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     }
 
     async fn lookup(&self, request: &Request, parent: u64, name: &OsStr) -> Result<Entry> {
-        let caller = self.caller(request);
-        let attr = self.wait(request, self.fs.lookup(&caller, self.ino(parent), name.as_bytes())).await?;
-        Ok(self.entry(&attr))
+        let (caller, generation) = (self.caller(request), self.fs.generation());
+        match self.wait(request, self.fs.lookup(&caller, self.ino(parent), name.as_bytes())).await {
+            Err(Errno::NOENT) => match self.name_ttl(request, parent, generation).await {
+                Duration::ZERO => Err(Errno::NOENT),
+                name_ttl => Ok(Entry::absent(name_ttl)),
+            },
+            found => Ok(self.entry(request, parent, &found?, generation).await),
+        }
     }
 
     fn forget(&self, inode: u64, lookups: u64) {
         let ino = self.ino(inode);
-        self.told.forget(ino);
+        self.told.forget(ino, inode);
         self.fs.forget(ino, lookups);
     }
 
     async fn getattr(&self, request: &Request, inode: u64, _: Option<u64>) -> Result<AttributesFor> {
-        let (caller, ino) = (self.caller(request), self.ino(inode));
+        let (caller, ino, generation) = (self.caller(request), self.ino(inode), self.fs.generation());
         let attr = match self.wait(request, self.fs.getattr(&caller, ino)).await {
             Err(Errno::STALE) => self.told.removed(ino).ok_or(Errno::STALE)?,
             asked => asked?,
         };
-        Ok(self.attributes(&attr))
+        Ok(self.attributes(request, &attr, generation).await)
     }
 
     async fn setattr(&self, request: &Request, inode: u64, set: request::SetAttributes) -> Result<AttributesFor> {
-        let caller = self.caller(request);
+        let (caller, generation) = (self.caller(request), self.fs.generation());
         let attrs = AttrChange {
             mode: set.mode.map(translate::permissions),
             uid: set.uid,
@@ -283,7 +261,7 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
             true => self.wait(request, self.fs.getattr(&caller, ino)).await?,
             false => self.changing(request, self.fs.setattr(&caller, ino, &change, handle)).await?,
         };
-        Ok(self.attributes(&attr))
+        Ok(self.attributes(request, &attr, generation).await)
     }
 
     async fn readlink(&self, request: &Request, inode: u64) -> Result<Target> {
@@ -292,16 +270,16 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     }
 
     async fn mknod(&self, request: &Request, parent: u64, name: &OsStr, mode: u32, device: u32) -> Result<Entry> {
-        let (caller, parent) = (self.caller(request), self.ino(parent));
+        let (caller, inode, parent) = (self.caller(request), parent, self.ino(parent));
         let (kind, permissions) = (translate::kind(mode).ok_or(Errno::INVAL)?, translate::permissions(mode));
         let made = self.fs.mknod(&caller, parent, name.as_bytes(), kind, permissions, device);
-        Ok(self.entry(&self.changing(request, made).await?))
+        self.made(request, inode, made).await
     }
 
     async fn mkdir(&self, request: &Request, parent: u64, name: &OsStr, mode: u32) -> Result<Entry> {
-        let (caller, parent) = (self.caller(request), self.ino(parent));
+        let (caller, inode, parent) = (self.caller(request), parent, self.ino(parent));
         let made = self.fs.mkdir(&caller, parent, name.as_bytes(), translate::permissions(mode));
-        Ok(self.entry(&self.changing(request, made).await?))
+        self.made(request, inode, made).await
     }
 
     async fn unlink(&self, request: &Request, parent: u64, name: &OsStr) -> Result<()> {
@@ -315,9 +293,9 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     }
 
     async fn symlink(&self, request: &Request, parent: u64, name: &OsStr, target: &OsStr) -> Result<Entry> {
-        let (caller, parent) = (self.caller(request), self.ino(parent));
+        let (caller, inode, parent) = (self.caller(request), parent, self.ino(parent));
         let made = self.fs.symlink(&caller, parent, name.as_bytes(), target.as_bytes());
-        Ok(self.entry(&self.changing(request, made).await?))
+        self.made(request, inode, made).await
     }
 
     async fn rename(&self, request: &Request, parent: u64, rename: request::Rename) -> Result<()> {
@@ -337,7 +315,7 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     async fn link(&self, request: &Request, inode: u64, new_parent: u64, new_name: &OsStr) -> Result<Entry> {
         let (caller, parent) = (self.caller(request), self.ino(new_parent));
         let linked = self.fs.link(&caller, self.ino(inode), parent, new_name.as_bytes());
-        Ok(self.entry(&self.changing(request, linked).await?))
+        self.made(request, new_parent, linked).await
     }
 
     async fn open(&self, request: &Request, inode: u64, open: request::Open) -> Result<Opened> {
@@ -358,11 +336,13 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         mode: u32,
         open: request::Open,
     ) -> Result<Created> {
-        let (caller, parent, flags) = (self.caller(request), self.ino(parent), translate::open_flags(open.flags));
+        let (caller, flags, generation) =
+            (self.caller(request), translate::open_flags(open.flags), self.fs.generation());
+        let (inode, parent) = (parent, self.ino(parent));
         let (mode, exclusive) = (translate::permissions(mode), translate::is_exclusive(open.flags));
         let created = self.fs.create(&caller, parent, name.as_bytes(), mode, flags, exclusive);
         let created = self.changing(request, created).await?;
-        let entry = self.entry(&created.attr);
+        let entry = self.entry(request, inode, &created.attr, generation).await;
         Ok(Created { entry, opened: self.opened(caller, &created, flags) })
     }
 

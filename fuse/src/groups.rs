@@ -66,7 +66,8 @@ mod tests {
     use super::*;
 
     fn request(uid: u32, pid: u32) -> Request {
-        Request { unique: 2, uid, gid: 7, pid, interrupt: crate::wire::Interrupt::default() }
+        let (interrupt, until_answered) = Default::default();
+        Request { unique: 2, uid, gid: 7, pid, interrupt, until_answered }
     }
 
     #[test]

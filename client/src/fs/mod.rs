@@ -40,7 +40,7 @@ use futures::stream::{self, StreamExt as _};
 use meta::{Answer, Attr, Call, Caller, Denied, Ino, Op, Reply, Volume};
 use parking_lot::Mutex;
 
-use crate::backend::{BlockStore, Metadata, StoreSpace};
+use crate::backend::{BlockStore, Forget, Metadata, StoreSpace};
 use crate::cache::{BlockCache, CacheCounts, CacheOptions};
 use chunks::Chunks;
 use file::OpenFile;
@@ -197,6 +197,26 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
 
     /// The kernel forgets `lookups` references to an inode. Nothing is kept for it here.
     pub fn forget(&self, _ino: Ino, _lookups: u64) {}
+
+    /// Counts how often something stopped being this mount's alone.
+    pub fn generation(&self) -> u64 {
+        self.shared.metadata.generation()
+    }
+
+    /// For how long what was asked of this inode in this generation may be remembered: its attributes, and if
+    /// it is a directory its names. See [`Metadata::lasts`].
+    pub fn lasts(&self, ino: Ino, generation: u64) -> Duration {
+        match self.shared.file(ino) {
+            // Its times and the space it takes are estimates.
+            Some(file) if file.is_dirty() => Duration::ZERO,
+            _ => self.shared.metadata.lasts(ino, generation),
+        }
+    }
+
+    /// Says how what was remembered for so long is forgotten; see [`Metadata::before_sharing`].
+    pub fn before_sharing(&self, forget: Forget) {
+        self.shared.metadata.before_sharing(forget);
+    }
 
     /// Commits everything that was written, for `sync(2)` and before unmounting.
     ///

@@ -91,6 +91,7 @@ pub(super) struct Local {
     /// holder's number is fenced, and nobody waits for it.
     root: Option<Ino>,
     volume_root: Option<Ino>,
+    generation: u64,
 }
 
 impl Local {
@@ -117,6 +118,7 @@ impl Local {
             ceding: false,
             root,
             volume_root: root,
+            generation: 0,
         }
     }
 
@@ -154,6 +156,24 @@ impl Local {
 
     pub(super) fn keeps(&self, ino: Ino, me: &(PublicKey, u64)) -> bool {
         self.is_usable() && self.copy.is_held_by(ino, me)
+    }
+
+    /// Counts how often something stopped being this client's alone.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What is remembered of what was asked until now is not to be relied on.
+    pub(super) fn end_generation(&mut self) {
+        self.generation += 1;
+    }
+
+    /// For how long what was asked of this inode in this generation stays as it is.
+    pub(super) fn lasts(&self, ino: Ino, generation: u64, me: &(PublicKey, u64)) -> Duration {
+        match generation == self.generation && self.keeps(ino, me) {
+            true => self.until.saturating_sub(since_boot()),
+            false => Duration::ZERO,
+        }
     }
 
     /// In whose name batches go, if there are leases.
@@ -264,6 +284,7 @@ impl Local {
     /// Stops using these directories.
     pub(super) fn give_back(&mut self, directories: &[Ino], me: &(PublicKey, u64)) {
         self.ceding = true;
+        self.end_generation();
         for directory in directories {
             self.copy.give_back(*directory, me);
         }
@@ -294,7 +315,8 @@ impl Local {
         }
         let lost = self.lost.map_or(left, |before| before + left);
         let (logged, losses, root) = (self.logged, self.losses + u64::from(left > 0), self.volume_root);
-        *self = Local { logged, shipped: logged, losses, has_held: true, ..Local::new(cluster, root) };
+        let generation = self.generation + 1;
+        *self = Local { logged, shipped: logged, losses, has_held: true, generation, ..Local::new(cluster, root) };
         self.lost = (lost > 0).then_some(lost);
     }
 
@@ -303,7 +325,8 @@ impl Local {
     pub(super) fn give_up(&mut self, cluster: ClusterId) {
         assert!(self.log.is_empty(), "everything is sent before anything is ordered");
         let (logged, lost, losses, root) = (self.logged, self.lost, self.losses, self.volume_root);
-        *self = Local { logged, shipped: logged, lost, losses, ..Local::new(cluster, root) };
+        let generation = self.generation + 1;
+        *self = Local { logged, shipped: logged, lost, losses, generation, ..Local::new(cluster, root) };
     }
 
     /// Others want something; it could not be given back yet.

@@ -184,6 +184,8 @@ pub mod notification {
     pub const INVAL_INODE: i32 = 2;
     /// Drop a name.
     pub const INVAL_ENTRY: i32 = 3;
+    /// Have every name looked up again (Linux 6.16).
+    pub const INC_EPOCH: i32 = 8;
     /// [`INVAL_ENTRY`]: expire the name instead, so that it is looked up again.
     pub const EXPIRE_ONLY: u32 = 1 << 0;
 }

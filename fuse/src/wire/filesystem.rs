@@ -2,6 +2,9 @@
 
 use std::ffi::OsStr;
 use std::future::{Future, ready};
+use std::sync::OnceLock;
+
+use tokio::sync::OwnedRwLockReadGuard;
 
 use super::interrupt::Interrupt;
 use super::notify::Notifier;
@@ -15,7 +18,7 @@ use super::request::{CopyFileRange, Fallocate, Init, Ioctl, Open, Read, Release,
 pub use rustix::io::Errno;
 
 /// Who asks.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Request {
     /// Names the request in the protocol and in logs.
     pub unique: u64,
@@ -25,6 +28,8 @@ pub struct Request {
     pub gid: u32,
     /// Thread id of the caller; 0 when the kernel itself asks (write-back, read-ahead).
     pub pid: u32,
+    /// Given back when the kernel has the answer.
+    pub until_answered: OnceLock<OwnedRwLockReadGuard<()>>,
     /// Fires when the caller was signalled. A killed process does not die before its answer, so
     /// whatever may wait long should give up (`EINTR`) when this fires.
     pub interrupt: Interrupt,

@@ -1,19 +1,28 @@
-//! A cluster in memory: the real state machine without the agreement, and a map for the blocks.
+//! A cluster in memory: the real state machine without the agreement, and a map for the blocks; and what
+//! mounting it takes.
 
-use std::collections::{BTreeMap, HashMap};
+#![allow(dead_code, reason = "each test uses what it needs")]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base::{BlockId, ClusterId, SecretKey, Time};
 use bytes::Bytes;
 use client::backend::{BlockError, BlockStore, Metadata, StoreSpace, Unavailable};
 use client::fs::{Filesystem, Options};
+use client::leased::Leased;
+use fuse::wire::HelperError;
+use fuse::{Mount, MountError, MountOptions, mount};
 use meta::{
     Answer, Batch, Call, Caller, Chunking, Genesis, Grant, Op, Redundancy, Reply, State, Uids, Volume, VolumeSpec,
 };
 use parking_lot::Mutex;
+use tempfile::TempDir;
 use tokio::sync::watch;
 
+/// How long anything here may take before the test fails instead of hanging.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const SECRET: [u8; 32] = [7; 32];
 
 /// The replicas and the nodes; clones are the same cluster.
@@ -24,7 +33,10 @@ pub(crate) struct Cluster {
     key: Arc<SecretKey>,
     reachable: watch::Sender<bool>,
     waiting: watch::Sender<usize>,
-    volume: Volume,
+    recalled: watch::Sender<BTreeSet<u64>>,
+    /// By which number this client holds leases, if it does.
+    pub(crate) holder: u64,
+    pub(crate) volume: Volume,
 }
 
 impl Cluster {
@@ -60,14 +72,27 @@ impl Cluster {
             key: Arc::new(key),
             reachable: watch::Sender::new(true),
             waiting: watch::Sender::new(0),
+            recalled: watch::Sender::new(BTreeSet::new()),
+            holder: 0,
             volume,
         }
     }
 
     /// The volume, as one more client sees it.
     pub(crate) fn open(&self) -> Arc<Filesystem<Cluster, Cluster>> {
+        self.open_with(self.clone())
+    }
+
+    /// The volume, its names by way of `names`.
+    pub(crate) fn open_with<M: Metadata>(&self, names: M) -> Arc<Filesystem<M, Cluster>> {
         let (volume, options) = (self.volume.clone(), Options::default());
-        Arc::new(Filesystem::open_volume(self.clone(), self.clone(), volume, &SECRET, options).unwrap())
+        Arc::new(Filesystem::open_volume(names, self.clone(), volume, &SECRET, options).unwrap())
+    }
+
+    /// One more client that takes leases, by this number.
+    pub(crate) fn leased(&self, holder: u64) -> Leased<Cluster> {
+        let cluster = Cluster { holder, ..self.clone() };
+        Leased::new(cluster, ClusterId([3; 16]), self.key.public(), holder, self.volume.root)
     }
 
     /// Lets the replicas answer, or not.
@@ -91,7 +116,14 @@ impl Metadata for Cluster {
         self.waiting.send_modify(|waiting| *waiting += 1);
         self.reachable.subscribe().wait_for(|reachable| *reachable).await.unwrap();
         self.waiting.send_modify(|waiting| *waiting -= 1);
-        Ok(self.state.lock().apply_batch(now(), &self.key.public(), &batch))
+        let mut state = self.state.lock();
+        let answers = state.apply_batch(now(), &self.key.public(), &batch);
+        self.recalled.send_replace(state.recalled().map(|(_, holder)| *holder).collect());
+        Ok(answers)
+    }
+
+    async fn recalled(&self) {
+        self.recalled.subscribe().wait_for(|recalled| recalled.contains(&self.holder)).await.unwrap();
     }
 }
 
@@ -108,4 +140,33 @@ impl BlockStore for Cluster {
     async fn space(&self) -> Option<StoreSpace> {
         Some(StoreSpace { total: 1 << 30, free: 1 << 29 })
     }
+}
+
+/// Mounts the volume for one more client, or says why this machine cannot.
+pub(crate) async fn mounted<M: Metadata>(
+    fs: Arc<Filesystem<M, Cluster>>,
+    options: MountOptions,
+) -> Option<(Mount, TempDir)> {
+    let mountpoint = tempfile::tempdir().unwrap();
+    match mount(fs, mountpoint.path(), options).await {
+        Ok(mount) => Some((mount, mountpoint)),
+        Err(MountError::Mount(
+            error @ (fuse::wire::MountError::DeviceMissing
+            | fuse::wire::MountError::DeviceDenied
+            | fuse::wire::MountError::NotPermitted
+            | fuse::wire::MountError::Helper(HelperError::Missing { .. })),
+        )) => {
+            eprintln!("SKIPPED, this machine cannot mount: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(run)).await.expect("in time").unwrap()
+}
+
+pub(crate) async fn unmount(mount: Mount) {
+    tokio::time::timeout(PATIENCE, mount.unmount()).await.expect("in time").unwrap();
 }
