@@ -48,7 +48,7 @@ pub(crate) struct Door<M, B> {
 }
 
 impl<M: Metadata, B: BlockStore> Door<M, B> {
-    /// `ttl`: for how long the kernel may use names and attributes without asking. `grace`: how long
+    /// `ttl`: for how long the kernel may use attributes without asking that others may change. `grace`: how long
     /// an interrupted operation may take to end by itself.
     pub(crate) fn new(fs: Arc<client::fs::Filesystem<M, B>>, ttl: Duration, grace: Duration) -> Door<M, B> {
         let told = Arc::new(Told::default());
@@ -118,7 +118,7 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
 
     /// An answer that names an inode in the directory `parent`, asked in that generation of leases.
     async fn entry(&self, request: &Request, parent: u64, attr: &Attr, generation: u64) -> Entry {
-        let name_ttl = self.name_ttl(request, parent, generation).await.max(self.ttl);
+        let name_ttl = self.name_ttl(request, parent, generation).await;
         let AttributesFor { attributes, ttl } = self.attributes(request, attr, generation).await;
         // Inode numbers are never used again, so one generation is enough.
         Entry { inode: attributes.inode, generation: 0, attributes, attributes_ttl: ttl, name_ttl }
@@ -134,7 +134,8 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         AttributesFor { attributes: translate::attributes(inode, attr), ttl: lasts.max(self.ttl) }
     }
 
-    /// How long a name in `parent`, there or not, can't be changed by others.
+    /// How long a name in `parent`, there or not, can't be changed by others. Where they can, it is looked up
+    /// every time: an old one would lead to a file that is somebody's backup by now.
     async fn name_ttl(&self, request: &Request, parent: u64, generation: u64) -> Duration {
         match self.told.names_expire() {
             true => self.lasts(request, self.ino(parent), generation).await,

@@ -21,8 +21,8 @@ pub struct MountOptions {
     pub allow_other: Option<bool>,
     /// Nothing can be changed.
     pub read_only: bool,
-    /// For how long names and attributes may be used without asking the cluster. Names that are not
-    /// there are asked for every time.
+    /// For how long attributes may be used without asking the cluster where this mount has no lease, by whoever
+    /// has the file open; names are asked for every time, and bring the attributes with them.
     pub ttl: Duration,
     /// How long an operation may go on after its caller was interrupted; then it ends with EINTR.
     pub interrupt_grace: Duration,

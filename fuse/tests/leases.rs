@@ -228,3 +228,28 @@ async fn what_is_moved_out_of_a_lease_is_not_believed_any_more() {
     assert_eq!(blocking(move || look(&to)).await, ("one".into(), 0o640, false));
     unmount(world.mount).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_leads_to_what_others_gave_it_though_the_old_file_is_still_there() {
+    let cluster = Cluster::new();
+    let options = MountOptions::default();
+    let Some((first, at)) = cluster::mounted(cluster.open(), options.clone()).await else { return };
+    let Some((second, there)) = cluster::mounted(cluster.open(), options).await else { return };
+    let (one, two) = (at.path().to_path_buf(), there.path().to_path_buf());
+    blocking(move || {
+        for round in 0..10 {
+            // As editors save: the old file becomes the backup.
+            fs::write(one.join("text"), format!("old {round}")).unwrap();
+            assert_eq!(fs::read_to_string(two.join("text")).unwrap(), format!("old {round}"));
+            fs::rename(one.join("text"), one.join("text~")).unwrap();
+            fs::write(one.join("text"), format!("new {round}")).unwrap();
+            assert_eq!(fs::read_to_string(two.join("text")).unwrap(), format!("new {round}"));
+            fs::remove_file(one.join("text")).unwrap();
+            fs::create_dir(two.join("text")).unwrap();
+            fs::remove_dir(one.join("text")).unwrap();
+        }
+    })
+    .await;
+    unmount(first).await;
+    unmount(second).await;
+}

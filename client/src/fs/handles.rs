@@ -162,7 +162,6 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             self.open_empty(caller, ino, flags).await?
         } else {
             let (attr, content) = self.open_content(caller, ino, flags.mask()).await?;
-            self.need_name(&attr)?;
             self.attach(attr, &content)?
         };
         Ok(self.add_handle(file, caller, flags))
@@ -181,9 +180,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let ops = [Op::Open { ino, mask: flags.mask() }, Op::Commit(commit)];
         let answers = self.calls(ops.map(|op| Call { caller: caller.clone(), op }).into()).await?;
         let mut answers = answers.into_iter().map(|answer| answer.into_result());
-        if let Reply::Opened { attr, .. } = answers.next().expect("two answers")? {
-            self.need_name(&attr)?;
-        }
+        answers.next().expect("two answers")?;
         let attr = attr_of(answers.next().expect("two answers")?)?;
         if let (Some(file), Some(pipeline)) = (&known, &mut pipeline) {
             file.state.lock().reset(attr, content.clone(), &self.budget);
@@ -191,13 +188,6 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             pipeline.pending.clear();
         }
         self.attach(attr, &content)
-    }
-
-    /// Refuses to open what has no name any more and is not kept by this mount: another one keeps it, and the
-    /// kernel knows it by a name that leads elsewhere by now. It asks again for the name then.
-    fn need_name(&self, attr: &Attr) -> Result<()> {
-        let ours = || self.is_open(attr.ino) || self.opening.lock().is_lost(attr.ino) == Ok(true);
-        if attr.nlink == 0 && !ours() { Err(Denied::Stale.into()) } else { Ok(()) }
     }
 
     /// The open file of an inode whose attributes and content were just asked for, with one more
@@ -223,7 +213,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
                 state.attr.version += 1;
                 (state.attr.nlink, state.fetched) = (0, None);
             }
-            state.orphan = true;
+            (state.orphan, state.borrowed) = (true, false);
         }
         Ok(file)
     }
@@ -249,7 +239,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             return Ok(());
         }
         if file.state.lock().orphan {
-            if !self.give_up(file).await {
+            if !self.give_up(file).await || file.state.lock().borrowed {
                 return Ok(());
             }
             let released = self.let_go(file.ino, &open.caller).await;

@@ -70,6 +70,8 @@ pub struct Options {
     pub write_back: Duration,
     /// For how long the attributes of a file that is being written to here are not asked for again.
     pub dirty_attr_ttl: Duration,
+    /// For how long a file whose last name was removed is kept for others who found that name just before.
+    pub linger: Duration,
     /// How old names, attributes and links may be that one replica proves; `None`: every one is ordered.
     pub max_age: Option<Duration>,
 }
@@ -83,6 +85,7 @@ impl Default for Options {
             read_ahead_bytes: 8 << 20,
             write_back: Duration::from_secs(30),
             dirty_attr_ttl: Duration::from_secs(1),
+            linger: Duration::from_secs(5),
             max_age: None,
         }
     }

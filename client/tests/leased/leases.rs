@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use client::backend::BlockError;
-use client::fs::{FsError, OpenFlags, Options};
+use client::fs::{FsError, OpenFlags};
 use meta::{Denied, RenameHow};
 
-use super::world::{Fs, ROOT, World, close, create, noise, read_all, read_file, write_all, write_file};
+use super::world::{Fs, ROOT, World, close, create, noise, options, read_all, read_file, write_all, write_file};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_mount_alone_asks_replicas_next_to_nothing() {
@@ -111,7 +111,7 @@ async fn deleting_what_can_not_be_stored_lets_the_rest_through() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_answers_do_nothing_twice() {
     let world = World::new();
-    let fs = world.mount_with(Options::default());
+    let fs = world.mount_with(options());
     write_file(&fs, "first", b"small").await;
     for index in 0..10 {
         create(&fs, &format!("f{index}")).await;
