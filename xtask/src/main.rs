@@ -5,6 +5,7 @@ mod bench;
 mod ci;
 mod model;
 mod mutations;
+mod soak;
 mod steps;
 mod tools;
 
@@ -47,6 +48,9 @@ enum Chore {
     Mutations(mutations::Options),
     /// The large runs: 20,000 files, a 5 GiB file, a build on the mount, nodes killed meanwhile.
     Accept(accept::Options),
+    /// Two mounts on hosts of their own that are killed, stopped and cut off while they work on the same
+    /// files; all they saw is checked. As root.
+    Soak(soak::Options),
 }
 
 #[derive(Subcommand)]
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Chore::Model(options) => model::run(&options),
         Chore::Mutations(options) => mutations::run(&options),
         Chore::Accept(options) => accept::run(&options),
+        Chore::Soak(options) => soak::run(&options),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
