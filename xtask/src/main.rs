@@ -5,6 +5,7 @@ mod bench;
 mod ci;
 mod model;
 mod mutations;
+mod programs;
 mod soak;
 mod steps;
 mod tools;
@@ -48,6 +49,9 @@ enum Chore {
     Mutations(mutations::Options),
     /// The large runs: 20,000 files, a 5 GiB file, a build on the mount, nodes killed meanwhile.
     Accept(accept::Options),
+    /// Databases, a C build, editors, rsync, tar, dbench and fsx on a mount, some of it while the program or
+    /// the mount is killed.
+    Programs(programs::Options),
     /// Two mounts on hosts of their own that are killed, stopped and cut off while they work on the same
     /// files; all they saw is checked. As root.
     Soak(soak::Options),
@@ -91,6 +95,7 @@ fn main() -> ExitCode {
         Chore::Model(options) => model::run(&options),
         Chore::Mutations(options) => mutations::run(&options),
         Chore::Accept(options) => accept::run(&options),
+        Chore::Programs(options) => programs::run(&options),
         Chore::Soak(options) => soak::run(&options),
     };
     match result {
