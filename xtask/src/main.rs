@@ -61,6 +61,8 @@ enum Chore {
 enum Bench {
     /// The mount beside a plain folder and a passthrough FUSE filesystem, in one run.
     Fs(bench::fs::Options),
+    /// What goes over the network when a large file changes a little. As root.
+    Bytes(bench::bytes::Options),
     /// Consensus: operations per second, latency and cost of four replicas over loopback TLS.
     #[command(disable_help_flag = true)]
     Bft {
@@ -88,6 +90,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().chore {
         Chore::Ci => ci::run(),
         Chore::Bench(Bench::Fs(options)) => bench::fs::run(&options),
+        Chore::Bench(Bench::Bytes(options)) => bench::bytes::run(&options),
         Chore::Bench(Bench::Bft { arguments }) => bench::bft(&[], &arguments),
         Chore::Bench(Bench::Failover { arguments }) => bench::bft(&["failover"], &arguments),
         Chore::Bench(Bench::Restart { arguments }) => bench::bft(&["restart"], &arguments),

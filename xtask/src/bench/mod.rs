@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measurements that a reader can repeat.
 
+pub(crate) mod bytes;
 pub(crate) mod fs;
 mod report;
 mod target;

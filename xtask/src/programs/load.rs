@@ -18,13 +18,18 @@ const FSX: &str = "fsx@0.3.2";
 /// A million operations on two cores that do other things, too.
 const LONG: Duration = Duration::from_secs(3 * 3600);
 
+/// fsx does not unmap what it read through a map, and a process may have 65,530 maps: after so many
+/// operations it begins again, with the next seed.
+const RUN: u64 = 50_000;
+
 /// Everything that it can do on Linux. `mmap` is how often it maps; `synced` whether it syncs what it
-/// wrote so.
+/// wrote so. The file is small and seldom closed or synced, because every version of it that gets
+/// stored stays: blocks are not reclaimed yet.
 fn settings(mmap: u32, synced: bool) -> String {
     format!(
-        "flen = 1048576\nnomsyncafterwrite = {}\n[opsize]\nmax = 131072\n[weights]\nclose_open = 1\nread = 10\n\
-         write = 10\nmapread = {mmap}\nmapwrite = {mmap}\ninvalidate = {}\ntruncate = 2\nfsync = 0.2\n\
-         fdatasync = 0.2\nposix_fallocate = 1\npunch_hole = 2\nsendfile = 2\nposix_fadvise = 1\n\
+        "flen = 262144\nnomsyncafterwrite = {}\n[opsize]\nmax = 65536\n[weights]\nclose_open = 0.3\nread = 10\n\
+         write = 10\nmapread = {mmap}\nmapwrite = {mmap}\ninvalidate = {}\ntruncate = 2\nfsync = 0.1\n\
+         fdatasync = 0.1\nposix_fallocate = 1\npunch_hole = 2\nsendfile = 2\nposix_fadvise = 1\n\
          copy_file_range = 2\n",
         !synced,
         f64::from(mmap) / 10.0,
@@ -38,30 +43,38 @@ pub(super) fn fsx(steps: &mut Steps, place: &Place, operations: u64, seed: u64) 
         Ok(FSX.to_owned())
     });
     let Some(program) = program else { return };
-    let outside = place.cluster.outside();
-    let runs = [
+    let kinds = [
         ("fsx without mmap", settings(0, true), operations),
         ("fsx with mmap", settings(10, false), operations),
-        ("fsx with mmap, each written map synced", settings(10, true), operations / 10),
+        ("fsx with mmap, each written map synced", settings(10, true), operations / 20),
     ];
-    for (name, settings, operations) in runs {
+    for (name, settings, operations) in kinds {
         steps.run(name, || {
-            let (file, config) = (place.mnt().join("fsx"), outside.join("fsx.toml"));
-            fs::write(&config, settings)?;
-            let mut command = Command::new(&program);
-            command.arg("-f").arg(&config).args(["-N", &operations.to_string(), "-S", &seed.to_string()]);
-            command.arg("-P").arg(outside).arg(&file);
-            let mut process = Process::start("fsx", &mut command, &outside.join("fsx.log"));
-            let status = process.wait_end(LONG);
-            let log = process.log();
-            let end: Vec<_> = log.lines().rev().take(40).collect();
-            ensure!(status.success(), "{status}: {}", end.into_iter().rev().collect::<Vec<_>>().join("\n"));
-            // What it saw is there for the other mount, too.
-            let other = fs::read(place.two.path().join("fsx"))?;
-            ensure!(fs::read(&file)? == other, "the mounts differ");
-            Ok(format!("{operations} operations, seed {seed}"))
+            fs::write(place.cluster.outside().join("fsx.toml"), settings)?;
+            let seeds = seed..seed + operations.div_ceil(RUN);
+            for seed in seeds.clone() {
+                run_fsx(&program, place, operations.min(RUN), seed)?;
+            }
+            Ok(format!("{operations} operations, seeds {seeds:?}"))
         });
     }
+}
+
+fn run_fsx(program: &Path, place: &Place, operations: u64, seed: u64) -> anyhow::Result<()> {
+    let outside = place.cluster.outside();
+    let file = place.mnt().join("fsx");
+    let mut command = Command::new(program);
+    command.arg("-f").arg(outside.join("fsx.toml"));
+    command.args(["-N", &operations.to_string(), "-S", &seed.to_string(), "-P"]).arg(outside).arg(&file);
+    let mut process = Process::start("fsx", &mut command, &outside.join("fsx.log"));
+    let status = process.wait_end(LONG);
+    let log = process.log();
+    let end: Vec<_> = log.lines().rev().take(40).collect();
+    ensure!(status.success(), "seed {seed}: {status}: {}", end.into_iter().rev().collect::<Vec<_>>().join("\n"));
+    // What it saw is there for the other mount, too.
+    let other = fs::read(place.two.path().join("fsx"))?;
+    ensure!(fs::read(&file)? == other, "seed {seed}: the mounts differ");
+    Ok(())
 }
 
 /// Installs it below the target folder, once.

@@ -45,8 +45,8 @@ pub(crate) struct Options {
     /// Workers on each mount.
     #[arg(long, default_value_t = 4)]
     workers: u64,
-    /// Seconds of work before a fault, and after it.
-    #[arg(long, default_value_t = 10)]
+    /// Seconds of work before a fault, and after it; in fewer there are hardly any leases.
+    #[arg(long, default_value_t = 15)]
     calm: u64,
     /// How workers keep out of each other's way.
     #[arg(long, value_enum, default_value_t = Lock::Mkdir)]
@@ -117,7 +117,7 @@ fn round(
     random: &mut Random,
 ) -> anyhow::Result<String> {
     let round = Round::new(number, Instant::now(), options.lock, fault.is_long_and_silent());
-    round.lay_out(&doors[number % MOUNTS])?;
+    round.lay_out(doors, number % MOUNTS)?;
     let calm = Duration::from_secs(options.calm);
     let (mut episodes, mut struck) = (Vec::new(), (0, 0));
     std::thread::scope(|scope| {
@@ -129,6 +129,7 @@ fn round(
         }
         std::thread::sleep(calm);
         let began = round.book.now();
+        round.visit();
         // The workers must end also when the fault can't be mended.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             episodes = fault.strike(&round.book, cluster, mounts, doors);

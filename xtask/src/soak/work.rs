@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use ::tests::random::{Random, noise};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use super::check::Thing;
 use super::history::{Book, Door, Episode, History, No};
 use super::lock::{Lock, Taken};
 use super::things::{Counter, CounterCall, Folder, FolderCall, NAMES, Register, RegisterCall};
@@ -19,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(3);
 
 /// A thing, and where it is.
-struct Placed<T: super::check::Thing> {
+struct Placed<T: Thing> {
     history: History<T>,
     /// The folder that has it, from the mountpoint.
     dir: PathBuf,
@@ -29,17 +30,17 @@ struct Placed<T: super::check::Thing> {
     given_up: AtomicBool,
 }
 
-impl<T: super::check::Thing> Placed<T> {
-    fn new(round: &Path, name: &str, home: Option<usize>) -> Placed<T> {
-        let dir = round.join(name);
-        Placed { history: History::new(name.to_owned()), dir, home, given_up: AtomicBool::new(false) }
+impl<T: Thing> Placed<T> {
+    fn new(number: usize, name: &str, home: Option<usize>) -> Placed<T> {
+        let dir = home.map_or(format!("round-{number}"), |home| format!("round-{number}-of-{home}"));
+        let history = History::new(format!("{dir}/{name}"));
+        Placed { history, dir: Path::new(&dir).join(name), home, given_up: AtomicBool::new(false) }
     }
 }
 
 /// Some time of work on new things, in the middle of which something goes wrong.
 pub(crate) struct Round {
     pub(crate) book: Book,
-    dir: PathBuf,
     registers: Vec<Placed<Register>>,
     folders: Vec<Placed<Folder>>,
     counters: Vec<Placed<Counter>>,
@@ -48,42 +49,48 @@ pub(crate) struct Round {
     /// it would lose them, and not know.
     pub(crate) careful: bool,
     next: AtomicU64,
+    visits: AtomicBool,
     over: AtomicBool,
 }
 
 impl Round {
     pub(crate) fn new(number: usize, start: Instant, lock: Lock, careful: bool) -> Round {
-        let dir = PathBuf::from(format!("round-{number}"));
-        let homes = [None, None, Some(0), Some(1)];
-        let register = |index: usize| Placed::new(&dir, &format!("register-{index}"), homes[index % 4]);
+        // Everybody's, the first mount's, the second's.
+        let home = |index: usize| [None, Some(0), Some(1)][index % 3];
         Round {
             book: Book::new(start),
-            registers: (0..6).map(register).collect(),
-            folders: (0..2).map(|index| Placed::new(&dir, &format!("folder-{index}"), None)).collect(),
-            counters: (0..3).map(|index| Placed::new(&dir, &format!("counter-{index}"), homes[index + 1])).collect(),
-            dir,
+            registers: (0..6).map(|index| Placed::new(number, &format!("register-{index}"), home(index))).collect(),
+            folders: (0..3).map(|index| Placed::new(number, &format!("folder-{index}"), home(index))).collect(),
+            counters: (0..3).map(|index| Placed::new(number, &format!("counter-{index}"), home(index))).collect(),
             lock,
             careful,
             next: AtomicU64::new(1),
+            visits: AtomicBool::new(false),
             over: AtomicBool::new(false),
         }
     }
 
-    /// Makes the folders that everything is in.
-    pub(crate) fn lay_out(&self, door: &Door) -> io::Result<()> {
-        fs::create_dir(door.path.join(&self.dir))?;
-        let dirs = self.registers.iter().map(|register| &register.dir);
-        let dirs = dirs.chain(self.folders.iter().map(|folder| &folder.dir));
-        for dir in dirs.chain(self.counters.iter().map(|counter| &counter.dir)) {
-            fs::create_dir(door.path.join(dir))?;
-            fs::create_dir(door.path.join(dir).join("spare"))?;
+    /// Makes the folders that everything is in, each from the mount whose it is.
+    pub(crate) fn lay_out(&self, doors: &[Door], first: usize) -> io::Result<()> {
+        let registers = self.registers.iter().map(|register| (register.home, &register.dir));
+        let folders = self.folders.iter().map(|folder| (folder.home, &folder.dir));
+        let counters = self.counters.iter().map(|counter| (counter.home, &counter.dir));
+        for (home, dir) in registers.chain(folders).chain(counters) {
+            let dir = doors[home.unwrap_or(first)].path.join(dir);
+            fs::create_dir_all(dir.join("spare"))?;
         }
         for counter in &self.counters {
-            File::create(door.path.join(&counter.dir).join("log"))?;
-            fs::write(door.path.join(&counter.dir).join("count"), "0")?;
-            self.lock.lay_out(&door.path.join(&counter.dir))?;
+            let dir = doors[counter.home.unwrap_or(first)].path.join(&counter.dir);
+            File::create(dir.join("log"))?;
+            fs::write(dir.join("count"), "0")?;
+            self.lock.lay_out(&dir)?;
         }
-        File::open(door.path.join(&self.dir))?.sync_all()
+        doors.iter().try_for_each(|door| File::open(&door.path)?.sync_all())
+    }
+
+    /// From now on mounts also go to what is another's.
+    pub(crate) fn visit(&self) {
+        self.visits.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn finish(&self) {
@@ -106,30 +113,26 @@ impl Round {
                 std::thread::sleep(PAUSE);
                 continue;
             }
-            let mut pick = |number: usize| random.below(number as u64) as usize;
-            let kind = pick(10);
+            let kind = random.below(10);
             let done = match kind {
-                0..=4 => {
-                    let register = &self.registers[pick(self.registers.len())];
-                    // What is the other mount's is looked at from here, and rarely.
-                    let ours = register.home.is_none_or(|home| home == door.mount);
-                    match (ours, pick(40)) {
-                        (true, 0..20) => self.write(door, register, worker, &mut random),
-                        (true, _) | (false, 0) => self.read(door, register),
-                        _ => Ok(()),
-                    }
+                0..=2 => {
+                    self.pick(door, &self.registers, &mut random).map(|at| self.write(door, at, worker, &mut random))
                 }
-                5..=7 => self.change_names(door, &self.folders[pick(self.folders.len())], &mut random),
-                _ => {
-                    let counter = &self.counters[pick(self.counters.len())];
-                    let ours = counter.home.is_none_or(|home| home == door.mount) || pick(10) == 0;
-                    if ours { self.count(door, counter, &mut random) } else { Ok(()) }
-                }
+                3 | 4 => self.pick(door, &self.registers, &mut random).map(|at| self.read(door, at)),
+                5..=7 => self.pick(door, &self.folders, &mut random).map(|at| self.change_names(door, at, &mut random)),
+                _ => self.pick(door, &self.counters, &mut random).map(|at| self.count(door, at, &mut random)),
             };
-            if done == Err(No::Unknown) {
+            if done == Some(Err(No::Unknown)) {
                 std::thread::sleep(Duration::from_millis(300));
             }
         }
+    }
+
+    /// One of these things; seldom what is another mount's, and never before visits begin.
+    fn pick<'a, T: Thing>(&self, door: &Door, all: &'a [Placed<T>], random: &mut Random) -> Option<&'a Placed<T>> {
+        let one = &all[random.below(all.len() as u64) as usize];
+        let visit = self.visits.load(Ordering::SeqCst) && random.below(20) == 0;
+        (one.home.is_none_or(|home| home == door.mount) || visit).then_some(one)
     }
 
     fn sync(&self, door: &Door, path: &Path) -> Result<(), No> {
