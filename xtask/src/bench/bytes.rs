@@ -233,10 +233,9 @@ fn print(rows: &[Row], idle: Traffic, markdown: bool) {
             share(row.again.received, row.file),
         ]
     }));
-    println!(
-        "\nsent, received: all frames at the cable of the mount that edits. blocks: to the four storage nodes, all three"
-    );
-    println!("copies; a copy: a third of it. names: to the four replicas. read again: what the other mount received.");
+    println!("\nsent, received: all frames at the cable of the mount that edits. blocks: to the four storage nodes,");
+    println!("all three copies; a copy: a third of it. names: to the four replicas. read again: what the other mount");
+    println!("received.");
     println!("Idle for as long: {} KiB sent, {} received.\n", kib(idle.sent), kib(idle.received));
     for (index, row) in table.iter().enumerate() {
         let line = row.join(" | ");

@@ -23,14 +23,16 @@ pub(super) fn sqlite(steps: &mut Steps, place: &mut Place, transactions: usize) 
     }
 }
 
-/// Every row that a writer was told is committed is there after the mount is back, and all is whole.
+/// Every row that a writer was told is committed is there after the mount is back, and all is whole. The
+/// writer syncs as for EXTRA: with less SQLite promises nothing about the last transaction of a rollback
+/// journal, which is done when the journal's name is gone.
 fn killed(place: &mut Place, journal: &str) -> anyhow::Result<String> {
     let database = place.mnt().join(format!("killed-{journal}.db"));
     let made = ask(&database, &format!("PRAGMA journal_mode={journal}; CREATE TABLE t(n INTEGER PRIMARY KEY, b);"));
     ensure!(made.trim() == journal, "journal mode {made}");
     let insert = |n: usize| format!("INSERT INTO t VALUES({n}, randomblob(2000)); SELECT {n};");
     let script = place.cluster.outside().join("insert.sql");
-    std::fs::write(&script, format!("PRAGMA synchronous=FULL;{}", (1..5_000).map(insert).collect::<String>()))?;
+    std::fs::write(&script, format!("PRAGMA synchronous=EXTRA;{}", (1..5_000).map(insert).collect::<String>()))?;
     let log = place.cluster.outside().join("insert.log");
     // Line by line, so that what it says is what it was told.
     let mut command = Command::new("stdbuf");

@@ -151,11 +151,17 @@ impl Bench {
 
     /// Whether the tables agree with each other and with what was promised, and every index with its table.
     fn check(&self) -> anyhow::Result<String> {
-        let sums = "SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(bbalance) FROM pgbench_branches), \
-                    (SELECT sum(tbalance) FROM pgbench_tellers), (SELECT coalesce(sum(delta), 0) FROM pgbench_history), \
-                    (SELECT count(*) FROM pgbench_history)";
+        let sum = |what: &str, table: &str| format!("(SELECT coalesce({what}, 0) FROM pgbench_{table})");
+        let sums = [
+            sum("sum(abalance)", "accounts"),
+            sum("sum(bbalance)", "branches"),
+            sum("sum(tbalance)", "tellers"),
+            sum("sum(delta)", "history"),
+            sum("count(*)", "history"),
+        ];
+        let sums = format!("SELECT {}", sums.join(", "));
         let answer = wait_until("it answers", START, || {
-            let done = run(self.as_user("psql").args(["-AtX", "-c", sums]), CHORE);
+            let done = run(self.as_user("psql").args(["-AtX", "-c", &sums]), CHORE);
             done.status.success().then_some(done.stdout)
         });
         let numbers: Vec<i64> = answer.trim().split('|').flat_map(str::parse).collect();

@@ -300,14 +300,14 @@ mod tests {
     fn a_mount_may_lose_the_end_of_what_it_did_and_nothing_else() {
         let end = deed(0, 20, 21, Deed::End(0));
         let own = [lost(at(0, 1, 2, Write(1))), lost(at(0, 3, 4, Read(1)))];
-        let with = |others: &[Operation<Call>]| is_right(&[&own[..], &[end.clone()], others].concat());
+        let with = |others: &[Operation<Call>]| is_right(&[&own[..], std::slice::from_ref(&end), others].concat());
         assert!(with(&[at(1, 30, 31, Read(0))]), "it was lost");
         assert!(with(&[at(1, 30, 31, Read(1))]), "it was not");
         assert!(with(&[at(1, 5, 6, Write(2)), at(1, 7, 8, Read(2)), lost(at(0, 9, 10, Read(1)))]), "it lives on");
         assert!(!with(&[deed(0, 5, 6, Deed::Sync), at(1, 30, 31, Read(0))]), "it was synced");
         assert!(!with(&[at(1, 5, 6, Read(1)), at(1, 30, 31, Read(0))]), "another has seen it");
         let middle = [lost(at(0, 11, 12, Write(3))), lost(at(0, 13, 14, Read(1)))];
-        assert!(!is_right(&[&own[..], &middle, &[end.clone()]].concat()));
+        assert!(!is_right(&[&own[..], &middle, std::slice::from_ref(&end)].concat()));
         assert!(!is_right(&[end, lost(at(0, 30, 31, Write(1))), at(1, 32, 33, Read(0))]), "the episode was over");
     }
 }

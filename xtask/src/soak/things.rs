@@ -30,8 +30,8 @@ impl Thing for Register {
 /// How many names a [`Folder`] has at most.
 pub(crate) const NAMES: usize = 4;
 
-/// A directory in which names are made, moved and removed, each of which only one can do. A name is a
-/// symbolic link that says who made it.
+/// Names in one directory or two that are made, moved and removed, each of which only one can do. A name
+/// is a symbolic link that says who made it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Folder([Option<u64>; NAMES]);
 
@@ -46,8 +46,8 @@ pub(crate) enum FolderCall {
     /// Something is there.
     Taken(usize),
     Missing(usize),
-    /// Which names are there.
-    List([bool; NAMES]),
+    /// Which names are there, of those that were looked for.
+    List([Option<bool>; NAMES]),
 }
 
 impl Thing for Folder {
@@ -65,7 +65,9 @@ impl Thing for Folder {
             FolderCall::Look(name, who) => self.0[*name] == Some(*who),
             FolderCall::Taken(name) => self.0[*name].is_some(),
             FolderCall::Missing(name) => self.0[*name].is_none(),
-            FolderCall::List(names) => self.0.iter().zip(names).all(|(one, there)| one.is_some() == *there),
+            FolderCall::List(names) => {
+                self.0.iter().zip(names).all(|(one, there)| there.is_none_or(|there| one.is_some() == there))
+            }
         };
         fits.then_some(after)
     }
@@ -101,8 +103,8 @@ impl Thing for Counter {
     fn apply(&self, call: &CounterCall) -> Option<Counter> {
         let mine = |who: &u64| self.holder == Some(*who);
         match call {
-            CounterCall::Lock(who) => self.holder.is_none().then(|| Counter { holder: Some(*who), ..*self }),
-            CounterCall::Unlock(who) => mine(who).then(|| Counter { holder: None, ..*self }),
+            CounterCall::Lock(who) => self.holder.is_none().then_some(Counter { holder: Some(*who), ..*self }),
+            CounterCall::Unlock(who) => mine(who).then_some(Counter { holder: None, ..*self }),
             CounterCall::Busy => self.holder.is_some().then(|| self.clone()),
             CounterCall::Add(who, from) => {
                 (mine(who) && self.count == *from).then(|| Counter { count: from + 1, ..self.clone() })
@@ -127,7 +129,7 @@ mod tests {
         let two = one.apply(&FolderCall::Make(1, 8)).expect("free");
         assert_eq!(two.apply(&FolderCall::Move(0, 1)), None);
         let moved = two.apply(&FolderCall::Move(0, 2)).expect("free");
-        assert!(moved.apply(&FolderCall::List([false, true, true, false])).is_some());
+        assert!(moved.apply(&FolderCall::List([Some(false), Some(true), Some(true), None])).is_some());
         assert!(moved.apply(&FolderCall::Look(2, 7)).is_some() && moved.apply(&FolderCall::Missing(0)).is_some());
     }
 

@@ -24,6 +24,8 @@ struct Placed<T: Thing> {
     history: History<T>,
     /// The folder that has it, from the mountpoint.
     dir: PathBuf,
+    /// Where the other half of it is, if it is in two folders.
+    half: Option<PathBuf>,
     /// The mount that it mostly belongs to.
     home: Option<usize>,
     /// Nobody knows who holds its lock.
@@ -34,8 +36,30 @@ impl<T: Thing> Placed<T> {
     fn new(number: usize, name: &str, home: Option<usize>) -> Placed<T> {
         let dir = home.map_or(format!("round-{number}"), |home| format!("round-{number}-of-{home}"));
         let history = History::new(format!("{dir}/{name}"));
-        Placed { history, dir: Path::new(&dir).join(name), home, given_up: AtomicBool::new(false) }
+        Placed { history, dir: Path::new(&dir).join(name), half: None, home, given_up: AtomicBool::new(false) }
     }
+}
+
+impl Placed<Folder> {
+    /// Whether a name is in the first or in the second half, if there are two.
+    fn is_in(&self, name: usize, half: usize) -> bool {
+        self.half.is_none() || name % 2 == half
+    }
+
+    fn path(&self, door: &Door, name: usize) -> PathBuf {
+        let dir = if self.is_in(name, 0) { &self.dir } else { self.half.as_ref().unwrap_or(&self.dir) };
+        door.path.join(dir).join(format!("name-{name}"))
+    }
+}
+
+/// The last one is in two folders, one of each mount's.
+fn folder(number: usize, index: usize, home: Option<usize>) -> Placed<Folder> {
+    let mut folder = Placed::new(number, &format!("folder-{index}"), home);
+    if index == 3 {
+        folder.dir = PathBuf::from(format!("round-{number}-half-0"));
+        folder.half = Some(PathBuf::from(format!("round-{number}-half-1")));
+    }
+    folder
 }
 
 /// Some time of work on new things, in the middle of which something goes wrong.
@@ -60,7 +84,7 @@ impl Round {
         Round {
             book: Book::new(start),
             registers: (0..6).map(|index| Placed::new(number, &format!("register-{index}"), home(index))).collect(),
-            folders: (0..3).map(|index| Placed::new(number, &format!("folder-{index}"), home(index))).collect(),
+            folders: (0..4).map(|index| folder(number, index, home(index))).collect(),
             counters: (0..3).map(|index| Placed::new(number, &format!("counter-{index}"), home(index))).collect(),
             lock,
             careful,
@@ -78,6 +102,9 @@ impl Round {
         for (home, dir) in registers.chain(folders).chain(counters) {
             let dir = doors[home.unwrap_or(first)].path.join(dir);
             fs::create_dir_all(dir.join("spare"))?;
+        }
+        for half in self.folders.iter().filter_map(|folder| folder.half.as_ref()) {
+            fs::create_dir(doors[1 - first].path.join(half))?;
         }
         for counter in &self.counters {
             let dir = doors[counter.home.unwrap_or(first)].path.join(&counter.dir);
@@ -182,8 +209,8 @@ impl Round {
     }
 
     fn change_names(&self, door: &Door, at: &Placed<Folder>, random: &mut Random) -> Result<(), No> {
-        let (dir, who) = (door.path.join(&at.dir), self.number());
-        let path = |name: usize| dir.join(format!("name-{name}"));
+        let who = self.number();
+        let path = |name: usize| at.path(door, name);
         let name = random.below(NAMES as u64) as usize;
         let to = (name + 1 + random.below(NAMES as u64 - 1) as usize) % NAMES;
         let (history, book) = (&at.history, &self.book);
@@ -215,14 +242,14 @@ impl Round {
                 answer.result
             }
             6 => self.look(door, at, name),
-            _ => self.list(door, at),
+            _ => self.list(door, at, name % 2),
         };
+        let dir = door.path.join(&at.dir);
         if result.is_ok() && random.below(6) == 0 { self.sync(door, &dir) } else { result }
     }
 
     fn look(&self, door: &Door, at: &Placed<Folder>, name: usize) -> Result<(), No> {
-        let path = door.path.join(&at.dir).join(format!("name-{name}"));
-        let answer = self.book.ask(door, "readlink", || fs::read_link(&path));
+        let answer = self.book.ask(door, "readlink", || fs::read_link(at.path(door, name)));
         match &answer.result {
             Err(No::Missing) => at.history.add(door, &answer, FolderCall::Missing(name)),
             Err(no) => return Err(*no),
@@ -234,14 +261,14 @@ impl Round {
         Ok(())
     }
 
-    fn list(&self, door: &Door, at: &Placed<Folder>) -> Result<(), No> {
-        let dir = door.path.join(&at.dir);
+    fn list(&self, door: &Door, at: &Placed<Folder>, half: usize) -> Result<(), No> {
+        let dir = door.path.join(if half == 1 { at.half.as_ref().unwrap_or(&at.dir) } else { &at.dir });
         let answer = self.book.ask(door, "readdir", || {
-            let mut there = [false; NAMES];
+            let mut there: [_; NAMES] = std::array::from_fn(|name| at.is_in(name, half).then_some(false));
             for entry in fs::read_dir(&dir)? {
                 let name = entry?.file_name();
                 let number = name.to_string_lossy().strip_prefix("name-").and_then(|number| number.parse().ok());
-                number.into_iter().for_each(|number: usize| there[number] = true);
+                number.into_iter().for_each(|number: usize| there[number] = Some(true));
             }
             Ok(there)
         });
@@ -328,7 +355,7 @@ impl Round {
             for name in 0..NAMES {
                 let _ = self.look(door, folder, name);
             }
-            let _ = self.list(door, folder);
+            let _ = (self.list(door, folder, 0), self.list(door, folder, 1));
         }
     }
 
