@@ -5,12 +5,16 @@ use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Collects lines until its input closes, which is when the program that writes them is gone, or until it
-/// is interrupted with that program; then carries them out, the last one first.
+/// Collects lines until the program that writes them is gone, or is interrupted and this with it; then
+/// carries them out, the last one first. A program whose threads wait for a mount is dead long before its
+/// pipe is closed, so its state is looked at, too.
 const SCRIPT: &str = r#"
 lines=""
-clean() { trap "" INT TERM HUP; printf '%s' "$lines" | sh; exit; }
+clean() { trap "" INT TERM HUP; kill $watch; printf '%s' "$lines" | sh; exit; }
 trap clean INT TERM HUP
+parent=$PPID
+while state=$(cut -d" " -f3 /proc/$parent/stat) && [ "$state" != Z ]; do sleep 2; done && kill -TERM $$ &
+watch=$!
 while IFS= read -r line; do lines="$line
 $lines"; done
 clean
