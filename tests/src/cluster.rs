@@ -237,8 +237,13 @@ impl Cluster {
         self.mount_with(name, &["--ordered", "--max-age", age])
     }
 
+    /// As [`Cluster::mount`], with these options.
+    ///
+    /// # Panics
+    /// If it does not mount.
+    #[must_use]
     #[track_caller]
-    fn mount_with(&self, name: &str, options: &[&str]) -> Mount {
+    pub fn mount_with(&self, name: &str, options: &[&str]) -> Mount {
         let (path, log) = (self.dir.path().join(name), self.dir.path().join(format!("{name}.log")));
         fs::create_dir_all(&path).expect("mkdir");
         Mount::start(name, self.admin().arg("mount").args(options).arg(&path), &path, &log)

@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use base::{ClusterId, Encode as _, PublicKey, Time};
-use meta::{Answer, BATCH_MAX, Batch, By, Call, Denied, Ino, Lease, Log, Op, Row, State, is_logged};
+use meta::{Answer, BATCH_MAX, Batch, By, Call, Denied, Ino, Lease, Log, Op, Row, State, is_logged, logged_as};
 
+use super::owned::Owned;
 use super::way_of;
 use crate::backend::{Ready, Unavailable};
 
@@ -32,6 +33,8 @@ pub(super) enum Step {
     Fetch(Ino),
     /// A lease on this directory.
     Hold(Ino),
+    /// To be known to replicas, to have locks.
+    Enroll,
     /// Agreement.
     Order,
 }
@@ -90,7 +93,9 @@ pub(super) struct Local {
     /// The volume's root, until a lease on it was asked for: before anything else, so that whoever had this
     /// holder's number is fenced, and nobody waits for it.
     root: Option<Ino>,
+    /// `None`: everything is ordered, and only locks need a holder.
     volume_root: Option<Ino>,
+    pub(super) owned: Owned,
 }
 
 impl Local {
@@ -117,6 +122,7 @@ impl Local {
             ceding: false,
             root,
             volume_root: root,
+            owned: Owned::default(),
         }
     }
 
@@ -140,7 +146,8 @@ impl Local {
 
     /// Whether leases that are used end soon.
     pub(super) fn is_fading(&mut self) -> bool {
-        let fading = self.epoch != 0 && self.used && since_boot() + FADING > self.until;
+        let needed = self.used || self.owned.any();
+        let fading = self.epoch != 0 && needed && since_boot() + FADING > self.until;
         if fading {
             self.used = false;
         }
@@ -169,17 +176,25 @@ impl Local {
 
     /// Does a call here, if it can be.
     pub(super) fn apply(&mut self, call: &Call, me: &(PublicKey, u64), ready: Option<&Ready>) -> Option<Answer> {
+        if let Some(why) = self.owned.refuse(&call.op) {
+            return Some(Answer::Denied(why));
+        }
         if !self.is_usable() || self.copy.locally(&call.op, me) != meta::Local::Can {
             return None;
         }
         if matches!(call.op, Op::Create { .. }) && self.copy.inos_left(me) == 0 {
             return None;
         }
+        if let Some(why) = self.owned.refuse_here(&call.op) {
+            return Some(Answer::Denied(why));
+        }
         self.used = true;
         let now = self.now();
         let answer = self.copy.apply_own(now, me, call);
-        if is_logged(&call.op) && matches!(answer, Answer::Done(_)) {
-            let (call, len, ready) = (call.clone(), call.to_bytes().len(), ready.cloned());
+        self.owned.note(&call.op, &answer, me);
+        if let Some(op) = logged_as(&call.op, &answer) {
+            let call = Call { caller: call.caller.clone(), op };
+            let (len, ready) = (call.to_bytes().len(), ready.cloned());
             self.log.push_back(Logged { call, at: now, len, ready });
             self.logged += 1;
             self.oldest.get_or_insert_with(Instant::now);
@@ -198,6 +213,10 @@ impl Local {
             return Step::Hold(root);
         }
         let refused = |directory| self.ceding || self.is_refused(directory, caller.uid);
+        if self.volume_root.is_none() || (self.epoch == 0 && matches!(op, Op::Lock(_))) {
+            let unknown = self.epoch == 0 && matches!(op, Op::Lock(_));
+            return if unknown && try_more { Step::Enroll } else { Step::Order };
+        }
         match way_of(self.copy.locally(op, me)) {
             Step::Fetch(directory) | Step::Hold(directory) if !try_more || refused(directory) => Step::Order,
             step => step,
@@ -294,7 +313,8 @@ impl Local {
         }
         let lost = self.lost.map_or(left, |before| before + left);
         let (logged, losses, root) = (self.logged, self.losses + u64::from(left > 0), self.volume_root);
-        *self = Local { logged, shipped: logged, losses, has_held: true, ..Local::new(cluster, root) };
+        let owned = self.owned.lose();
+        *self = Local { logged, shipped: logged, losses, has_held: true, owned, ..Local::new(cluster, root) };
         self.lost = (lost > 0).then_some(lost);
     }
 
@@ -303,7 +323,8 @@ impl Local {
     pub(super) fn give_up(&mut self, cluster: ClusterId) {
         assert!(self.log.is_empty(), "everything is sent before anything is ordered");
         let (logged, lost, losses, root) = (self.logged, self.lost, self.losses, self.volume_root);
-        *self = Local { logged, shipped: logged, lost, losses, ..Local::new(cluster, root) };
+        let owned = self.owned.lose();
+        *self = Local { logged, shipped: logged, lost, losses, owned, ..Local::new(cluster, root) };
     }
 
     /// Others want something; it could not be given back yet.
@@ -313,7 +334,13 @@ impl Local {
 
     /// Whether the copy has grown so big that it should be begun anew.
     pub(super) fn is_too_big(&self) -> bool {
-        self.copy.counts().inodes > COPY_MAX
+        // Locks go with the leases.
+        self.copy.counts().inodes > COPY_MAX && !self.owned.any()
+    }
+
+    /// Whether any of these is about locks, or about a file that has some.
+    pub(super) fn concerns_locks(&self, calls: &[Call]) -> bool {
+        calls.iter().any(|call| self.owned.concerns(&call.op))
     }
 
     /// How often something was lost.
@@ -429,7 +456,7 @@ mod tests {
     #[test]
     fn what_is_being_given_back_is_not_asked_for_meanwhile() {
         let me = (SecretKey::from_seed(&[1; 32]).public(), 1);
-        let mut local = Local::new(ClusterId([1; 16]), None);
+        let mut local = Local::new(ClusterId([1; 16]), Some(Ino(7)));
         let call = Call { caller: Caller::default(), op: Op::ReadDir { ino: Ino(7), cookie: 0, max: 1 } };
         assert_eq!(local.step(&call, &me, true), Step::Hold(Ino(7)));
         local.give_back(&[Ino(7)], &me);

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base::{BlockId, ClusterId, SecretKey, Time};
 use bytes::Bytes;
 use client::backend::{BlockError, BlockStore, Metadata, StoreSpace, Unavailable};
 use client::fs::{Filesystem, Options};
+use client::leased::Leased;
 use meta::{
     Answer, Batch, Call, Caller, Chunking, Genesis, Grant, Op, Redundancy, Reply, State, Uids, Volume, VolumeSpec,
 };
@@ -24,6 +26,7 @@ pub(crate) struct Cluster {
     key: Arc<SecretKey>,
     reachable: watch::Sender<bool>,
     waiting: watch::Sender<usize>,
+    mounts: Arc<AtomicU64>,
     volume: Volume,
 }
 
@@ -60,14 +63,17 @@ impl Cluster {
             key: Arc::new(key),
             reachable: watch::Sender::new(true),
             waiting: watch::Sender::new(0),
+            mounts: Arc::default(),
             volume,
         }
     }
 
     /// The volume, as one more client sees it.
-    pub(crate) fn open(&self) -> Arc<Filesystem<Cluster, Cluster>> {
+    pub(crate) fn open(&self) -> Arc<Filesystem<Leased<Cluster>, Cluster>> {
         let (volume, options) = (self.volume.clone(), Options::default());
-        Arc::new(Filesystem::open_volume(self.clone(), self.clone(), volume, &SECRET, options).unwrap())
+        let holder = self.mounts.fetch_add(1, Ordering::Relaxed);
+        let names = Leased::ordered(self.clone(), ClusterId([3; 16]), self.key.public(), holder);
+        Arc::new(Filesystem::open_volume(names, self.clone(), volume, &SECRET, options).unwrap())
     }
 
     /// Lets the replicas answer, or not.
