@@ -40,7 +40,7 @@ pub(crate) struct Door<M, B> {
     listings: Listings,
     pub(crate) told: Told,
     pub(crate) notifier: OnceLock<Notifier>,
-    /// Handles that append, and who opened them; see [`Door::write_back`].
+    /// Handles that append, and who opened them; see `locks`.
     pub(crate) appending: Mutex<HashMap<Handle, Caller>>,
     /// How many operations that change something have ended; see [`Door::changing`].
     changes: Changes,
@@ -148,18 +148,6 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         if self.told.commit(&attr) {
             self.drop_attributes(attr.ino);
         }
-    }
-
-    /// Writes pages that were changed through a mapping. The kernel takes any handle that can write,
-    /// and one that appends would put them at the end of the file: they go through another then.
-    async fn write_back(&self, inode: u64, write: request::Write) -> client::fs::Result<u32> {
-        let handle = Handle(write.handle);
-        let appender = self.appending.lock().get(&handle).cloned();
-        let Some(caller) = appender else { return self.fs.write(handle, write.offset, write.data).await };
-        let flags = OpenFlags { write: true, ..OpenFlags::default() };
-        let other = self.fs.open(&caller, self.ino(inode), flags).await?.handle;
-        let written = self.fs.write(other, write.offset, write.data).await;
-        self.fs.release(other).await.and(written)
     }
 
     async fn list(

@@ -2,7 +2,7 @@
 //! lock.
 
 use client::backend::{BlockStore, Metadata};
-use client::fs::{FileLock, Handle, LockWait};
+use client::fs::{FileLock, Handle, LockWait, OpenFlags};
 use meta::{Attr, LOCK_END, LockKind, LockMode};
 
 use crate::door::{Door, Result, refuse};
@@ -51,6 +51,18 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         } else if attributes_changed {
             self.drop_attributes(attr.ino);
         }
+    }
+
+    /// Writes pages that were changed through a mapping. The kernel takes any handle that can write,
+    /// and one that appends would put them at the end of the file: they go through another then.
+    pub(crate) async fn write_back(&self, inode: u64, write: request::Write) -> client::fs::Result<u32> {
+        let handle = Handle(write.handle);
+        let appender = self.appending.lock().get(&handle).cloned();
+        let Some(caller) = appender else { return self.fs.write(handle, write.offset, write.data).await };
+        let flags = OpenFlags { write: true, ..OpenFlags::default() };
+        let other = self.fs.open(&caller, self.ino(inode), flags).await?.handle;
+        let written = self.fs.write(other, write.offset, write.data).await;
+        self.fs.release(other).await.and(written)
     }
 
     /// After a write that may have gone to another place than the kernel believes: to the end of the file as it

@@ -56,7 +56,15 @@ impl Owned {
 
     /// Takes note of what became of a lock.
     pub(super) fn note(&mut self, op: &Op, answer: &Answer, me: &(PublicKey, u64)) {
-        let (Op::Lock(request), Answer::Done(Reply::Locked(locked))) = (op, answer) else { return };
+        let (request, locked) = match (op, answer) {
+            (Op::Lock(request), Answer::Done(Reply::Locked(locked))) => (request, locked),
+            // The file is gone, and its locks with it.
+            (Op::Lock(request), Answer::Denied(Denied::Stale)) => {
+                self.count -= self.files.remove(&request.ino).map_or(0, |locks| locks.len());
+                return;
+            }
+            _ => return,
+        };
         let mut lock = request.lock_of(*me);
         match locked {
             Locked::Granted => {}

@@ -38,6 +38,12 @@ impl Replicas {
         self.state.lock().clone()
     }
 
+    /// Whose mounts these are.
+    #[allow(dead_code, reason = "only for locks")]
+    pub(crate) fn key(&self) -> PublicKey {
+        self.key
+    }
+
     /// Lets agreed time pass.
     #[allow(dead_code, reason = "only with leases")]
     pub(crate) fn pass(&self, time: std::time::Duration) {
