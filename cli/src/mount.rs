@@ -90,12 +90,10 @@ pub(crate) async fn mount(
         ..Options::default()
     };
     let (id, user, session) = (cluster.view().cluster, cluster.user(), cluster.session().clone());
+    let holder = holder(&absolute, &volume.info.spec.name);
     let names = match ordered {
-        true => Leased::ordered(session, id, user),
-        false => {
-            let holder = holder(&absolute, &volume.info.spec.name);
-            Leased::new(session, id, user, holder, volume.info.root)
-        }
+        true => Leased::ordered(session, id, user, holder),
+        false => Leased::new(session, id, user, holder, volume.info.root),
     };
     let fs = Filesystem::open_volume(names, volume.blocks, volume.info, &volume.secret, options)?;
     let fs = Arc::new(fs);

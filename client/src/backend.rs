@@ -113,6 +113,9 @@ pub trait Metadata: Send + Sync + 'static {
         std::future::pending()
     }
 
+    /// Nobody relies any more on locks on this file that were lost: until then it is not changed.
+    fn forget_lost(&self, _ino: Ino) {}
+
     /// Says what is to be done before a lease is given back.
     fn before_ceding(&self, _flush: Flush) {}
 
@@ -242,6 +245,10 @@ impl<M: Metadata> Metadata for Arc<M> {
 
     async fn recalled(&self) {
         M::recalled(self).await;
+    }
+
+    fn forget_lost(&self, ino: Ino) {
+        M::forget_lost(self, ino);
     }
 
     fn before_ceding(&self, flush: Flush) {

@@ -12,6 +12,7 @@
 
 mod cede;
 mod local;
+mod owned;
 mod ship;
 
 use std::sync::Arc;
@@ -97,9 +98,9 @@ impl<M: Metadata> Leased<M> {
         Leased::start(inner, cluster, (user, holder), Some(root))
     }
 
-    /// The same without leases: everything is ordered.
-    pub fn ordered(inner: M, cluster: ClusterId, user: PublicKey) -> Leased<M> {
-        Leased::start(inner, cluster, (user, 0), None)
+    /// The same without leases: everything is ordered. `holder` is whose locks are.
+    pub fn ordered(inner: M, cluster: ClusterId, user: PublicKey, holder: u64) -> Leased<M> {
+        Leased::start(inner, cluster, (user, holder), None)
     }
 
     fn start(inner: M, cluster: ClusterId, me: (PublicKey, u64), root: Option<Ino>) -> Leased<M> {
@@ -128,7 +129,7 @@ impl<M: Metadata> Metadata for Leased<M> {
     }
 
     async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
-        if !self.core.takes_leases {
+        if !self.core.takes_leases && !self.core.local.lock().concerns_locks(&calls) {
             return self.core.inner.calls(calls).await;
         }
         let answers = self.core.apply_shared(&calls, None).await;
@@ -150,7 +151,7 @@ impl<M: Metadata> Metadata for Leased<M> {
     }
 
     async fn read(&self, call: Call, max_age: Duration) -> Result<Answer, Unavailable> {
-        if !self.core.local.lock().has_leases() {
+        if !self.core.takes_leases || !self.core.local.lock().has_leases() {
             return self.core.inner.read(call, max_age).await;
         }
         let mut answers = self.calls(vec![call]).await?;
@@ -177,6 +178,10 @@ impl<M: Metadata> Metadata for Leased<M> {
         let losses = self.core.local.lock().losses();
         self.core.ship().await?;
         self.core.local.lock().tell_lost(losses)
+    }
+
+    fn forget_lost(&self, ino: Ino) {
+        self.core.local.lock().owned.forget_lost(ino);
     }
 
     fn before_ceding(&self, flush: Flush) {
@@ -251,7 +256,11 @@ impl<M: Metadata> Core<M> {
                 }
                 Step::Hold(directory) => {
                     tries -= 1;
-                    self.hold(call, directory).await?;
+                    self.hold(call, Some(directory)).await?;
+                }
+                Step::Enroll => {
+                    tries -= 1;
+                    self.hold(call, None).await?;
                 }
                 Step::Order => {
                     let done = answers.len();
@@ -278,7 +287,11 @@ impl<M: Metadata> Core<M> {
             (local.by(&self.me, None), rest[..count].to_vec())
         };
         // One that waits for somebody must not be overtaken by those after it.
-        let run = if run.iter().all(|call| is_about_orphan(&call.op)) { run } else { run[..1].to_vec() };
+        let run = match () {
+            () if run.iter().all(|call| is_about_orphan(&call.op)) => run,
+            () if is_lock_and_look(&run) => run[..2].to_vec(),
+            () => run[..1].to_vec(),
+        };
         if matches!(run[0].op, Op::Rename { .. } | Op::Link { .. }) {
             // It may take something out of what is held here, with all below it.
             self.local.lock().end_generation();
@@ -303,19 +316,23 @@ impl<M: Metadata> Core<M> {
             if answer == Answer::Denied(Denied::Leased) {
                 return Ok(());
             }
+            local.owned.note(&call.op, &answer, &self.me);
             local.doubt(&call.op);
             answers.push(answer);
         }
         Ok(())
     }
 
-    /// Asks for a lease on a directory.
-    async fn hold(&self, call: &Call, directory: Ino) -> Result<(), Unavailable> {
+    /// Asks for a lease on a directory; or only to be known.
+    async fn hold(&self, call: &Call, directory: Option<Ino>) -> Result<(), Unavailable> {
         let (by, fresh) = {
             let local = self.local.lock();
             (local.by(&self.me, None), !local.has_held())
         };
-        let op = Op::Hold { holder: self.me.1, ino: directory, fresh };
+        let op = match directory {
+            Some(ino) => Op::Hold { holder: self.me.1, ino, fresh },
+            None => Op::Enroll { holder: self.me.1, fresh },
+        };
         self.forget().await;
         let asked = since_boot();
         let done = self.inner.batch(Batch { calls: vec![Call { caller: call.caller.clone(), op }], by }).await;
@@ -335,8 +352,10 @@ impl<M: Metadata> Core<M> {
             Some(Answer::Done(Reply::Held { epoch, lease, rows })) => {
                 local.take_hold(asked, epoch, &lease, &rows, &self.me)
             }
-            Some(Answer::Denied(Denied::Contended)) => local.note_refused(directory, call.caller.uid, REFUSED.0),
-            _ => local.note_refused(directory, call.caller.uid, REFUSED.1),
+            refused => {
+                let pause = if refused == Some(Answer::Denied(Denied::Contended)) { REFUSED.0 } else { REFUSED.1 };
+                directory.inspect(|directory| local.note_refused(*directory, call.caller.uid, pause));
+            }
         }
         Ok(())
     }
@@ -423,6 +442,16 @@ async fn background<M: Metadata>(core: std::sync::Weak<Core<M>>) {
         if let Err(error) = worked.await {
             tracing::warn!(%error, "what was done here is not sent yet");
         }
+    }
+}
+
+/// Whether these begin with a lock and a look at the same file: both are refused for the same lease.
+fn is_lock_and_look(run: &[Call]) -> bool {
+    match run {
+        [first, second, ..] => {
+            matches!((&first.op, &second.op), (Op::Lock(lock), Op::Open { ino, .. }) if lock.ino == *ino)
+        }
+        _ => false,
     }
 }
 

@@ -304,6 +304,7 @@ impl Driver {
 fn answer_bytes_max(op: &Op) -> usize {
     match op {
         Op::Hold { .. }
+        | Op::Enroll { .. }
         | Op::Fetch { .. }
         | Op::ReadDir { .. }
         | Op::GetXattr { .. }

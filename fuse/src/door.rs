@@ -26,23 +26,23 @@ use crate::told::Told;
 use crate::translate;
 use crate::wire::abi::{ROOT, open_flag};
 use crate::wire::{
-    AttributesFor, Created, Data, DirectoryEntries, Entry, Errno, Filesystem, Interrupt, Notifier, Offset, Opened,
-    Request, Statistics, Target, Written, Xattr, request,
+    AttributesFor, Created, Data, DirectoryEntries, Entry, Errno, Filesystem, Interrupt, LockFound, Notifier, Offset,
+    Opened, Request, Statistics, Target, Written, Xattr, request,
 };
 
-type Result<T> = std::result::Result<T, Errno>;
+pub(crate) type Result<T> = std::result::Result<T, Errno>;
 
 /// A volume behind a mount.
 #[derive(Debug)]
 pub(crate) struct Door<M, B> {
-    fs: Arc<client::fs::Filesystem<M, B>>,
+    pub(crate) fs: Arc<client::fs::Filesystem<M, B>>,
     ttl: Duration,
-    grace: Duration,
+    pub(crate) grace: Duration,
     groups: Groups,
     listings: Listings,
-    told: Arc<Told>,
-    /// Handles that append, and who opened them; see [`Door::write_back`].
-    appending: Mutex<HashMap<Handle, Caller>>,
+    pub(crate) told: Arc<Told>,
+    /// Handles that append, and who opened them; see `locks`.
+    pub(crate) appending: Mutex<HashMap<Handle, Caller>>,
     /// How many operations that change something have ended; see [`Door::changing`].
     changes: Changes,
 }
@@ -67,7 +67,11 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     }
 
     /// The library's result, or EINTR; see [`patiently`].
-    async fn wait<T>(&self, request: &Request, operation: impl Future<Output = client::fs::Result<T>>) -> Result<T> {
+    pub(crate) async fn wait<T>(
+        &self,
+        request: &Request,
+        operation: impl Future<Output = client::fs::Result<T>>,
+    ) -> Result<T> {
         patiently(&request.interrupt, self.grace, operation).await?.map_err(|error| refuse(request, &error))
     }
 
@@ -107,12 +111,12 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     }
 
     /// The cluster's number of the kernel's inode.
-    fn ino(&self, inode: u64) -> Ino {
+    pub(crate) fn ino(&self, inode: u64) -> Ino {
         if inode == ROOT { self.fs.root() } else { Ino(inode) }
     }
 
     /// The kernel's number of the cluster's inode.
-    fn inode(&self, ino: Ino) -> u64 {
+    pub(crate) fn inode(&self, ino: Ino) -> u64 {
         if ino == self.fs.root() { ROOT } else { ino.0 }
     }
 
@@ -163,7 +167,9 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         if attributes_changed {
             self.told.drop_attributes(self.inode(opened.attr.ino));
         }
-        Opened { handle: opened.handle.0, flags: if pages_good { open_flag::KEEP_CACHE } else { 0 } }
+        // The kernel would keep what is appended where it believes the end to be.
+        let direct = if flags.append { open_flag::DIRECT_IO } else { 0 };
+        Opened { handle: opened.handle.0, flags: direct | if pages_good { open_flag::KEEP_CACHE } else { 0 } }
     }
 
     /// After a commit: times and space that the kernel was told before were estimates, and would be
@@ -173,18 +179,6 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         if self.told.commit(&attr) {
             self.told.drop_attributes(self.inode(attr.ino));
         }
-    }
-
-    /// Writes pages that were changed through a mapping. The kernel takes any handle that can write,
-    /// and one that appends would put them at the end of the file: they go through another then.
-    async fn write_back(&self, inode: u64, write: request::Write) -> client::fs::Result<u32> {
-        let handle = Handle(write.handle);
-        let appender = self.appending.lock().get(&handle).cloned();
-        let Some(caller) = appender else { return self.fs.write(handle, write.offset, write.data).await };
-        let flags = OpenFlags { write: true, ..OpenFlags::default() };
-        let other = self.fs.open(&caller, self.ino(inode), flags).await?.handle;
-        let written = self.fs.write(other, write.offset, write.data).await;
-        self.fs.release(other).await.and(written)
     }
 }
 
@@ -203,7 +197,7 @@ async fn patiently<T>(interrupt: &Interrupt, grace: Duration, operation: impl Fu
 }
 
 /// The error number for what went wrong. What is nobody's fault here is worth a line in the log.
-fn refuse(request: &Request, error: &FsError) -> Errno {
+pub(crate) fn refuse(request: &Request, error: &FsError) -> Errno {
     if matches!(error, FsError::Corrupt(_) | FsError::Unavailable(_)) {
         tracing::warn!(unique = request.unique, %error, "an operation failed");
     }
@@ -353,17 +347,27 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     }
 
     async fn write(&self, request: &Request, inode: u64, write: request::Write) -> Result<Written> {
+        let handle = Handle(write.handle);
         let written = match write.from_cache {
             true => self.changing(request, self.write_back(inode, write)).await,
             false => self.changing(request, self.fs.write(Handle(write.handle), write.offset, write.data)).await,
         };
+        self.appended(inode, handle);
         self.doubt_pages(inode, written).map(Written)
     }
 
-    async fn flush(&self, request: &Request, inode: u64, handle: u64, _: u64) -> Result<()> {
+    async fn flush(&self, request: &Request, inode: u64, handle: u64, lock_owner: u64) -> Result<()> {
         let flushed = self.doubt_pages(inode, self.wait(request, self.fs.flush(Handle(handle))).await);
         self.committed(handle);
-        flushed
+        flushed.and(self.wait(request, self.fs.close_locks(Handle(handle), lock_owner)).await)
+    }
+
+    async fn getlk(&self, request: &Request, _: u64, lock: request::Lock) -> Result<LockFound> {
+        self.get_lock(request, lock).await
+    }
+
+    async fn setlk(&self, request: &Request, inode: u64, lock: request::Lock, wait: bool) -> Result<()> {
+        self.set_lock(request, inode, lock, wait).await
     }
 
     async fn release(&self, request: &Request, inode: u64, release: request::Release) -> Result<()> {

@@ -18,6 +18,8 @@ pub(crate) fn errno(error: &FsError) -> Errno {
         FsError::ValueTooLong => Errno::TOOBIG,
         FsError::NoSuchOffset => Errno::NXIO,
         FsError::NotSupported => Errno::OPNOTSUPP,
+        FsError::Interrupted => Errno::INTR,
+        FsError::Deadlock => Errno::DEADLK,
     }
 }
 
@@ -25,7 +27,8 @@ fn denied(why: Denied) -> Errno {
     match why {
         Denied::NotGranted | Denied::Access => Errno::ACCESS,
         Denied::Malformed | Denied::Fenced | Denied::Applied => Errno::IO,
-        Denied::Leased | Denied::Contended => Errno::AGAIN,
+        Denied::Leased | Denied::Contended | Denied::Locked => Errno::AGAIN,
+        Denied::NoLocks => Errno::NOLCK,
         Denied::NotPermitted => Errno::PERM,
         Denied::NotFound => Errno::NOENT,
         Denied::Stale => Errno::STALE,

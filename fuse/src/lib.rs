@@ -14,6 +14,7 @@ mod door;
 mod errno;
 mod groups;
 mod listing;
+mod locks;
 mod mount;
 mod told;
 mod translate;

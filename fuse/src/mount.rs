@@ -73,7 +73,8 @@ pub async fn mount<M: Metadata, B: BlockStore>(
     let (mounted, connection) = Mounted::mount(mountpoint, &how)?;
     // The replicas clear set-id bits themselves. The kernel would ask for `security.capability`,
     // which is a round of agreement, at each write.
-    let capabilities = capability::DEFAULT | capability::HANDLE_KILLPRIV_V2;
+    let locks = capability::POSIX_LOCKS | capability::FLOCK_LOCKS;
+    let capabilities = capability::DEFAULT | capability::HANDLE_KILLPRIV_V2 | locks;
     let door = Arc::new(Door::new(fs, options.ttl, options.interrupt_grace));
     let session = Session::start(mounted, connection, door, SessionOptions { capabilities, ..Default::default() });
     Ok(Mount { session: session.await? })

@@ -88,6 +88,11 @@ impl Told {
         self.notifier.set(notifier).is_ok() && self.names_expire.set(names_expire).is_ok()
     }
 
+    /// The way to the kernel, once it is open.
+    pub(crate) fn notifier(&self) -> Option<&Notifier> {
+        self.notifier.get()
+    }
+
     /// Whether names can be taken back that the kernel may believe for long.
     pub(crate) fn names_expire(&self) -> bool {
         self.names_expire.get().is_some_and(|can| *can)

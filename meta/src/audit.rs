@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::directory::FIRST_COOKIE;
+use crate::filelocks::{LOCK_END, Lock, LockMode};
 use crate::inode::{Body, Inode, NO_HOME};
 use crate::lease::Zone;
+use crate::lock::LockIndex;
 use crate::op::{Ino, Kind};
 use crate::read::Look as _;
 use crate::state::State;
@@ -44,6 +46,7 @@ impl State {
         self.audit_xattrs()?;
         self.audit_orphans()?;
         self.audit_leases()?;
+        self.audit_locks()?;
         self.audit_usage()
     }
 
@@ -146,6 +149,25 @@ impl State {
             ensure(known && holder.epoch < self.clock.next_epoch, || "a holder is recalled or numbered wrong".into())?;
         }
         ensure(self.recalled.iter().all(|id| self.holders.get(id).is_some()), || "nobody is recalled".into())
+    }
+
+    /// No two locks are in each other's way, and all are somebody's.
+    fn audit_locks(&self) -> Result<(), Unsound> {
+        for (ino, row) in self.locks.iter() {
+            let is_file = self.inodes.get(ino).is_some_and(|inode| inode.attr.kind == Kind::File);
+            ensure(is_file && !row.is_empty(), || format!("locks on {ino:?}, which is no file, or none"))?;
+            let mut owned: BTreeMap<_, u64> = BTreeMap::new();
+            for lock in &row.locks {
+                let sound = lock.start <= lock.end && lock.end <= LOCK_END && lock.mode != LockMode::Unlock;
+                let after = owned.insert(lock.owner, lock.end).is_none_or(|end| end < lock.start);
+                ensure(sound && after, || format!("{ino:?} has a lock that can't be: {lock:?}"))?;
+                ensure(row.in_the_way(lock).next().is_none(), || format!("{ino:?} has locks in each other's way"))?;
+            }
+            let waiting = row.queue.iter().map(|waiter| &waiter.lock);
+            let known = |lock: &Lock| self.holders.get(&lock.owner.0).is_some();
+            ensure(row.locks.iter().chain(waiting).all(known), || format!("a lock on {ino:?} is nobody's"))?;
+        }
+        ensure(self.locked == LockIndex::of(self.locks.iter()), || "locks and their index differ".into())
     }
 
     fn audit_usage(&self) -> Result<(), Unsound> {

@@ -94,6 +94,11 @@ impl State {
             let full = holder.zones.len() >= ZONES_MAX + absorbed;
             return if full { Err(Denied::Contended) } else { Ok(()) };
         }
+        self.enlist(id)
+    }
+
+    /// Makes a holder without anything.
+    pub(crate) fn enlist(&mut self, id: &HolderId) -> Result<(), Denied> {
         let mine = || self.holders.range((id.0, 0)..=(id.0, u64::MAX));
         if mine().count() >= HOLDERS_MAX {
             let over = mine().map(|(id, _)| *id).find(|id| self.is_over(id));

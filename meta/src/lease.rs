@@ -17,7 +17,7 @@ use core::time::Duration;
 use base::{PublicKey, Time, canonical_enum, canonical_struct};
 
 use crate::access::Context;
-use crate::op::{Batch, By, Denied, Ino, Kind, Lease, Op, Reply};
+use crate::op::{Answer, Batch, By, Denied, Ino, Kind, Lease, LockHow, LockRequest, Locked, Op, Reply};
 use crate::read::Look as _;
 use crate::rename::DEPTH_MAX;
 use crate::state::State;
@@ -215,6 +215,7 @@ impl State {
             | Op::ListXattr { ino }
             | Op::RemoveXattr { ino, .. } => vec![*ino],
             Op::Commit(commit) => vec![commit.ino],
+            Op::Lock(request) | Op::GetLock(request) => vec![request.ino],
             Op::VolumeCreate(_)
             | Op::VolumeGet { .. }
             | Op::VolumeList
@@ -226,7 +227,8 @@ impl State {
             | Op::Renew
             | Op::Cede { .. }
             | Op::Release
-            | Op::Fetch { .. } => Vec::new(),
+            | Op::Fetch { .. }
+            | Op::Enroll { .. } => Vec::new(),
         }
     }
 
@@ -315,6 +317,7 @@ impl State {
         let Some(holder) = self.holders.get(id).cloned() else { return };
         // What others asked for is theirs to use for a while, whoever comes next.
         let asked: Vec<Ino> = holder.recalls.into_iter().filter(|ino| self.is_held_by(*ino, id)).collect();
+        self.release_locks(id);
         self.holders.remove(id);
         for root in holder.zones {
             self.zones.remove(&root);
@@ -373,7 +376,24 @@ pub fn is_logged(op: &Op) -> bool {
             | Op::RemoveXattr { .. }
             | Op::KeepOrphan { .. }
             | Op::ReleaseOrphan { .. }
+            | Op::Lock(_)
     )
+}
+
+/// What a log is to say of an operation that a holder did on its own copy, with this answer. Of a lock it says
+/// what became of it: who came first there, and how long somebody waited, only the holder knows.
+#[must_use]
+pub fn logged_as(op: &Op, answer: &Answer) -> Option<Op> {
+    let Answer::Done(reply) = answer else { return None };
+    let how = match (op, reply) {
+        (Op::Lock(_), Reply::Locked(Locked::Granted)) => LockHow::Try,
+        (Op::Lock(_), Reply::Locked(Locked::Waiting { noted: true })) => LockHow::Queue,
+        (Op::Lock(_), Reply::Locked(Locked::Waiting { noted: false })) => return None,
+        (Op::Lock(_), Reply::Locked(Locked::Deadlock)) => LockHow::Leave,
+        _ => return is_logged(op).then(|| op.clone()),
+    };
+    let Op::Lock(request) = op else { return None };
+    Some(Op::Lock(LockRequest { how, ..*request }))
 }
 
 /// Whether it concerns an orphan, which may be gone before a log says what became of it: then its refusal

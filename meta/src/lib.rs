@@ -8,7 +8,8 @@
 //! Where to look: [`op`] is what can be asked and answered; `state` takes a batch apart; `access`
 //! holds the POSIX permission rules; `read` answers what looks at single rows, whoever holds them, and
 //! `proven` does so from rows that were proven; `lease` says who may change what without asking, `grant`
-//! gives that out, and `partial` is a holder's own copy; `directory` and `rename` change names; `inode`, `content`,
+//! gives that out, and `partial` is a holder's own copy; `lock` says who may lock what, and `filelocks` which
+//! locks a file has; `directory` and `rename` change names; `inode`, `content`,
 //! `xattr`, `orphan` and `volume` change what names lead to; `table` keeps rows and digests them;
 //! `snapshot` writes them down; `audit` is the namespace's fsck.
 //!
@@ -20,9 +21,11 @@ mod access;
 mod audit;
 mod content;
 mod directory;
+mod filelocks;
 mod grant;
 mod inode;
 mod lease;
+mod lock;
 #[expect(missing_docs, reason = "an operation's doc comment speaks of its fields by name")]
 #[expect(clippy::large_enum_variant, reason = "answers are read once, in order; a box each would cost more")]
 pub mod op;
@@ -40,7 +43,9 @@ mod xattr;
 
 pub use access::{EXECUTE, Grant, OPENED, READ, SET_IDS, Uids, WRITE, written_mode};
 pub use audit::Unsound;
-pub use lease::{LEASE_TERM, is_about_orphan, is_logged};
+pub use filelocks::{FILE_LOCKS_MAX, FILE_WAITERS_MAX, FileLocks, LOCK_END, Lock, LockOwner, WAIT_TERM};
+pub use lease::{LEASE_TERM, is_about_orphan, is_logged, logged_as};
+pub use lock::HOLDER_LOCKS_MAX;
 pub use op::*;
 pub use orphan::ORPHAN_TERM;
 pub use partial::Local;

@@ -8,6 +8,7 @@
 use base::{Decode, DecodeError, Encode, Reader, Time, canonical_enum, canonical_struct};
 use bytes::Bytes;
 
+pub use crate::filelocks::{LockHow, LockKind, LockMode, LockRequest, LockSeen, Locked};
 pub use crate::types::*;
 
 /// Longest name before sealing, bytes (`NAME_MAX` of Linux).
@@ -256,6 +257,13 @@ pub enum Op {
     Release,
     /// The rows of a directory's entries after `cookie`, which the holder has a lease on. -> [`Reply::Rows`]
     Fetch { ino: Ino, cookie: u64 },
+    /// Takes a lock for an owner of the batch's holder, waits for it, or gives it back. -> [`Reply::Locked`]
+    Lock(LockRequest),
+    /// What is in the way of a lock. -> [`Reply::Conflict`]
+    GetLock(LockRequest),
+    /// Makes the signer's holder with this number known, to have locks without leases. `fresh` as for `Hold`.
+    /// -> [`Reply::Held`]
+    Enroll { holder: u64, fresh: bool },
 }
 canonical_enum!(Op {
     0 => VolumeCreate(spec),
@@ -287,6 +295,9 @@ canonical_enum!(Op {
     26 => Cede { directories },
     27 => Release,
     28 => Fetch { ino, cookie },
+    29 => Lock(request),
+    30 => GetLock(request),
+    31 => Enroll { holder, fresh },
 });
 
 /// What was asked for.
@@ -324,6 +335,10 @@ pub enum Reply {
     Lease(Lease),
     /// Rows of a directory; `next`: the cookie after which there are more.
     Rows { rows: Vec<Row>, next: Option<u64> },
+    /// What became of a lock.
+    Locked(Locked),
+    /// A lock that is in the way, if one is.
+    Conflict(Option<LockSeen>),
 }
 canonical_enum!(Reply {
     0 => Unit,
@@ -342,6 +357,8 @@ canonical_enum!(Reply {
     13 => Held { epoch, lease, rows },
     14 => Lease(lease),
     15 => Rows { rows, next },
+    16 => Locked(locked),
+    17 => Conflict(seen),
 });
 
 /// Why an operation was refused. Each maps to one `errno` at a door.
@@ -389,6 +406,10 @@ pub enum Denied {
     Applied,
     /// No lease on this for now: others use it, too.
     Contended,
+    /// EAGAIN: somebody else has a lock there.
+    Locked,
+    /// ENOLCK: too many locks, or too many that wait for one.
+    NoLocks,
 }
 canonical_enum!(Denied {
     0 => NotGranted,
@@ -412,4 +433,6 @@ canonical_enum!(Denied {
     18 => Fenced,
     19 => Applied,
     20 => Contended,
+    21 => Locked,
+    22 => NoLocks,
 });

@@ -5,6 +5,7 @@ use core::time::Duration;
 use base::{PublicKey, Time, canonical_struct};
 
 use crate::access::Context;
+use crate::filelocks::FileLocks;
 use crate::op::{Denied, Ino, Kind, Reply};
 use crate::read::Look as _;
 use crate::state::State;
@@ -50,6 +51,7 @@ impl State {
             }
         }
         self.end_zone(ino);
+        self.set_locks(ino, FileLocks::default());
         self.charge_bytes(inode.attr.volume, inode.attr.allocated, 0);
         self.charge_inode(inode.attr.volume, -1);
     }

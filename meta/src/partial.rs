@@ -7,9 +7,10 @@
 use core::ops::Bound;
 use std::collections::BTreeSet;
 
-use base::{ClusterId, DecodeError, PublicKey, Time};
+use base::{ClusterId, DecodeError, Encode as _, PublicKey, Time};
 
 use crate::access::{Context, EXECUTE, READ};
+use crate::filelocks::FileLocks;
 use crate::inode::Inode;
 use crate::lease::{Holder, HolderId, Zone};
 use crate::op::{Answer, Call, Denied, ENTRIES_MAX, Ino, Kind, Op, Reply, Row, SealedName};
@@ -63,6 +64,10 @@ impl State {
             let Some(inode) = known else { continue };
             len += 1024 + inode.xattrs_len as usize;
             names.push(self.inodes.row_name(&child));
+            names.extend(self.locks.get(&child).map(|locks| {
+                len += locks.to_bytes().len();
+                self.locks.row_name(&child)
+            }));
             names.extend(self.xattrs.range(xattrs_of(child)).map(|(key, _)| self.xattrs.row_name(key)));
         }
         let more = next.filter(|last| {
@@ -134,6 +139,9 @@ impl State {
         }
         given.xattrs.iter().for_each(|(key, value)| self.xattrs.add(key, value));
         for (ino, _) in given.inodes.iter() {
+            // With a file come its locks; it was not used while these rows were on their way.
+            self.unsure.remove(ino);
+            self.set_locks(*ino, given.locks.get(ino).map_or_else(FileLocks::default, |locks| FileLocks::clone(locks)));
             if !self.is_held_by(*ino, me) {
                 self.forget_inode(*ino);
             }
@@ -210,6 +218,12 @@ impl State {
 
     /// Forgets what an operation may have changed that replicas applied and this copy did not.
     pub fn doubt(&mut self, op: &Op) {
+        if let Op::Lock(request) = op {
+            if self.has_inode(request.ino) {
+                self.unsure.insert(request.ino);
+            }
+            return;
+        }
         let mut doubted = self.touched(op);
         for directory in Self::directories_of(op) {
             self.forget_below(directory);
@@ -254,6 +268,8 @@ impl State {
             let keys: Vec<_> = self.xattrs.range(xattrs_of(ino)).map(|(key, _)| key.clone()).collect();
             keys.iter().for_each(|key| drop(self.xattrs.remove(key)));
         }
+        self.unsure.remove(&ino);
+        self.set_locks(ino, FileLocks::default());
         if let Some(orphan) = self.orphans.remove(&ino) {
             self.expiry.remove(&(orphan.until, ino));
         }
@@ -306,6 +322,10 @@ impl State {
             | Op::ListXattr { ino }
             | Op::RemoveXattr { ino, .. } => self.mine(*ino, me).is_some_and(|inode| self.has_xattrs(inode)),
             Op::Commit(commit) => self.mine(commit.ino, me).is_some(),
+            Op::Lock(request) | Op::GetLock(request) => {
+                let known = self.mine(request.ino, me).is_some() && !self.unsure.contains(&request.ino);
+                known && !self.is_disputed(request, me)
+            }
             Op::KeepOrphan { ino } | Op::ReleaseOrphan { ino } => {
                 self.orphans.get(ino).is_some_and(|orphan| orphan.owner == *me.0.as_array())
             }

@@ -6,6 +6,7 @@
 
 use base::{Decode as _, DecodeError, Encode as _, Reader};
 
+use crate::lock::LockIndex;
 use crate::state::{CLOCK_TAG, Clock, State};
 
 impl State {
@@ -41,6 +42,7 @@ impl State {
         self.expiry = self.orphans.iter().map(|(ino, orphan)| (orphan.until, *ino)).collect();
         let recalled = self.holders.iter().filter(|(_, holder)| !holder.recalls.is_empty());
         self.recalled = recalled.map(|(id, _)| *id).collect();
+        self.locked = LockIndex::of(self.locks.iter());
     }
 
     pub(crate) fn row_of(&self, name: &[u8]) -> Option<Vec<u8>> {

@@ -9,8 +9,10 @@ use imbl::OrdSet;
 
 use crate::access::{Context, Grant};
 use crate::directory::{Entry, listed_len};
+use crate::filelocks::FileLocks;
 use crate::inode::Inode;
 use crate::lease::{Holder, HolderId, Zone, is_about_orphan};
+use crate::lock::LockIndex;
 use crate::op::{Answer, Answers, BATCH_MAX, Batch, Denied, Ino, Op, Reply, SealedName, Volume, VolumeId};
 use crate::orphan::Orphan;
 use crate::read::Look as _;
@@ -85,10 +87,15 @@ pub struct State {
     pub(crate) orphans: Table<Ino, Orphan>,
     pub(crate) holders: Table<HolderId, Holder>,
     pub(crate) zones: Table<Ino, Zone>,
+    pub(crate) locks: Table<Ino, Shared<FileLocks>>,
     /// The holders that are asked for something. Follows from `holders`.
     pub(crate) recalled: OrdSet<HolderId>,
     /// The orphans by expiry. Follows from `orphans`, so it is neither digested nor written down.
     pub(crate) expiry: OrdSet<(Time, Ino)>,
+    /// Whose locks are where. Follows from `locks`.
+    pub(crate) locked: LockIndex,
+    /// In a holder's copy: the files on which it does not know all locks.
+    pub(crate) unsure: OrdSet<Ino>,
     /// In a holder's copy: the directories all of whose names are there. Replicas have them all.
     pub(crate) complete: OrdSet<Ino>,
     trie: Trie,
@@ -118,8 +125,11 @@ impl State {
             orphans: Table::new(8),
             holders: Table::new(9),
             zones: Table::new(10),
+            locks: Table::new(11),
             recalled: OrdSet::new(),
             expiry: OrdSet::new(),
+            locked: LockIndex::default(),
+            unsure: OrdSet::new(),
             complete: OrdSet::new(),
             trie: Trie::new(),
         }
@@ -201,6 +211,9 @@ impl State {
             Op::Cede { directories } => self.cede(cx, directories),
             Op::Release => self.release(cx),
             Op::Fetch { ino, cookie } => self.fetch(cx, *ino, *cookie),
+            Op::Lock(request) => self.lock(cx, request),
+            Op::GetLock(request) => self.get_lock(cx, request),
+            Op::Enroll { holder, fresh } => self.enroll(cx, *holder, *fresh),
             Op::VolumeGet { .. }
             | Op::StatFs { .. }
             | Op::Lookup { .. }
@@ -214,15 +227,17 @@ impl State {
     }
 
     /// Every table, in the order of their tags, which count from 1.
-    pub(crate) fn tables(&self) -> [&dyn Rows; 10] {
-        let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, .. } = self;
-        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones]
+    pub(crate) fn tables(&self) -> [&dyn Rows; 11] {
+        let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, .. } = self;
+        let State { holders, zones, locks, .. } = self;
+        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, locks]
     }
 
     /// As [`State::tables`], to be changed.
-    pub(crate) fn tables_mut(&mut self) -> [&mut dyn Rows; 10] {
-        let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, .. } = self;
-        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones]
+    pub(crate) fn tables_mut(&mut self) -> [&mut dyn Rows; 11] {
+        let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, .. } = self;
+        let State { holders, zones, locks, .. } = self;
+        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, locks]
     }
 
     /// The cluster this is the state of.

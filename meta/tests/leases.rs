@@ -5,115 +5,11 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use base::{PublicKey, Time};
+use base::Time;
+use common::mount::Mount;
 use common::*;
 use meta::*;
 use proptest::prelude::*;
-
-/// A mount as the client library has it: a copy of what it holds, and the log of what it did there.
-struct Mount {
-    me: (PublicKey, u64),
-    epoch: u64,
-    copy: State,
-    log: Vec<(Call, Time, Answer)>,
-    parts: u64,
-    /// When it last heard of its leases.
-    heard: Time,
-}
-
-impl Mount {
-    fn new(number: u64) -> Mount {
-        let (copy, me) = (State::copy_of(CLUSTER), (key(1), number));
-        Mount { me, epoch: 0, copy, log: Vec::new(), parts: 0, heard: Time::ZERO }
-    }
-
-    /// Before it relies on its leases: asks if it did not for long, and forgets everything if they are over.
-    fn freshen(&mut self, world: &mut World) {
-        if self.epoch != 0 && world.now.since(self.heard) > LEASE_TERM / 2 {
-            match self.ordered(world, Op::Renew) {
-                Ok(Reply::Lease(lease)) => self.take(&lease),
-                Err(Denied::Fenced) => *self = Mount { log: self.log.clone(), ..Mount::new(self.me.1) },
-                other => panic!("{other:?}"),
-            }
-            self.heard = world.now;
-        }
-    }
-
-    fn by(&self, log: Option<Log>) -> Option<By> {
-        (self.epoch != 0).then_some(By { holder: self.me.1, epoch: self.epoch, log })
-    }
-
-    fn ordered(&self, world: &mut World, op: Op) -> Result<Reply, Denied> {
-        let batch = Batch { calls: vec![Call { caller: user(0), op }], by: self.by(None) };
-        let mut answers = world.state.apply_batch(world.now, &self.me.0, &batch);
-        assert_eq!(world.state.audit(), Ok(()));
-        answers.pop().unwrap().into_result()
-    }
-
-    fn hold(&mut self, world: &mut World, ino: Ino) -> Result<(), Denied> {
-        let Reply::Held { epoch, lease, rows } =
-            self.ordered(world, Op::Hold { holder: self.me.1, ino, fresh: false })?
-        else {
-            panic!("no lease")
-        };
-        if epoch != self.epoch {
-            (self.epoch, self.parts) = (epoch, 0);
-            self.copy = State::copy_of(CLUSTER);
-        }
-        self.copy.learn(&rows, &self.me).unwrap();
-        self.take(&lease);
-        self.heard = world.now;
-        Ok(())
-    }
-
-    fn take(&mut self, lease: &Lease) {
-        self.copy.grant_inos(&self.me, &lease.inos);
-    }
-
-    /// Sends the log; replicas must answer as the copy did.
-    fn ship(&mut self, world: &mut World) {
-        while !self.log.is_empty() {
-            let part: Vec<_> = self.log.drain(..self.log.len().min(7)).collect();
-            let log = Log { part: self.parts, stamps: part.iter().map(|(_, at, _)| *at).collect() };
-            let calls = part.iter().map(|(call, ..)| call.clone()).collect();
-            let batch = Batch { calls, by: self.by(Some(log)) };
-            let answers = world.state.apply_batch(world.now, &self.me.0, &batch);
-            assert!(answers.iter().eq(part.iter().map(|(.., answer)| answer)), "{answers:?}\n{part:?}");
-            let again = world.state.apply_batch(world.now, &self.me.0, &batch);
-            assert_eq!(again, vec![Answer::Denied(Denied::Applied)], "a part is applied once");
-            assert_eq!(world.state.audit(), Ok(()));
-            self.parts += 1;
-        }
-    }
-
-    /// Gives back what others want.
-    fn heed(&mut self, world: &mut World) {
-        self.ship(world);
-        let Ok(Reply::Lease(lease)) = self.ordered(world, Op::Renew) else { return };
-        let directories = lease.recalls.clone();
-        for directory in &directories {
-            self.copy.give_back(*directory, &self.me);
-        }
-        let Ok(Reply::Lease(lease)) = self.ordered(world, Op::Cede { directories }) else { panic!("ceding") };
-        assert_eq!(lease.recalls, []);
-        self.take(&lease);
-    }
-
-    fn fetch(&mut self, world: &mut World, ino: Ino) -> Result<(), Denied> {
-        let mut cookie = 0;
-        loop {
-            let Reply::Rows { rows, next } = self.ordered(world, Op::Fetch { ino, cookie })? else { panic!("no rows") };
-            self.copy.learn(&rows, &self.me).unwrap();
-            match next {
-                Some(next) => cookie = next,
-                None => {
-                    self.copy.note_complete(ino);
-                    return Ok(());
-                }
-            }
-        }
-    }
-}
 
 /// Everything: two mounts, the replicated state, and one namespace that knows nothing of leases.
 struct Scene {
@@ -215,13 +111,8 @@ impl Scene {
             mount.freshen(world);
             match mount.copy.locally(op, &mount.me) {
                 Local::Can => {
-                    let call = Call { caller: user(0), op: op.clone() };
-                    let answer = mount.copy.apply_own(world.now, &mount.me, &call);
-                    if is_logged(op) && matches!(answer, Answer::Done(_)) {
-                        mount.log.push((call, world.now, answer.clone()));
-                    }
                     self.local += 1;
-                    return answer.into_result();
+                    return mount.apply_own(world.now, op);
                 }
                 Local::Fetch(ino) => {
                     mount.ship(world);

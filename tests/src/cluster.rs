@@ -299,8 +299,13 @@ impl Cluster {
         Mount::start(&format!("client{client}"), &mut inside(self.net().client(client), &command), &path, &log)
     }
 
+    /// As [`Cluster::mount`], with these options.
+    ///
+    /// # Panics
+    /// If it does not mount.
+    #[must_use]
     #[track_caller]
-    fn mount_with(&self, name: &str, options: &[&str]) -> Mount {
+    pub fn mount_with(&self, name: &str, options: &[&str]) -> Mount {
         let (path, log) = (self.dir.path().join(name), self.dir.path().join(format!("{name}.log")));
         fs::create_dir_all(&path).expect("mkdir");
         Mount::start(name, self.admin().arg("mount").args(options).arg(&path), &path, &log)

@@ -131,6 +131,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         }
         let open = handle.map(|handle| self.handle(handle)).transpose()?;
         if let Some(open) = open.filter(|open| open.flags.write && open.file.ino == ino) {
+            open.locks.check()?;
             open.file.state.lock().truncate(size, &open.caller, &self.budget);
             return Ok(());
         }

@@ -72,6 +72,9 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         if committed.is_err() {
             file.state.lock().abort_commit();
         }
+        if matches!(committed, Err(FsError::Denied(Denied::Fenced))) {
+            self.lose_locks(file, pipeline);
+        }
         committed
     }
 

@@ -76,6 +76,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         if !open.flags.write {
             return Err(FsError::BadHandle);
         }
+        open.locks.check()?;
         let len = u32::try_from(bytes.len()).map_err(|_| FsError::Invalid)?;
         if len == 0 {
             return Ok(0);
@@ -86,8 +87,10 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
             return Err(error);
         }
         shared.make_room().await?;
-        let at = (!open.flags.append).then_some(offset);
-        open.file.state.lock().write(at, bytes, &open.caller, &shared.budget)?;
+        match open.flags.append {
+            true => shared.append(handle, &open, bytes).await?,
+            false => drop(open.file.state.lock().write(Some(offset), bytes, &open.caller, &shared.budget)?),
+        }
         shared.stage_in_background(&open.file);
         Ok(len)
     }
@@ -101,6 +104,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         if !open.flags.write {
             return Err(FsError::BadHandle);
         }
+        open.locks.check()?;
         if len == 0 {
             return Err(FsError::Invalid);
         }

@@ -37,6 +37,12 @@ pub enum FsError {
     /// ENXIO: no data, or nothing at all, at or after this offset.
     #[error("no such offset")]
     NoSuchOffset,
+    /// EINTR: whoever waited for a lock was interrupted.
+    #[error("interrupted")]
+    Interrupted,
+    /// EDEADLK: whoever has the lock waits for who asks for it.
+    #[error("a circle of waits for locks")]
+    Deadlock,
     /// EOPNOTSUPP: a mode or namespace that is not supported.
     #[error("not supported")]
     NotSupported,

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::error::{FsError, Result};
 use super::layout::Layout;
+use super::locks::LockOwners;
 use super::outbox::Budget;
 use super::overlay::{Overlay, Ranges};
 use super::view;
@@ -28,6 +29,9 @@ pub(super) struct OpenFile {
     pub(super) pipeline: tokio::sync::Mutex<Pipeline>,
     /// Held by whoever loads the layout.
     pub(super) loading: tokio::sync::Mutex<()>,
+    /// Held by whoever appends where others may, too.
+    pub(super) appending: tokio::sync::Mutex<()>,
+    pub(super) owners: LockOwners,
 }
 
 /// What sealing and committing keep from one time to the next.
@@ -171,6 +175,8 @@ impl OpenFile {
             state: Mutex::new(state),
             pipeline: tokio::sync::Mutex::default(),
             loading: tokio::sync::Mutex::default(),
+            appending: tokio::sync::Mutex::default(),
+            owners: LockOwners::default(),
         }
     }
 

@@ -7,6 +7,7 @@ use meta::{Attr, Call, Caller, Commit, Content, Denied, Ino, Kind, NewInode, Op,
 
 use super::error::{FsError, Result};
 use super::file::OpenFile;
+use super::locks::HandleLocks;
 use super::{Filesystem, Shared, attr_of, unexpected};
 use crate::backend::{BlockStore, Metadata};
 
@@ -63,6 +64,7 @@ pub(super) struct Open {
     pub(super) file: Arc<OpenFile>,
     pub(super) flags: OpenFlags,
     pub(super) caller: Caller,
+    pub(super) locks: HandleLocks,
 }
 
 impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
@@ -115,6 +117,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// the background.
     pub async fn flush(&self, handle: Handle) -> Result<()> {
         let open = self.shared.handle(handle)?;
+        open.locks.check()?;
         if open.flags.write {
             self.shared.commit(&open.file, Vec::new()).await?;
         }
@@ -127,6 +130,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// As [`Filesystem::flush`].
     pub async fn fsync(&self, handle: Handle) -> Result<()> {
         let open = self.shared.handle(handle)?;
+        open.locks.check()?;
         self.shared.commit(&open.file, Vec::new()).await?;
         self.shared.sync_names().await
     }
@@ -147,6 +151,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// Why it could not be committed, for the log: the handle is gone in any case.
     pub async fn release(&self, handle: Handle) -> Result<()> {
         let open = self.shared.handles.lock().remove(&handle).ok_or(FsError::BadHandle)?;
+        self.shared.release_locks(handle, &open).await;
         self.shared.detach(&open).await
     }
 }
@@ -221,7 +226,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     fn add_handle(&self, file: Arc<OpenFile>, caller: &Caller, flags: OpenFlags) -> Opened {
         let attr = file.state.lock().local_attr();
         let handle = Handle(self.next_handle.fetch_add(1, Ordering::Relaxed));
-        let open = Open { file, flags, caller: caller.clone() };
+        let open = Open { file, flags, caller: caller.clone(), locks: HandleLocks::default() };
         self.handles.lock().insert(handle, Arc::new(open));
         Opened { handle, attr }
     }

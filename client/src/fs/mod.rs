@@ -7,10 +7,12 @@
 //! looks may be answered by one of them, with proof, if the options allow it to be a little old.
 //!
 //! Where to look: `names` and `attrs` are the namespace; `handles` opens, flushes and closes;
-//! `opening` keeps what loses its name while it is opened; `data` reads and writes; `file` is what is
+//! `opening` keeps what loses its name while it is opened; `data` reads and writes; `locks`
+//! keeps others out, and `append` is a write to the end among others; `file` is what is
 //! known of an open file; `overlay`, `layout` and `view` say where its bytes are; `stage`, `outbox`
 //! and `commit` are the way down; `room` keeps the bound; `chunks` is the way up.
 
+mod append;
 mod attrs;
 mod chunks;
 mod commit;
@@ -19,6 +21,7 @@ mod error;
 mod file;
 mod handles;
 mod layout;
+mod locks;
 mod names;
 mod opening;
 mod outbox;
@@ -50,6 +53,7 @@ pub use attrs::{SetAttr, VolumeSpace};
 pub use data::{Fallocate, Seek};
 pub use error::{FsError, Result};
 pub use handles::{Handle, OpenFlags, Opened};
+pub use locks::{FileLock, LockWait};
 pub use names::{Entries, Entry};
 
 /// How many files are committed at a time.
@@ -117,6 +121,8 @@ struct Shared<M, B> {
     next_handle: AtomicU64,
     /// What is being opened, and what lost its last name. Locked before `files`.
     opening: Mutex<opening::Opening>,
+    /// A lock was given back here.
+    released: tokio::sync::Notify,
     /// Held by the one writer that makes room.
     relief: tokio::sync::Mutex<()>,
     space: Mutex<StoreSpace>,
@@ -156,6 +162,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
             handles: Mutex::default(),
             next_handle: AtomicU64::new(1),
             opening: Mutex::default(),
+            released: tokio::sync::Notify::new(),
             relief: tokio::sync::Mutex::default(),
             space: Mutex::default(),
             threads: std::thread::available_parallelism().map_or(2, usize::from),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use meta::{Batch, Op};
 
+use super::owned::Owned;
 use super::{Core, as_root};
 use crate::backend::{Metadata, Unavailable};
 
@@ -25,7 +26,10 @@ impl<M: Metadata> Core<M> {
             // If it fails others wait until the lease runs out.
             let _ = self.inner.batch(Batch { calls: vec![as_root(Op::Release)], by }).await;
         }
-        self.local.lock().give_up(self.cluster);
+        let mut local = self.local.lock();
+        // Given back, not lost.
+        local.owned = Owned::default();
+        local.give_up(self.cluster);
     }
 
     /// Gives back what others want: first what was written to it is sent.

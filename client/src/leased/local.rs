@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use base::{ClusterId, Encode as _, PublicKey, Time};
-use meta::{Answer, BATCH_MAX, Batch, By, Call, Denied, Ino, Lease, Log, Op, Row, State, is_logged};
+use meta::{Answer, BATCH_MAX, Batch, By, Call, Denied, Ino, Lease, Log, Op, Row, State, is_logged, logged_as};
 
+use super::owned::Owned;
 use super::way_of;
 use crate::backend::{Ready, Unavailable};
 
@@ -32,6 +33,8 @@ pub(super) enum Step {
     Fetch(Ino),
     /// A lease on this directory.
     Hold(Ino),
+    /// To be known to replicas, to have locks.
+    Enroll,
     /// Agreement.
     Order,
 }
@@ -90,8 +93,10 @@ pub(super) struct Local {
     /// The volume's root, until a lease on it was asked for: before anything else, so that whoever had this
     /// holder's number is fenced, and nobody waits for it.
     root: Option<Ino>,
+    /// `None`: everything is ordered, and only locks need a holder.
     volume_root: Option<Ino>,
     generation: u64,
+    pub(super) owned: Owned,
 }
 
 impl Local {
@@ -119,6 +124,7 @@ impl Local {
             root,
             volume_root: root,
             generation: 0,
+            owned: Owned::default(),
         }
     }
 
@@ -142,7 +148,8 @@ impl Local {
 
     /// Whether leases that are used end soon.
     pub(super) fn is_fading(&mut self) -> bool {
-        let fading = self.epoch != 0 && self.used && since_boot() + FADING > self.until;
+        let needed = self.used || self.owned.any();
+        let fading = self.epoch != 0 && needed && since_boot() + FADING > self.until;
         if fading {
             self.used = false;
         }
@@ -189,17 +196,25 @@ impl Local {
 
     /// Does a call here, if it can be.
     pub(super) fn apply(&mut self, call: &Call, me: &(PublicKey, u64), ready: Option<&Ready>) -> Option<Answer> {
+        if let Some(why) = self.owned.refuse(&call.op) {
+            return Some(Answer::Denied(why));
+        }
         if !self.is_usable() || self.copy.locally(&call.op, me) != meta::Local::Can {
             return None;
         }
         if matches!(call.op, Op::Create { .. }) && self.copy.inos_left(me) == 0 {
             return None;
         }
+        if let Some(why) = self.owned.refuse_here(&call.op) {
+            return Some(Answer::Denied(why));
+        }
         self.used = true;
         let now = self.now();
         let answer = self.copy.apply_own(now, me, call);
-        if is_logged(&call.op) && matches!(answer, Answer::Done(_)) {
-            let (call, len, ready) = (call.clone(), call.to_bytes().len(), ready.cloned());
+        self.owned.note(&call.op, &answer, me);
+        if let Some(op) = logged_as(&call.op, &answer) {
+            let call = Call { caller: call.caller.clone(), op };
+            let (len, ready) = (call.to_bytes().len(), ready.cloned());
             self.log.push_back(Logged { call, at: now, len, ready });
             self.logged += 1;
             self.oldest.get_or_insert_with(Instant::now);
@@ -218,6 +233,10 @@ impl Local {
             return Step::Hold(root);
         }
         let refused = |directory| self.ceding || self.is_refused(directory, caller.uid);
+        if self.volume_root.is_none() || (self.epoch == 0 && matches!(op, Op::Lock(_))) {
+            let unknown = self.epoch == 0 && matches!(op, Op::Lock(_));
+            return if unknown && try_more { Step::Enroll } else { Step::Order };
+        }
         match way_of(self.copy.locally(op, me)) {
             Step::Fetch(directory) | Step::Hold(directory) if !try_more || refused(directory) => Step::Order,
             step => step,
@@ -315,8 +334,9 @@ impl Local {
         }
         let lost = self.lost.map_or(left, |before| before + left);
         let (logged, losses, root) = (self.logged, self.losses + u64::from(left > 0), self.volume_root);
-        let generation = self.generation + 1;
-        *self = Local { logged, shipped: logged, losses, has_held: true, generation, ..Local::new(cluster, root) };
+        let (generation, owned) = (self.generation + 1, self.owned.lose());
+        let new = Local::new(cluster, root);
+        *self = Local { logged, shipped: logged, losses, has_held: true, generation, owned, ..new };
         self.lost = (lost > 0).then_some(lost);
     }
 
@@ -325,8 +345,8 @@ impl Local {
     pub(super) fn give_up(&mut self, cluster: ClusterId) {
         assert!(self.log.is_empty(), "everything is sent before anything is ordered");
         let (logged, lost, losses, root) = (self.logged, self.lost, self.losses, self.volume_root);
-        let generation = self.generation + 1;
-        *self = Local { logged, shipped: logged, lost, losses, generation, ..Local::new(cluster, root) };
+        let (generation, owned) = (self.generation + 1, self.owned.lose());
+        *self = Local { logged, shipped: logged, lost, losses, generation, owned, ..Local::new(cluster, root) };
     }
 
     /// Others want something; it could not be given back yet.
@@ -336,7 +356,13 @@ impl Local {
 
     /// Whether the copy has grown so big that it should be begun anew.
     pub(super) fn is_too_big(&self) -> bool {
-        self.copy.counts().inodes > COPY_MAX
+        // Locks go with the leases.
+        self.copy.counts().inodes > COPY_MAX && !self.owned.any()
+    }
+
+    /// Whether any of these is about locks, or about a file that has some.
+    pub(super) fn concerns_locks(&self, calls: &[Call]) -> bool {
+        calls.iter().any(|call| self.owned.concerns(&call.op))
     }
 
     /// How often something was lost.
@@ -452,7 +478,7 @@ mod tests {
     #[test]
     fn what_is_being_given_back_is_not_asked_for_meanwhile() {
         let me = (SecretKey::from_seed(&[1; 32]).public(), 1);
-        let mut local = Local::new(ClusterId([1; 16]), None);
+        let mut local = Local::new(ClusterId([1; 16]), Some(Ino(7)));
         let call = Call { caller: Caller::default(), op: Op::ReadDir { ino: Ino(7), cookie: 0, max: 1 } };
         assert_eq!(local.step(&call, &me, true), Step::Hold(Ino(7)));
         local.give_back(&[Ino(7)], &me);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base::{BlockId, ClusterId, Decode as _, Encode as _, PublicKey, SecretKey, Time};
 use bytes::Bytes;
-use client::backend::{BlockError, BlockStore, Flush, Metadata, Ready, StoreSpace, Unavailable};
+use client::backend::{BlockError, BlockStore, Metadata, StoreSpace, Unavailable};
 use client::cache::CacheOptions;
 use client::fs::{Filesystem, FsError, Handle, OpenFlags, Opened, Options};
 use client::leased::Leased;
@@ -14,13 +14,7 @@ use meta::{Answer, Attr, Batch, Call, Caller, Chunking, Genesis, Grant, Ino, Op,
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-pub(crate) type Fs = Filesystem<Names, Arc<Stores>>;
-
-/// The namespace as a mount reaches it.
-pub(crate) enum Names {
-    Ordered(Arc<Replicas>),
-    Leased(Leased<Arc<Replicas>>),
-}
+pub(crate) type Fs = Filesystem<Leased<Arc<Replicas>>, Arc<Stores>>;
 
 pub(crate) const ROOT: Caller = Caller { uid: 0, gid: 0, groups: Vec::new() };
 pub(crate) const SECRET: [u8; 32] = [42; 32];
@@ -42,6 +36,12 @@ pub(crate) struct Replicas {
 impl Replicas {
     pub(crate) fn state(&self) -> meta::State {
         self.state.lock().clone()
+    }
+
+    /// Whose mounts these are.
+    #[allow(dead_code, reason = "only for locks")]
+    pub(crate) fn key(&self) -> PublicKey {
+        self.key
     }
 
     /// Lets agreed time pass.
@@ -84,57 +84,6 @@ impl Metadata for Replicas {
 
     async fn recalled(&self) {
         self.recalled.notified().await;
-    }
-}
-
-impl Metadata for Names {
-    async fn batch(&self, batch: Batch) -> Result<Vec<Answer>, Unavailable> {
-        match self {
-            Names::Ordered(names) => names.batch(batch).await,
-            Names::Leased(names) => names.batch(batch).await,
-        }
-    }
-
-    async fn calls_after(&self, calls: Vec<Call>, ready: Ready) -> Result<Vec<Answer>, Unavailable> {
-        match self {
-            Names::Ordered(names) => names.calls_after(calls, ready).await,
-            Names::Leased(names) => names.calls_after(calls, ready).await,
-        }
-    }
-
-    async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
-        match self {
-            Names::Ordered(names) => names.calls(calls).await,
-            Names::Leased(names) => names.calls(calls).await,
-        }
-    }
-
-    fn keeps(&self, ino: Ino) -> bool {
-        match self {
-            Names::Ordered(names) => names.keeps(ino),
-            Names::Leased(names) => names.keeps(ino),
-        }
-    }
-
-    async fn sync(&self) -> Result<(), Unavailable> {
-        match self {
-            Names::Ordered(names) => names.sync().await,
-            Names::Leased(names) => names.sync().await,
-        }
-    }
-
-    fn before_ceding(&self, flush: Flush) {
-        match self {
-            Names::Ordered(names) => names.before_ceding(flush),
-            Names::Leased(names) => names.before_ceding(flush),
-        }
-    }
-
-    async fn close(&self) {
-        match self {
-            Names::Ordered(names) => names.close().await,
-            Names::Leased(names) => names.close().await,
-        }
     }
 }
 
@@ -248,12 +197,11 @@ impl World {
 
     pub(crate) fn mount_with(&self, options: Options) -> Fs {
         let replicas = self.replicas.clone();
-        let names = if crate::LEASED {
-            let holder = replicas.mounts.fetch_add(1, Ordering::SeqCst) as u64;
-            let (cluster, user) = (ClusterId([1; 16]), replicas.key);
-            Names::Leased(Leased::new(replicas, cluster, user, holder, self.volume.root))
-        } else {
-            Names::Ordered(replicas)
+        let holder = replicas.mounts.fetch_add(1, Ordering::SeqCst) as u64;
+        let (cluster, user) = (ClusterId([1; 16]), replicas.key);
+        let names = match crate::LEASED {
+            true => Leased::new(replicas, cluster, user, holder, self.volume.root),
+            false => Leased::ordered(replicas, cluster, user, holder),
         };
         Filesystem::open_volume(names, self.stores.clone(), self.volume.clone(), &SECRET, options).expect("mounted")
     }

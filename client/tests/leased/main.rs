@@ -4,6 +4,7 @@
 const LEASED: bool = true;
 
 mod leases;
+mod locks;
 #[path = "../filesystem/model.rs"]
 mod model;
 #[path = "../filesystem/names.rs"]

@@ -80,9 +80,8 @@ pub mod opcode {
 pub mod capability {
     /// Several reads of one file may be under way at once.
     pub const ASYNC_READ: u64 = 1 << 0;
-    /// `fcntl` locks go to the filesystem. Not asked for: the kernel keeps them, per mount.
-    /// A filesystem that serves locks asks for this and [`FLOCK_LOCKS`], and `GETLK`, `SETLK` and
-    /// `SETLKW` get their own operations beside the ones in `request.rs`.
+    /// `fcntl` locks go to the filesystem (`GETLK`, `SETLK`, `SETLKW`). Unless asked for, the kernel keeps
+    /// them, per mount.
     pub const POSIX_LOCKS: u64 = 1 << 1;
     /// `O_TRUNC` reaches `open`, instead of a `setattr` after it.
     pub const ATOMIC_O_TRUNC: u64 = 1 << 3;
@@ -175,6 +174,15 @@ pub const WRITE_CACHE: u32 = 1 << 0;
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// RELEASE: the last `flock` of this open goes with it.
 pub const RELEASE_FLOCK_UNLOCK: u32 = 1 << 1;
+/// GETLK, SETLK, SETLKW: the lock is `flock`'s.
+pub const LK_FLOCK: u32 = 1 << 0;
+/// Types of locks (`F_RDLCK`, `F_WRLCK`, `F_UNLCK`).
+#[expect(missing_docs, reason = "the kernel's own names")]
+pub mod lock_type {
+    pub const READ: u32 = 0;
+    pub const WRITE: u32 = 1;
+    pub const UNLOCK: u32 = 2;
+}
 /// FSYNC: data only.
 pub const FSYNC_FDATASYNC: u32 = 1 << 0;
 

@@ -105,6 +105,8 @@ pub(crate) fn task<F: Filesystem>(call: Call<F>, operation: Operation) -> Task {
         Operation::Write(write) => task!(call, write(write)),
         Operation::Flush { handle, lock_owner } => task!(call, flush(handle, lock_owner)),
         Operation::Release(release) => task!(call, release(release)),
+        Operation::GetLock(lock) => task!(call, getlk(lock)),
+        Operation::SetLock { lock, wait } => task!(call, setlk(lock, wait)),
         Operation::Fsync { handle, data_only } => task!(call, fsync(handle, data_only)),
         Operation::OpenDir(open) => task!(call, opendir(open)),
         Operation::ReadDir(read) => Box::pin(call.list(read, false)),

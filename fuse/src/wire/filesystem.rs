@@ -9,10 +9,10 @@ use tokio::sync::OwnedRwLockReadGuard;
 use super::interrupt::Interrupt;
 use super::notify::Notifier;
 use super::reply::{
-    AttributesFor, Created, Data, DirectoryEntries, Entry, IoctlResult, Offset, Opened, Ready, Statistics, Target,
-    Written, Xattr,
+    AttributesFor, Created, Data, DirectoryEntries, Entry, IoctlResult, LockFound, Offset, Opened, Ready, Statistics,
+    Target, Written, Xattr,
 };
-use super::request::{CopyFileRange, Fallocate, Init, Ioctl, Open, Read, Release, Rename, SetAttributes, Write};
+use super::request::{CopyFileRange, Fallocate, Init, Ioctl, Lock, Open, Read, Release, Rename, SetAttributes, Write};
 
 /// An error number, as the caller of the system call will see it.
 pub use rustix::io::Errno;
@@ -216,6 +216,29 @@ pub trait Filesystem: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Errno>> + Send {
         let _ = (request, inode, release);
         ready(Ok(()))
+    }
+
+    /// A lock that is in the way of this one; if none is, this one as an unlock.
+    fn getlk(
+        &self,
+        request: &Request,
+        inode: u64,
+        lock: Lock,
+    ) -> impl Future<Output = Result<LockFound, Errno>> + Send {
+        let _ = (request, inode, lock);
+        ready(Err(Errno::NOSYS))
+    }
+
+    /// Takes a lock or gives it back; with `wait`, once it can be had.
+    fn setlk(
+        &self,
+        request: &Request,
+        inode: u64,
+        lock: Lock,
+        wait: bool,
+    ) -> impl Future<Output = Result<(), Errno>> + Send {
+        let _ = (request, inode, lock, wait);
+        ready(Err(Errno::NOSYS))
     }
 
     /// Makes the file durable; its data and length only, when `data_only`.

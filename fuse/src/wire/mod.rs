@@ -33,7 +33,7 @@ pub use mount::{MountError, MountOptions, Mounted, Unmount, UnmountError, unmoun
 pub use mountpoint::{MountInfo, check_mountpoint, clear_stale, mounted_at, mounts};
 pub use notify::Notifier;
 pub use reply::{
-    Attributes, AttributesFor, Created, Data, DirectoryEntries, Entry, IoctlResult, Offset, Opened, Ready, Statistics,
-    Target, Written, Xattr,
+    Attributes, AttributesFor, Created, Data, DirectoryEntries, Entry, IoctlResult, LockFound, Offset, Opened, Ready,
+    Statistics, Target, Written, Xattr,
 };
 pub use session::{End, Session, SessionError, SessionOptions};

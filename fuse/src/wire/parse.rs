@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::abi::{self, opcode, setattr_valid};
 use super::request::{
-    CopyFileRange, Fallocate, Header, Init, Ioctl, Name, Open, Operation, Read, Release, Rename, SetAttributes,
+    CopyFileRange, Fallocate, Header, Init, Ioctl, Lock, Name, Open, Operation, Read, Release, Rename, SetAttributes,
     SetTime, Timestamp, Write,
 };
 
@@ -165,6 +165,9 @@ impl Fields<'_> {
                 let (handle, _, lock_owner) = (self.u64()?, self.u64()?, self.u64()?);
                 Operation::Flush { handle, lock_owner }
             }
+            opcode::GETLK => Operation::GetLock(self.lock()?),
+            opcode::SETLK => Operation::SetLock { lock: self.lock()?, wait: false },
+            opcode::SETLKW => Operation::SetLock { lock: self.lock()?, wait: true },
             opcode::FSYNC => {
                 Operation::Fsync { handle: self.u64()?, data_only: self.u32()? & abi::FSYNC_FDATASYNC != 0 }
             }
@@ -245,6 +248,12 @@ impl Fields<'_> {
     fn release(&mut self) -> Result<Release, Malformed> {
         let (handle, flags, release_flags, lock_owner) = (self.u64()?, self.u32()?, self.u32()?, self.u64()?);
         Ok(Release { handle, flags, flock_unlock: release_flags & abi::RELEASE_FLOCK_UNLOCK != 0, lock_owner })
+    }
+
+    fn lock(&mut self) -> Result<Lock, Malformed> {
+        let (handle, owner, start, end) = (self.u64()?, self.u64()?, self.u64()?, self.u64()?);
+        let (kind, pid, flags) = (self.u32()?, self.u32()?, self.u32()?);
+        Ok(Lock { handle, owner, start, end, kind, pid, flock: flags & abi::LK_FLOCK != 0 })
     }
 
     fn copy_file_range(&mut self) -> Result<CopyFileRange, Malformed> {

@@ -107,6 +107,19 @@ impl From<Bytes> for Data {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written(pub u32);
 
+/// Answer to GETLK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockFound {
+    /// The first byte.
+    pub start: u64,
+    /// The last byte.
+    pub end: u64,
+    /// See [`abi::lock_type`].
+    pub kind: u32,
+    /// The process that has it.
+    pub pid: u32,
+}
+
 /// Answer to STATFS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
@@ -337,6 +350,13 @@ impl Answer for Data {
 impl Answer for Written {
     fn encode(&self, out: &mut Vec<u8>) {
         put_u32(out, &[self.0, 0]);
+    }
+}
+
+impl Answer for LockFound {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, &[self.start, self.end]);
+        put_u32(out, &[self.kind, self.pid]);
     }
 }
 

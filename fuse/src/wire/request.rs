@@ -128,6 +128,25 @@ pub struct Release {
     pub lock_owner: u64,
 }
 
+/// GETLK, SETLK and SETLKW (`fuse_lk_in`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// The open file's handle.
+    pub handle: u64,
+    /// Whose lock.
+    pub owner: u64,
+    /// The first byte.
+    pub start: u64,
+    /// The last byte.
+    pub end: u64,
+    /// See [`super::abi::lock_type`].
+    pub kind: u32,
+    /// The process that asks.
+    pub pid: u32,
+    /// It is `flock`'s, not `fcntl`'s.
+    pub flock: bool,
+}
+
 /// RENAME and RENAME2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rename {
@@ -258,6 +277,11 @@ pub enum Operation {
         lock_owner: u64,
     },
     Release(Release),
+    GetLock(Lock),
+    SetLock {
+        lock: Lock,
+        wait: bool,
+    },
     Fsync {
         handle: u64,
         data_only: bool,

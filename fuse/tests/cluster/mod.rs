@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base::{BlockId, ClusterId, SecretKey, Time};
@@ -34,6 +35,7 @@ pub(crate) struct Cluster {
     reachable: watch::Sender<bool>,
     waiting: watch::Sender<usize>,
     recalled: watch::Sender<BTreeSet<u64>>,
+    mounts: Arc<AtomicU64>,
     /// By which number this client holds leases, if it does.
     pub(crate) holder: u64,
     pub(crate) volume: Volume,
@@ -73,14 +75,17 @@ impl Cluster {
             reachable: watch::Sender::new(true),
             waiting: watch::Sender::new(0),
             recalled: watch::Sender::new(BTreeSet::new()),
+            mounts: Arc::new(AtomicU64::new(100)),
             holder: 0,
             volume,
         }
     }
 
     /// The volume, as one more client sees it.
-    pub(crate) fn open(&self) -> Arc<Filesystem<Cluster, Cluster>> {
-        self.open_with(self.clone())
+    pub(crate) fn open(&self) -> Arc<Filesystem<Leased<Cluster>, Cluster>> {
+        let holder = self.mounts.fetch_add(1, Ordering::Relaxed);
+        let cluster = Cluster { holder, ..self.clone() };
+        self.open_with(Leased::ordered(cluster, ClusterId([3; 16]), self.key.public(), holder))
     }
 
     /// The volume, its names by way of `names`.

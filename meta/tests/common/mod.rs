@@ -1,6 +1,8 @@
 //! A namespace to try things in: one volume, its root open to all, a key that may act for anyone.
 #![allow(dead_code, unreachable_pub, reason = "a module of several test binaries, none of which uses all of it")]
 
+pub mod mount;
+
 use base::{ClusterId, Decode as _, Digest, PublicKey, SecretKey, StateMachine as _, Time};
 use bytes::Bytes;
 use meta::*;
