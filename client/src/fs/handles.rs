@@ -63,6 +63,8 @@ pub(super) struct Open {
     pub(super) file: Arc<OpenFile>,
     pub(super) flags: OpenFlags,
     pub(super) caller: Caller,
+    /// Another process opened it, with flags that are not all known.
+    pub(super) adopted: bool,
 }
 
 impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
@@ -205,7 +207,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     ///
     /// # Errors
     /// `Denied(Stale)` if it lost its last name since and is let go.
-    fn attach(&self, attr: Attr, content: &Content) -> Result<Arc<OpenFile>> {
+    pub(super) fn attach(&self, attr: Attr, content: &Content) -> Result<Arc<OpenFile>> {
         let opening = self.opening.lock();
         let lost = opening.is_lost(attr.ino)?;
         let file = {
@@ -231,7 +233,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     fn add_handle(&self, file: Arc<OpenFile>, caller: &Caller, flags: OpenFlags) -> Opened {
         let attr = file.state.lock().local_attr();
         let handle = Handle(self.next_handle.fetch_add(1, Ordering::Relaxed));
-        let open = Open { file, flags, caller: caller.clone() };
+        let open = Open { file, flags, caller: caller.clone(), adopted: false };
         self.handles.lock().insert(handle, Arc::new(open));
         Opened { handle, attr }
     }

@@ -58,6 +58,22 @@ impl Notifier {
         self.send(notification::INVAL_ENTRY, body, name).await
     }
 
+    /// Has the kernel ask again for every name that it knows. Waits for nothing.
+    ///
+    /// # Errors
+    /// EINVAL from a kernel before 6.16, which knows no way.
+    pub fn doubt_names(&self) -> Result<(), Errno> {
+        ignore_gone(self.device.notify(notification::INC_EPOCH, &[], &[]))
+    }
+
+    /// Has the kernel send again what another process read from this connection and did not answer.
+    ///
+    /// # Errors
+    /// EINVAL from a kernel before 6.9, where it waits for ever.
+    pub(crate) fn resend(&self) -> Result<(), Errno> {
+        ignore_gone(self.device.notify(notification::RESEND, &[], &[]))
+    }
+
     async fn send(&self, code: i32, body: Vec<u8>, name: Vec<u8>) -> Result<(), Errno> {
         let device = self.device.clone();
         let sent = tokio::task::spawn_blocking(move || device.notify(code, &body, &name)).await;
