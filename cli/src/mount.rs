@@ -21,6 +21,8 @@ use crate::cluster::Stop;
 use crate::config;
 use crate::output::say;
 
+/// How long operations under way may take before the next process gets them.
+const LEAVE_MAX: Duration = Duration::from_secs(20);
 /// How long an unmount may take to be heard of.
 const GONE_MAX: Duration = Duration::from_secs(10);
 
@@ -170,7 +172,7 @@ impl Mounted {
     /// If it is not before anything else has happened: this process goes on serving then.
     async fn leave(&self) -> anyhow::Result<bool> {
         self.fs.sync_all().await.context("what was written could not be stored")?;
-        if !self.mount.leave().await {
+        if !self.mount.leave(LEAVE_MAX).await {
             tracing::warn!("operations are still under way; the next process begins them again");
         }
         Ok(self.fs.sync_all().await.is_ok())

@@ -168,6 +168,22 @@ pub struct Turn {
     pub(crate) tell: Box<dyn Fn(&Init) + Send + Sync>,
 }
 
+impl Turn {
+    /// A turn without a supervisor, with a [`Turn::ledger`]; `agreed` with the kernel, if somebody served the
+    /// connection before, and `lost` if that one did not end in order.
+    pub fn new(connection: OwnedFd, ledger: OwnedFd, agreed: Option<Init>, lost: bool) -> Turn {
+        Turn { connection, ledger, agreed, lost, tell: Box::new(|_| {}) }
+    }
+
+    /// What processes that serve one mount after the other leave each other; clones are the same.
+    ///
+    /// # Errors
+    /// If the system has no memory for it.
+    pub fn ledger() -> Result<OwnedFd, Errno> {
+        crate::ledger::create()
+    }
+}
+
 impl std::fmt::Debug for Turn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Turn").field("agreed", &self.agreed).field("lost", &self.lost).finish_non_exhaustive()

@@ -17,9 +17,6 @@ use crate::wire::{self, End, Mounted, Notifier, Session, SessionError, SessionOp
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 const BUSY_RETRY: Duration = Duration::from_millis(100);
 
-/// How long operations under way may take before the next process gets them.
-const LEAVE_MAX: Duration = Duration::from_secs(20);
-
 /// How a volume is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountOptions {
@@ -183,10 +180,15 @@ impl Mount {
         self.session.ended().await
     }
 
-    /// Stops serving, for the next process to go on. Says whether everything under way was answered; the
-    /// rest is the next one's.
-    pub async fn leave(&self) -> bool {
-        self.session.leave(LEAVE_MAX).await
+    /// What was agreed on with the kernel.
+    pub fn agreed(&self) -> wire::request::Init {
+        *self.session.kernel()
+    }
+
+    /// Stops serving, for the next process to go on. Says whether everything under way was answered within
+    /// `limit`; the rest is the next one's.
+    pub async fn leave(&self, limit: Duration) -> bool {
+        self.session.leave(limit).await
     }
 
     /// Unmounts. When it returns everything written is committed, as far as it can be.
