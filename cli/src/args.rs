@@ -191,10 +191,8 @@ pub(crate) struct VolumeList {
 }
 
 #[derive(Clone, Debug, ClapArgs)]
-#[command(
-    override_usage = "mangrove mount [OPTIONS] [VOLUME] MOUNTPOINT\n       \
-                      mangrove mount --restart MOUNTPOINT"
-)]
+#[command(override_usage = "mangrove mount [OPTIONS] [VOLUME] MOUNTPOINT\n       \
+                      mangrove mount --restart MOUNTPOINT")]
 pub(crate) struct Mount {
     /// [VOLUME] MOUNTPOINT: what to mount (default: main) and where.
     #[arg(num_args = 1..=2, required_unless_present = "restart", value_names = ["VOLUME", "MOUNTPOINT"])]

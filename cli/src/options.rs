@@ -13,8 +13,23 @@ const KNOWN: &str = "ro, rw, dev, nodev, suid, nosuid, exec, noexec, atime, noat
 
 /// Words that are mount(8)'s business, or what is the case anyway.
 const ACCEPTED: &[&str] = &[
-    "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "_netdev", "nofail", "async", "relatime",
-    "norelatime", "nodiratime", "diratime", "loud", "silent",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "_netdev",
+    "nofail",
+    "async",
+    "relatime",
+    "norelatime",
+    "nodiratime",
+    "diratime",
+    "loud",
+    "silent",
 ];
 
 /// What options ask for.
@@ -133,8 +148,7 @@ impl Asked {
             (self.no_access_times, "noatime"),
             (self.allow_other, "allow_other"),
         ];
-        let mut list: Vec<String> =
-            words.iter().filter(|(set, _)| *set).map(|(_, word)| (*word).to_owned()).collect();
+        let mut list: Vec<String> = words.iter().filter(|(set, _)| *set).map(|(_, word)| (*word).to_owned()).collect();
         list.extend(self.uid.map(|uid| format!("uid={uid}")));
         list.extend(self.gid.map(|gid| format!("gid={gid}")));
         list.join(",")
@@ -173,17 +187,24 @@ mod tests {
         let options = asked(line).fuse();
         assert!(!options.programs && !options.set_ids && !options.devices && !options.access_times);
         assert_eq!((options.read_only, options.shown_as), (false, (Some(1000), Some(7))));
-        assert_eq!(asked("ro,rw,exec,noexec,exec,dev,suid"), Asked { devices: true, set_ids: true, ..Asked::default() });
+        assert_eq!(
+            asked("ro,rw,exec,noexec,exec,dev,suid"),
+            Asked { devices: true, set_ids: true, ..Asked::default() }
+        );
         assert_eq!(asked(&asked(line).to_list()), asked("noexec,noatime,uid=1000,gid=7"), "passed on as they are");
     }
 
     #[test]
     fn what_is_not_known_is_refused_with_what_is() {
-        for list in ["rwx", "allow_root", "cache=3", "writeback=maybe", "uid=me", "cache-size=2X", "cache-size=", "max"] {
+        for list in ["rwx", "allow_root", "cache=3", "writeback=maybe", "uid=me", "cache-size=2X", "cache-size=", "max"]
+        {
             assert!(parse(&[list.to_owned()]).is_err(), "{list}");
         }
         let message = parse(&["ro,fast".to_owned()]).unwrap_err().to_string();
-        assert!(message.contains("\"fast\"") && message.contains("noatime") && message.contains("_netdev"), "{message}");
+        assert!(
+            message.contains("\"fast\"") && message.contains("noatime") && message.contains("_netdev"),
+            "{message}"
+        );
     }
 
     #[test]

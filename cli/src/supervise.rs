@@ -138,7 +138,9 @@ async fn supervise(
             let how = if is_daemon { "`umount` ends it" } else { "Ctrl-C unmounts" };
             say!("{READY}{}; {how}", path.display());
         }
-        Event::Died(status) => eprintln!("mangrove: the process that serves the mount died ({status}); starting another"),
+        Event::Died(status) => {
+            eprintln!("mangrove: the process that serves the mount died ({status}); starting another")
+        }
         Event::GoesOn => eprintln!("mangrove: another process goes on serving the mount"),
         Event::Writing => eprintln!("writing out what is not written yet; Ctrl-C again gives it up ..."),
     };
@@ -187,7 +189,8 @@ async fn answer(listener: UnixListener, orders: mpsc::Sender<Order>) {
 /// `mangrove mount --restart`.
 fn restart(mountpoint: &Path) -> anyhow::Result<ExitCode> {
     let mountpoint = std::path::absolute(mountpoint).context("the mountpoint is no path")?;
-    let nobody = || format!("nobody supervises a mount at {} as this user; `mount` lists what is there", mountpoint.display());
+    let nobody =
+        || format!("nobody supervises a mount at {} as this user; `mount` lists what is there", mountpoint.display());
     let mut stream = UnixStream::connect(socket(&mountpoint)?).with_context(nobody)?;
     stream.set_read_timeout(Some(RESTART_MAX))?;
     let mut text = String::new();

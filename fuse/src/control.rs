@@ -116,8 +116,7 @@ impl Link {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut text = vec![0; MESSAGE_BYTES_MAX];
         let bytes = loop {
-            let received =
-                recvmsg(&self.0, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC);
+            let received = recvmsg(&self.0, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC);
             match received {
                 Err(Errno::INTR) => {}
                 Err(Errno::CONNRESET) => return Ok(None),

@@ -79,7 +79,11 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     }
 
     /// The library's result, or EINTR; see [`patiently`].
-    pub(crate) async fn wait<T>(&self, request: &Request, operation: impl Future<Output = client::fs::Result<T>>) -> Result<T> {
+    pub(crate) async fn wait<T>(
+        &self,
+        request: &Request,
+        operation: impl Future<Output = client::fs::Result<T>>,
+    ) -> Result<T> {
         patiently(&request.interrupt, self.grace, operation).await?.map_err(|error| refuse(request, &error))
     }
 

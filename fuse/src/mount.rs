@@ -115,7 +115,7 @@ pub async fn serve<M: Metadata, B: BlockStore>(
         ledger.synced(ledger.unsynced(None));
         Vec::new()
     };
-    if lost {
+    if !unsynced.is_empty() {
         tracing::warn!(inodes = unsynced.len(), "goes on after a crash; what was not synced may be lost");
     }
     let inherited = Inheritance::new(Some(ledger.clone()), agreed.is_some(), unsynced);

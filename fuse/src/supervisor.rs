@@ -349,11 +349,7 @@ impl Supervisor {
     }
 
     /// Unmounts, and has everything written out.
-    async fn stop(
-        mut self,
-        orders: &mut mpsc::Receiver<Order>,
-        tell: &impl Fn(Event),
-    ) -> Result<(), SuperviseError> {
+    async fn stop(mut self, orders: &mut mpsc::Receiver<Order>, tell: &impl Fn(Event)) -> Result<(), SuperviseError> {
         self.next = None;
         let Some(mounted) = self.mounted.clone() else { return Ok(()) };
         let Some(mut current) = self.current.take().filter(|_| self.announced) else {

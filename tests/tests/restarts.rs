@@ -298,7 +298,8 @@ impl<'a> Helper<'a> {
             String::from_utf8_lossy(&line).split('\0').any(|word| Path::new(word) == path)
         };
         wait_until("its processes end", SETTLE, || {
-            let all = fs::read_dir("/proc").expect("listed").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+            let all =
+                fs::read_dir("/proc").expect("listed").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
             (!all.into_iter().any(|pid| serves(&pid))).then_some(())
         });
     }

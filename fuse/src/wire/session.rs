@@ -5,8 +5,8 @@
 //! can be answered at once costs no hand-over; an operation that waits goes on as a tokio task.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -290,7 +290,9 @@ impl<F: Filesystem> Server<F> {
         started.map_err(SessionError::Refused)?;
         match self.notifier.resend() {
             Ok(()) => {}
-            Err(errno) => tracing::warn!(%errno, "requests that were not answered are lost; Linux 6.9 sends them again"),
+            Err(errno) => {
+                tracing::warn!(%errno, "requests that were not answered are lost; Linux 6.9 sends them again")
+            }
         }
         Ok(agreed)
     }
