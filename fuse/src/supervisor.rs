@@ -29,8 +29,6 @@ const QUICK: Duration = Duration::from_secs(10);
 const QUICK_MAX: u32 = 5;
 /// How long to wait before starting again: after the second failure, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
-/// How long a process that left may take to end.
-const END_MAX: Duration = Duration::from_secs(20);
 
 /// What a supervisor is asked.
 #[derive(Debug)]
@@ -106,6 +104,7 @@ struct Client {
     inbox: mpsc::UnboundedReceiver<(FromServer, Vec<OwnedFd>)>,
     born: Instant,
     is_gone: bool,
+    has_left: bool,
 }
 
 impl Client {
@@ -118,7 +117,7 @@ impl Client {
         drop(command);
         let link = Arc::new(link);
         let inbox = link.listen().map_err(SuperviseError::Start)?;
-        Ok(Client { child, link, inbox, born: Instant::now(), is_gone: false })
+        Ok(Client { child, link, inbox, born: Instant::now(), is_gone: false, has_left: false })
     }
 
     /// What it says, then how it ended.
@@ -135,15 +134,6 @@ impl Client {
     fn say(&self, message: &ToServer) {
         // If it is gone, that is heard of next.
         let _ = self.link.send(message, &[]);
-    }
-
-    /// Lets it end, not for ever.
-    fn bury(mut self) {
-        tokio::spawn(async move {
-            if tokio::time::timeout(END_MAX, self.child.wait()).await.is_err() {
-                let _ = self.child.kill().await;
-            }
-        });
     }
 }
 
@@ -272,14 +262,9 @@ impl Supervisor {
             }
             FromServer::Left { synced } => {
                 self.lost |= !synced;
-                if let Some(before) = std::mem::replace(&mut self.current, self.next.take()) {
-                    before.bury();
+                if let Some(current) = &mut self.current {
+                    current.has_left = true;
                 }
-                if self.current.is_none() {
-                    // The next one died meanwhile.
-                    self.again = Some(tokio::time::Instant::now());
-                }
-                self.give_turn().await?;
             }
             FromServer::Stays { why } => {
                 // Dropped, it is killed: it has not begun.
@@ -328,6 +313,16 @@ impl Supervisor {
             // With an exit code it has told why.
             let told = status.code().is_some();
             return Err(if told { SuperviseError::Failed(status) } else { SuperviseError::Died(status) });
+        }
+        if ended.has_left {
+            // Only now: while it lived it could still take requests from the kernel, and drop them.
+            self.current = self.next.take();
+            match self.current {
+                Some(_) => self.give_turn().await?,
+                // The next one died meanwhile.
+                None => self.again = Some(tokio::time::Instant::now()),
+            }
+            return Ok(false);
         }
         self.lost = true;
         tell(Event::Died(status.to_string()));

@@ -23,6 +23,8 @@ pub(crate) struct Cluster {
     blocks: Arc<Mutex<HashMap<BlockId, Bytes>>>,
     key: Arc<SecretKey>,
     reachable: watch::Sender<bool>,
+    changeable: watch::Sender<bool>,
+    changing: watch::Sender<usize>,
     waiting: watch::Sender<usize>,
     volume: Volume,
 }
@@ -59,6 +61,8 @@ impl Cluster {
             blocks: Arc::default(),
             key: Arc::new(key),
             reachable: watch::Sender::new(true),
+            changeable: watch::Sender::new(true),
+            changing: watch::Sender::new(0),
             waiting: watch::Sender::new(0),
             volume,
         }
@@ -68,6 +72,13 @@ impl Cluster {
     pub(crate) fn open(&self) -> Arc<Filesystem<Cluster, Cluster>> {
         let (volume, options) = (self.volume.clone(), Options::default());
         Arc::new(Filesystem::open_volume(self.clone(), self.clone(), volume, &SECRET, options).unwrap())
+    }
+
+    /// Lets nobody change a name until [`Held::release`].
+    #[must_use]
+    pub(crate) fn hold_changes(&self) -> Held {
+        self.changeable.send_replace(false);
+        Held { cluster: self.clone(), before: *self.changing.borrow() }
     }
 
     /// Lets the replicas answer, or not.
@@ -81,6 +92,23 @@ impl Cluster {
     }
 }
 
+/// Changes of names that are held up.
+pub(crate) struct Held {
+    cluster: Cluster,
+    before: usize,
+}
+
+impl Held {
+    /// Waits until somebody is held up.
+    pub(crate) async fn anybody(&self) {
+        self.cluster.changing.subscribe().wait_for(|changing| *changing > self.before).await.unwrap();
+    }
+
+    pub(crate) fn release(self) {
+        self.cluster.changeable.send_replace(true);
+    }
+}
+
 fn now() -> Time {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     Time(wall.as_nanos() as u64)
@@ -88,8 +116,15 @@ fn now() -> Time {
 
 impl Metadata for Cluster {
     async fn batch(&self, batch: Batch) -> Result<Vec<Answer>, Unavailable> {
+        let changes = |call: &Call| {
+            matches!(call.op, Op::Create { .. } | Op::Unlink { .. } | Op::Rmdir { .. } | Op::Rename { .. })
+        };
         self.waiting.send_modify(|waiting| *waiting += 1);
         self.reachable.subscribe().wait_for(|reachable| *reachable).await.unwrap();
+        if batch.calls.iter().any(changes) {
+            self.changing.send_modify(|changing| *changing += 1);
+            self.changeable.subscribe().wait_for(|changeable| *changeable).await.unwrap();
+        }
         self.waiting.send_modify(|waiting| *waiting -= 1);
         Ok(self.state.lock().apply_batch(now(), &self.key.public(), &batch))
     }

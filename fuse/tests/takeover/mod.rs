@@ -1,8 +1,4 @@
 //! One process after the other behind one mount: what the first did not answer, the second is asked again.
-//!
-//! Without `/dev/fuse`, or as a user without `fusermount3`, these tests say so and do nothing.
-
-mod cluster;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,14 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::Cluster;
 use fuse::wire::{HelperError, MountError, Mounted};
 use fuse::{Mount, MountOptions, Turn};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-/// How long anything here may take before the test fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::PATIENCE;
+use crate::cluster::Cluster;
+
+/// How often what is not answered is asked for again.
+const RESEND_PAUSE: Duration = Duration::from_millis(500);
 
 /// A mount of its own, without anybody who serves it yet.
 struct Kept {
@@ -70,17 +68,26 @@ async fn done_and_not_answered<T: Send + 'static>(
     let first = kept.serve(&cluster, None, &kept.ledger).await;
     let path = kept.path().to_path_buf();
     tokio::task::spawn_blocking(move || prepare(&path)).await.unwrap();
-    cluster.set_reachable(false);
+    let held = cluster.hold_changes();
     let path = kept.path().to_path_buf();
-    let changing: JoinHandle<T> = tokio::task::spawn_blocking(move || change(path));
-    tokio::time::timeout(PATIENCE, cluster.is_asked()).await.unwrap();
+    let mut changing: JoinHandle<T> = tokio::task::spawn_blocking(move || change(path));
+    tokio::time::timeout(PATIENCE, held.anybody()).await.unwrap();
     assert!(!first.leave(Duration::from_millis(1)).await, "it is under way");
-    cluster.set_reachable(true);
+    held.release();
     assert!(first.leave(PATIENCE).await, "it is done, and nobody is told");
     assert!(!changing.is_finished());
     let forgetful = Turn::ledger().unwrap();
     let second = kept.serve(&cluster, Some(&first), if remembers { &kept.ledger } else { &forgetful }).await;
-    let told = tokio::time::timeout(PATIENCE, changing).await.expect("it is asked again").unwrap();
+    // The readers of the first are in this very process, and take a request each before they notice.
+    let mut told = None;
+    for _ in 0..PATIENCE.as_millis() / RESEND_PAUSE.as_millis() {
+        if let Ok(done) = tokio::time::timeout(RESEND_PAUSE, &mut changing).await {
+            told = Some(done.unwrap());
+            break;
+        }
+        second.notifier().resend().unwrap();
+    }
+    let told = told.expect("it is asked again");
     drop((first, second, kept));
     Some((told, cluster))
 }
