@@ -109,15 +109,12 @@ pub async fn serve<M: Metadata, B: BlockStore>(
     let Turn { connection, ledger, agreed, lost, tell } = turn;
     let (ledger, unsynced) = Ledger::open(ledger).map_err(MountError::Ledger)?;
     let ledger = Arc::new(ledger);
-    let unsynced = if lost {
-        unsynced
+    if lost {
+        tracing::warn!(inodes = unsynced.len(), "goes on after a crash; what was not synced may be lost");
     } else {
         ledger.synced(ledger.unsynced(None));
-        Vec::new()
-    };
-    if !unsynced.is_empty() {
-        tracing::warn!(inodes = unsynced.len(), "goes on after a crash; what was not synced may be lost");
     }
+    let unsynced = lost.then_some(unsynced);
     let inherited = Inheritance::new(Some(ledger.clone()), agreed.is_some(), unsynced);
     let door = Arc::new(Door::new(fs.clone(), &options, inherited, Some(tell)));
     let mounted = Mounted::of_another(mountpoint);

@@ -28,6 +28,8 @@ pub(crate) struct Inheritance {
     ledger: Option<Arc<Ledger>>,
     /// Somebody served before: there may be handles of theirs.
     resumed: bool,
+    /// And died.
+    crashed: bool,
     lost: Mutex<HashMap<u64, Lost>>,
 }
 
@@ -41,21 +43,22 @@ struct Lost {
 }
 
 impl Inheritance {
-    /// `lost`: what the process before had not synced when it died.
-    pub(crate) fn new(ledger: Option<Arc<Ledger>>, resumed: bool, lost: Vec<Mark>) -> Inheritance {
+    /// `lost`: what the process before had not synced when it died, if it did.
+    pub(crate) fn new(ledger: Option<Arc<Ledger>>, resumed: bool, lost: Option<Vec<Mark>>) -> Inheritance {
+        let crashed = lost.is_some();
         let mut inodes = HashMap::<u64, Lost>::new();
-        for (inode, handle) in lost {
+        for (inode, handle) in lost.unwrap_or_default() {
             let handles = &mut inodes.entry(inode).or_default().handles;
             if handle != 0 {
                 handles.insert(handle);
             }
         }
-        Inheritance { ledger, resumed, lost: Mutex::new(inodes) }
+        Inheritance { ledger, resumed, crashed, lost: Mutex::new(inodes) }
     }
 
-    /// Whether the process before died, and with it something that was not synced.
+    /// Whether the process before died: what the kernel knows of names may be lost, or be undone.
     pub(crate) fn is_after_crash(&self) -> bool {
-        !self.lost.lock().is_empty()
+        self.crashed
     }
 
     /// Notes that `inode` was changed, through `handle` if any, and not synced.
@@ -280,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_loss_is_told_once_to_each_who_wrote_and_once_to_who_syncs() {
-        let inherited = Inheritance::new(None, true, vec![(5, 11), (5, 12), (6, 0)]);
+        let inherited = Inheritance::new(None, true, Some(vec![(5, 11), (5, 12), (6, 0)]));
         assert_eq!(inherited.tell_lost(7, 1, true), Ok(()), "another file");
         assert_eq!(inherited.tell_lost(5, 13, false), Ok(()), "a reader closes");
         assert_eq!(inherited.tell_lost(5, 11, false), Err(Errno::IO));

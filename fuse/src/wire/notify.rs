@@ -70,7 +70,7 @@ impl Notifier {
     ///
     /// # Errors
     /// EINVAL from a kernel before 6.9, where it waits for ever.
-    pub fn resend(&self) -> Result<(), Errno> {
+    pub(crate) fn resend(&self) -> Result<(), Errno> {
         ignore_gone(self.device.notify(notification::RESEND, &[], &[]))
     }
 

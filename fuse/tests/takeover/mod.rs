@@ -15,8 +15,12 @@ use tokio::task::JoinHandle;
 use crate::PATIENCE;
 use crate::cluster::Cluster;
 
-/// How often what is not answered is asked for again.
-const RESEND_PAUSE: Duration = Duration::from_millis(500);
+/// More than there are readers.
+const REQUESTS: usize = 32;
+/// Who has the files of a mount that nobody reads requests for: we, and who keeps its ledger.
+const OWNERS: usize = 2;
+
+type Files = client::fs::Filesystem<Cluster, Cluster>;
 
 /// A mount of its own, without anybody who serves it yet.
 struct Kept {
@@ -50,10 +54,11 @@ impl Kept {
         self.folder.path()
     }
 
-    async fn serve(&self, cluster: &Cluster, before: Option<&Mount>, ledger: &OwnedFd) -> Mount {
+    async fn serve(&self, cluster: &Cluster, before: Option<&Mount>, ledger: &OwnedFd) -> (Mount, Arc<Files>) {
         let (connection, ledger) = (self.connection.try_clone().unwrap(), ledger.try_clone().unwrap());
         let turn = Turn::new(connection, ledger, before.map(Mount::agreed), before.is_some());
-        fuse::serve(cluster.open(), self.path(), MountOptions::default(), turn).await.unwrap()
+        let fs = cluster.open();
+        (fuse::serve(fs.clone(), self.path(), MountOptions::default(), turn).await.unwrap(), fs)
     }
 }
 
@@ -65,29 +70,35 @@ async fn done_and_not_answered<T: Send + 'static>(
 ) -> Option<(T, Cluster)> {
     let cluster = Cluster::new();
     let kept = Arc::new(Kept::new()?);
-    let first = kept.serve(&cluster, None, &kept.ledger).await;
+    let (first, fs) = kept.serve(&cluster, None, &kept.ledger).await;
     let path = kept.path().to_path_buf();
     tokio::task::spawn_blocking(move || prepare(&path)).await.unwrap();
     let held = cluster.hold_changes();
     let path = kept.path().to_path_buf();
-    let mut changing: JoinHandle<T> = tokio::task::spawn_blocking(move || change(path));
+    let changing: JoinHandle<T> = tokio::task::spawn_blocking(move || change(path));
     tokio::time::timeout(PATIENCE, held.anybody()).await.unwrap();
     assert!(!first.leave(Duration::from_millis(1)).await, "it is under way");
     held.release();
     assert!(first.leave(PATIENCE).await, "it is done, and nobody is told");
     assert!(!changing.is_finished());
-    let forgetful = Turn::ledger().unwrap();
-    let second = kept.serve(&cluster, Some(&first), if remembers { &kept.ledger } else { &forgetful }).await;
-    // The readers of the first are in this very process, and take a request each before they notice.
-    let mut told = None;
-    for _ in 0..PATIENCE.as_millis() / RESEND_PAUSE.as_millis() {
-        if let Ok(done) = tokio::time::timeout(RESEND_PAUSE, &mut changing).await {
-            told = Some(done.unwrap());
-            break;
+    // In a process of its own it would be dead now. Here its readers take a request each before they notice.
+    let path = kept.path().to_path_buf();
+    let asks = |_| {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || drop(rustix::fs::statvfs(&path)))
+    };
+    let others: Vec<_> = (0..REQUESTS).map(asks).collect();
+    let alone = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        while Arc::strong_count(&fs) > OWNERS {
+            ticks.tick().await;
         }
-        second.notifier().resend().unwrap();
-    }
-    let told = told.expect("it is asked again");
+    };
+    tokio::time::timeout(PATIENCE, alone).await.expect("its readers end");
+    let forgetful = Turn::ledger().unwrap();
+    let (second, _) = kept.serve(&cluster, Some(&first), if remembers { &kept.ledger } else { &forgetful }).await;
+    let told = tokio::time::timeout(PATIENCE, changing).await.expect("it is asked again").unwrap();
+    others.into_iter().for_each(|other| other.abort());
     drop((first, second, kept));
     Some((told, cluster))
 }
