@@ -262,13 +262,22 @@ fn without_its_supervisor_a_mount_ends_in_order() {
 struct Helper<'a> {
     cluster: &'a Cluster,
     program: std::path::PathBuf,
+    mounted: std::cell::RefCell<Vec<std::path::PathBuf>>,
+}
+
+impl Drop for Helper<'_> {
+    fn drop(&mut self) {
+        for path in self.mounted.take().into_iter().filter(|path| tests::mount::is_mounted(path)) {
+            let _ = Command::new("umount").arg("-l").arg(path).status();
+        }
+    }
 }
 
 impl<'a> Helper<'a> {
     fn new(cluster: &'a Cluster) -> Helper<'a> {
         let program = cluster.outside().join("mount.mangrove");
         std::os::unix::fs::symlink(tests::process::mangrove_binary(), &program).expect("linked");
-        Helper { cluster, program }
+        Helper { cluster, program, mounted: Default::default() }
     }
 
     fn command(&self, source: &str, name: &str, options: &str) -> (Command, std::path::PathBuf) {
@@ -286,6 +295,7 @@ impl<'a> Helper<'a> {
     fn mount(&self, name: &str, options: &str) -> std::path::PathBuf {
         let source = format!("{}:main", self.cluster.path().join("cluster.toml").display());
         let (mut command, path) = self.command(&source, name, options);
+        self.mounted.borrow_mut().push(path.clone());
         run_ok(&mut command, ANSWER);
         assert!(tests::mount::is_mounted(&path), "it is mounted when the command returns");
         path
