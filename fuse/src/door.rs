@@ -4,8 +4,6 @@
 //! kernel calls 1), handles are the library's. What it adds is who asks (with all groups), for how
 //! long the kernel may believe an answer, and patience with interrupts.
 
-mod list;
-
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -18,13 +16,15 @@ use client::fs::{Fallocate, FsError, Handle, OpenFlags, Seek, SetAttr};
 use meta::{Attr, AttrChange, Caller, Ino, RenameHow, XattrHow};
 use parking_lot::Mutex;
 
+use crate::MountOptions;
 use crate::changes::Changes;
 use crate::errno::errno;
 use crate::groups::Groups;
 use crate::listing::Listings;
+use crate::takeover::Inheritance;
 use crate::told::Told;
 use crate::translate;
-use crate::wire::abi::{ROOT, open_flag};
+use crate::wire::abi::ROOT;
 use crate::wire::{
     AttributesFor, Created, Data, DirectoryEntries, Entry, Errno, Filesystem, Interrupt, LockFound, Notifier, Offset,
     Opened, Request, Statistics, Target, Written, Xattr, request,
@@ -33,24 +33,34 @@ use crate::wire::{
 pub(crate) type Result<T> = std::result::Result<T, Errno>;
 
 /// A volume behind a mount.
-#[derive(Debug)]
 pub(crate) struct Door<M, B> {
     pub(crate) fs: Arc<client::fs::Filesystem<M, B>>,
-    ttl: Duration,
+    pub(crate) ttl: Duration,
     pub(crate) grace: Duration,
     groups: Groups,
-    listings: Listings,
+    pub(crate) listings: Listings,
     pub(crate) told: Arc<Told>,
     /// Handles that append, and who opened them; see `locks`.
     pub(crate) appending: Mutex<HashMap<Handle, Caller>>,
     /// How many operations that change something have ended; see [`Door::changing`].
-    changes: Changes,
+    pub(crate) changes: Changes,
+    pub(crate) inherited: Inheritance,
+    agreed: Option<Agreed>,
+    /// Whom everything is shown to belong to, if not to its owner.
+    pub(crate) shown_as: (Option<u32>, Option<u32>),
 }
 
+/// Told what was agreed on with the kernel, before the kernel is.
+pub(crate) type Agreed = Box<dyn Fn(&request::Init) + Send + Sync>;
+
 impl<M: Metadata, B: BlockStore> Door<M, B> {
-    /// `ttl`: for how long the kernel may use attributes without asking that others may change. `grace`: how long
-    /// an interrupted operation may take to end by itself.
-    pub(crate) fn new(fs: Arc<client::fs::Filesystem<M, B>>, ttl: Duration, grace: Duration) -> Door<M, B> {
+    pub(crate) fn new(
+        fs: Arc<client::fs::Filesystem<M, B>>,
+        options: &MountOptions,
+        inherited: Inheritance,
+        agreed: Option<Agreed>,
+    ) -> Door<M, B> {
+        let (ttl, grace) = (options.ttl, options.interrupt_grace);
         let told = Arc::new(Told::default());
         let forgetting = told.clone();
         fs.before_sharing(Arc::new(move || Box::pin(forgetting.clone().forget_lasting())));
@@ -58,6 +68,9 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
             fs,
             ttl,
             grace,
+            inherited,
+            agreed,
+            shown_as: options.shown_as,
             groups: Groups::default(),
             listings: Listings::new(ttl),
             told,
@@ -75,6 +88,20 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         patiently(&request.interrupt, self.grace, operation).await?.map_err(|error| refuse(request, &error))
     }
 
+    /// A name that is made.
+    async fn make(
+        &self,
+        request: &Request,
+        caller: &Caller,
+        place: (u64, &[u8]),
+        operation: impl Future<Output = client::fs::Result<Attr>>,
+    ) -> Result<Entry> {
+        let generation = self.fs.generation();
+        let made = self.changing(request, operation).await;
+        let attr = self.made(request, caller, place, made).await?;
+        Ok(self.entry(request, place.0, &attr, generation).await)
+    }
+
     /// Like [`Door::wait`], for what changes files or names. Before the kernel learns that it has
     /// ended, what was listed ahead is void: it may be older. (Flushing and closing change nothing more.)
     async fn changing<T>(
@@ -86,27 +113,7 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         self.wait(request, operation).await
     }
 
-    /// A name that was made in the directory `parent`.
-    async fn made(
-        &self,
-        request: &Request,
-        parent: u64,
-        operation: impl Future<Output = client::fs::Result<Attr>>,
-    ) -> Result<Entry> {
-        let generation = self.fs.generation();
-        let attr = self.changing(request, operation).await?;
-        Ok(self.entry(request, parent, &attr, generation).await)
-    }
-
-    /// After a failure to write, the kernel's cached pages may hold what is lost: the next open drops them.
-    fn doubt_pages<T>(&self, inode: u64, written: Result<T>) -> Result<T> {
-        if written.is_err() {
-            self.told.doubt_pages(self.ino(inode));
-        }
-        written
-    }
-
-    fn caller(&self, request: &Request) -> Caller {
+    pub(crate) fn caller(&self, request: &Request) -> Caller {
         self.groups.caller(request)
     }
 
@@ -118,67 +125,6 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     /// The kernel's number of the cluster's inode.
     pub(crate) fn inode(&self, ino: Ino) -> u64 {
         if ino == self.fs.root() { ROOT } else { ino.0 }
-    }
-
-    /// An answer that names an inode in the directory `parent`, asked in that generation of leases.
-    async fn entry(&self, request: &Request, parent: u64, attr: &Attr, generation: u64) -> Entry {
-        let name_ttl = self.name_ttl(request, parent, generation).await;
-        let AttributesFor { attributes, ttl } = self.attributes(request, attr, generation).await;
-        // Inode numbers are never used again, so one generation is enough.
-        Entry { inode: attributes.inode, generation: 0, attributes, attributes_ttl: ttl, name_ttl }
-    }
-
-    async fn attributes(&self, request: &Request, attr: &Attr, generation: u64) -> AttributesFor {
-        self.told.tell(attr);
-        let inode = self.inode(attr.ino);
-        let lasts = self.lasts(request, attr.ino, generation).await;
-        if lasts > self.ttl {
-            self.told.tell_lasting(inode);
-        }
-        AttributesFor { attributes: translate::attributes(inode, attr), ttl: lasts.max(self.ttl) }
-    }
-
-    /// How long a name in `parent`, there or not, can't be changed by others. Where they can, it is looked up
-    /// every time: an old one would lead to a file that is somebody's backup by now.
-    async fn name_ttl(&self, request: &Request, parent: u64, generation: u64) -> Duration {
-        match self.told.names_expire() {
-            true => self.lasts(request, self.ino(parent), generation).await,
-            false => Duration::ZERO,
-        }
-    }
-
-    /// How long others can't change what this mount has a lease on. They can't before the kernel has the
-    /// answer that says so and was made to forget it.
-    async fn lasts(&self, request: &Request, ino: Ino, generation: u64) -> Duration {
-        if self.fs.lasts(ino, generation).is_zero() {
-            return Duration::ZERO;
-        }
-        self.told.begin_telling(request).await;
-        self.fs.lasts(ino, generation)
-    }
-
-    /// Close-to-open: who opens a file sees what was written before. Cached pages of that content
-    /// are kept; cached attributes of another, such as its length, must go.
-    fn opened(&self, caller: Caller, opened: &client::fs::Opened, flags: OpenFlags) -> Opened {
-        if flags.append {
-            self.appending.lock().insert(opened.handle, caller);
-        }
-        let (attributes_changed, pages_good) = self.told.open(&opened.attr);
-        if attributes_changed {
-            self.told.drop_attributes(self.inode(opened.attr.ino));
-        }
-        // The kernel would keep what is appended where it believes the end to be.
-        let direct = if flags.append { open_flag::DIRECT_IO } else { 0 };
-        Opened { handle: opened.handle.0, flags: direct | if pages_good { open_flag::KEEP_CACHE } else { 0 } }
-    }
-
-    /// After a commit: times and space that the kernel was told before were estimates, and would be
-    /// seen to change later though nothing does.
-    fn committed(&self, handle: u64) {
-        let Ok(attr) = self.fs.committed_attr(Handle(handle)) else { return };
-        if self.told.commit(&attr) {
-            self.told.drop_attributes(self.inode(attr.ino));
-        }
     }
 }
 
@@ -205,7 +151,11 @@ pub(crate) fn refuse(request: &Request, error: &FsError) -> Errno {
 }
 
 impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
-    async fn init(&self, _: &request::Init, notifier: Notifier) -> Result<()> {
+    async fn init(&self, agreed: &request::Init, notifier: Notifier) -> Result<()> {
+        if let Some(told) = &self.agreed {
+            told(agreed);
+        }
+        // What a process before this one told of names may not be so.
         if self.told.connect(notifier) { Ok(()) } else { Err(Errno::BUSY) }
     }
 
@@ -251,11 +201,20 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
             mtime: set.modified.map(translate::set_time),
         };
         let (ino, handle) = (self.ino(inode), set.handle.map(Handle));
+        if let (Some(handle), Some(_)) = (set.handle, set.size) {
+            self.adopt(request, inode, handle, OpenFlags { write: true, ..OpenFlags::default() }).await?;
+        }
         let change = SetAttr { size: set.size, attrs };
         let attr = match change == SetAttr::default() {
             true => self.wait(request, self.fs.getattr(&caller, ino)).await?,
-            false => self.changing(request, self.fs.setattr(&caller, ino, &change, handle)).await?,
+            false => {
+                let changed = self.changing(request, self.fs.setattr(&caller, ino, &change, handle)).await;
+                self.changed(inode, changed)?
+            }
         };
+        if set.size.is_some() {
+            self.inherited.mark(inode, set.handle.unwrap_or(0));
+        }
         Ok(self.attributes(request, &attr, generation).await)
     }
 
@@ -265,32 +224,34 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     }
 
     async fn mknod(&self, request: &Request, parent: u64, name: &OsStr, mode: u32, device: u32) -> Result<Entry> {
-        let (caller, inode, parent) = (self.caller(request), parent, self.ino(parent));
+        let caller = self.caller(request);
         let (kind, permissions) = (translate::kind(mode).ok_or(Errno::INVAL)?, translate::permissions(mode));
-        let made = self.fs.mknod(&caller, parent, name.as_bytes(), kind, permissions, device);
-        self.made(request, inode, made).await
+        let made = self.fs.mknod(&caller, self.ino(parent), name.as_bytes(), kind, permissions, device);
+        self.make(request, &caller, (parent, name.as_bytes()), made).await
     }
 
     async fn mkdir(&self, request: &Request, parent: u64, name: &OsStr, mode: u32) -> Result<Entry> {
-        let (caller, inode, parent) = (self.caller(request), parent, self.ino(parent));
-        let made = self.fs.mkdir(&caller, parent, name.as_bytes(), translate::permissions(mode));
-        self.made(request, inode, made).await
+        let caller = self.caller(request);
+        let made = self.fs.mkdir(&caller, self.ino(parent), name.as_bytes(), translate::permissions(mode));
+        self.make(request, &caller, (parent, name.as_bytes()), made).await
     }
 
     async fn unlink(&self, request: &Request, parent: u64, name: &OsStr) -> Result<()> {
         let caller = self.caller(request);
-        self.changing(request, self.fs.unlink(&caller, self.ino(parent), name.as_bytes())).await
+        let removed = self.changing(request, self.fs.unlink(&caller, self.ino(parent), name.as_bytes())).await;
+        self.removed(request, &[parent], removed)
     }
 
     async fn rmdir(&self, request: &Request, parent: u64, name: &OsStr) -> Result<()> {
         let caller = self.caller(request);
-        self.changing(request, self.fs.rmdir(&caller, self.ino(parent), name.as_bytes())).await
+        let removed = self.changing(request, self.fs.rmdir(&caller, self.ino(parent), name.as_bytes())).await;
+        self.removed(request, &[parent], removed)
     }
 
     async fn symlink(&self, request: &Request, parent: u64, name: &OsStr, target: &OsStr) -> Result<Entry> {
-        let (caller, inode, parent) = (self.caller(request), parent, self.ino(parent));
-        let made = self.fs.symlink(&caller, parent, name.as_bytes(), target.as_bytes());
-        self.made(request, inode, made).await
+        let caller = self.caller(request);
+        let made = self.fs.symlink(&caller, self.ino(parent), name.as_bytes(), target.as_bytes());
+        self.make(request, &caller, (parent, name.as_bytes()), made).await
     }
 
     async fn rename(&self, request: &Request, parent: u64, rename: request::Rename) -> Result<()> {
@@ -304,13 +265,19 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         let caller = self.caller(request);
         let from = (self.ino(parent), rename.name.as_bytes());
         let to = (self.ino(rename.new_parent), rename.new_name.as_bytes());
-        self.changing(request, self.fs.rename(&caller, from, to, how)).await
+        let exchange = how == RenameHow::Exchange;
+        if exchange && self.is_exchanged(request, &caller, to).await? {
+            return Ok(());
+        }
+        let renamed = self.changing(request, self.fs.rename(&caller, from, to, how)).await;
+        self.removed(request, &[parent, rename.new_parent], renamed)?;
+        if exchange { self.exchanged(request, &caller, to).await } else { Ok(()) }
     }
 
     async fn link(&self, request: &Request, inode: u64, new_parent: u64, new_name: &OsStr) -> Result<Entry> {
-        let (caller, parent) = (self.caller(request), self.ino(new_parent));
-        let linked = self.fs.link(&caller, self.ino(inode), parent, new_name.as_bytes());
-        self.made(request, new_parent, linked).await
+        let caller = self.caller(request);
+        let linked = self.fs.link(&caller, self.ino(inode), self.ino(new_parent), new_name.as_bytes());
+        self.make(request, &caller, (new_parent, new_name.as_bytes()), linked).await
     }
 
     async fn open(&self, request: &Request, inode: u64, open: request::Open) -> Result<Opened> {
@@ -320,6 +287,9 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
             true => self.changing(request, opening).await?,
             false => self.wait(request, opening).await?,
         };
+        if flags.truncate {
+            self.inherited.mark(inode, opened.handle.0);
+        }
         Ok(self.opened(caller, &opened, flags))
     }
 
@@ -331,54 +301,71 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         mode: u32,
         open: request::Open,
     ) -> Result<Created> {
-        let (caller, flags, generation) =
-            (self.caller(request), translate::open_flags(open.flags), self.fs.generation());
-        let (inode, parent) = (parent, self.ino(parent));
+        let (caller, flags) = (self.caller(request), translate::open_flags(open.flags));
+        let generation = self.fs.generation();
         let (mode, exclusive) = (translate::permissions(mode), translate::is_exclusive(open.flags));
-        let created = self.fs.create(&caller, parent, name.as_bytes(), mode, flags, exclusive);
-        let created = self.changing(request, created).await?;
-        let entry = self.entry(request, inode, &created.attr, generation).await;
+        let created = self.fs.create(&caller, self.ino(parent), name.as_bytes(), mode, flags, exclusive);
+        let created = self.changing(request, created).await;
+        let created = self.created(request, &caller, (parent, name.as_bytes()), flags, created).await?;
+        let entry = self.entry(request, parent, &created.attr, generation).await;
         Ok(Created { entry, opened: self.opened(caller, &created, flags) })
     }
 
-    async fn read(&self, request: &Request, _: u64, read: request::Read) -> Result<Data> {
+    async fn read(&self, request: &Request, inode: u64, read: request::Read) -> Result<Data> {
+        let flags = OpenFlags { write: false, ..translate::open_flags(read.flags) };
+        self.adopt(request, inode, read.handle, OpenFlags { read: true, truncate: false, ..flags }).await?;
         let data = self.wait(request, self.fs.read(Handle(read.handle), read.offset, read.size)).await?;
         Ok(data.into())
     }
 
     async fn write(&self, request: &Request, inode: u64, write: request::Write) -> Result<Written> {
-        let handle = Handle(write.handle);
+        let (handle, append) = (write.handle, translate::open_flags(write.flags).append);
+        self.adopt(request, inode, handle, OpenFlags { write: true, append, ..OpenFlags::default() }).await?;
         let written = match write.from_cache {
             true => self.changing(request, self.write_back(inode, write)).await,
             false => self.changing(request, self.fs.write(Handle(write.handle), write.offset, write.data)).await,
         };
-        self.appended(inode, handle);
+        self.inherited.mark(inode, handle);
+        self.appended(inode, Handle(handle));
         self.doubt_pages(inode, written).map(Written)
     }
 
     async fn flush(&self, request: &Request, inode: u64, handle: u64, lock_owner: u64) -> Result<()> {
-        let flushed = self.doubt_pages(inode, self.wait(request, self.fs.flush(Handle(handle))).await);
+        let flush = self.fs.flush(Handle(handle));
+        let flushed = self.doubt_pages(inode, self.sync_with(request, inode, handle, false, flush).await);
         self.committed(handle);
-        flushed.and(self.wait(request, self.fs.close_locks(Handle(handle), lock_owner)).await)
+        let close_locks = async {
+            match self.is_strange(handle) {
+                true => Ok(()),
+                false => self.wait(request, self.fs.close_locks(Handle(handle), lock_owner)).await,
+            }
+        };
+        flushed.and(close_locks.await)
     }
 
-    async fn getlk(&self, request: &Request, _: u64, lock: request::Lock) -> Result<LockFound> {
+    async fn getlk(&self, request: &Request, inode: u64, lock: request::Lock) -> Result<LockFound> {
+        self.adopt(request, inode, lock.handle, OpenFlags::reading()).await?;
         self.get_lock(request, lock).await
     }
 
     async fn setlk(&self, request: &Request, inode: u64, lock: request::Lock, wait: bool) -> Result<()> {
+        self.adopt(request, inode, lock.handle, OpenFlags::reading()).await?;
         self.set_lock(request, inode, lock, wait).await
     }
 
     async fn release(&self, request: &Request, inode: u64, release: request::Release) -> Result<()> {
         let handle = Handle(release.handle);
         self.appending.lock().remove(&handle);
+        if self.is_strange(release.handle) {
+            return Ok(());
+        }
         // Nobody waits for this, so nobody can be interrupted in it.
         self.doubt_pages(inode, self.fs.release(handle).await.map_err(|error| refuse(request, &error)))
     }
 
     async fn fsync(&self, request: &Request, inode: u64, handle: u64, _: bool) -> Result<()> {
-        let synced = self.doubt_pages(inode, self.wait(request, self.fs.fsync(Handle(handle))).await);
+        let sync = self.fs.fsync(Handle(handle));
+        let synced = self.doubt_pages(inode, self.sync_with(request, inode, handle, true, sync).await);
         self.committed(handle);
         synced
     }
@@ -412,8 +399,8 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         Ok(())
     }
 
-    async fn fsyncdir(&self, request: &Request, _: u64, _: u64, _: bool) -> Result<()> {
-        self.wait(request, self.fs.sync_names()).await
+    async fn fsyncdir(&self, request: &Request, inode: u64, _: u64, _: bool) -> Result<()> {
+        self.sync_names(request, inode).await
     }
 
     async fn statfs(&self, request: &Request, _: u64) -> Result<Statistics> {
@@ -431,7 +418,8 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
             _ => return Err(Errno::INVAL),
         };
         let caller = self.caller(request);
-        self.wait(request, self.fs.setxattr(&caller, self.ino(inode), name.as_bytes(), value, how)).await
+        let set = self.wait(request, self.fs.setxattr(&caller, self.ino(inode), name.as_bytes(), value, how)).await;
+        self.changed(inode, set)
     }
 
     async fn getxattr(&self, request: &Request, inode: u64, name: &OsStr, size: u32) -> Result<Xattr> {
@@ -455,16 +443,22 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     async fn removexattr(&self, request: &Request, inode: u64, name: &OsStr) -> Result<()> {
         refuse_acl(name)?;
         let caller = self.caller(request);
-        self.wait(request, self.fs.removexattr(&caller, self.ino(inode), name.as_bytes())).await
+        let gone = self.wait(request, self.fs.removexattr(&caller, self.ino(inode), name.as_bytes())).await;
+        self.changed(inode, gone)
     }
 
-    async fn fallocate(&self, request: &Request, _: u64, fallocate: request::Fallocate) -> Result<()> {
+    async fn fallocate(&self, request: &Request, inode: u64, fallocate: request::Fallocate) -> Result<()> {
+        let writes = OpenFlags { write: true, ..OpenFlags::default() };
+        self.adopt(request, inode, fallocate.handle, writes).await?;
         let how = Fallocate::from_mode(fallocate.mode as i32).map_err(|error| errno(&error))?;
         let handle = Handle(fallocate.handle);
-        self.changing(request, self.fs.fallocate(handle, how, fallocate.offset, fallocate.length)).await
+        let done = self.changing(request, self.fs.fallocate(handle, how, fallocate.offset, fallocate.length)).await;
+        self.inherited.mark(inode, fallocate.handle);
+        done
     }
 
-    async fn lseek(&self, request: &Request, _: u64, handle: u64, offset: i64, whence: u32) -> Result<Offset> {
+    async fn lseek(&self, request: &Request, inode: u64, handle: u64, offset: i64, whence: u32) -> Result<Offset> {
+        self.adopt(request, inode, handle, OpenFlags::reading()).await?;
         let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
         let what = match whence {
             3 => Seek::Data,

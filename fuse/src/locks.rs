@@ -37,6 +37,8 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         let interrupted = async move { interrupt.fired().await };
         let attr = self.fs.lock(handle, asked, wait, interrupted, self.grace).await.map_err(refused)?;
         self.revalidate(&attr).await;
+        // They end with this process; if it crashes, whoever relies on them is told as of data that is lost.
+        self.inherited.mark(inode, lock.handle);
         Ok(())
     }
 

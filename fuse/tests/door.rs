@@ -3,6 +3,7 @@
 //! Without `/dev/fuse`, or as a user without `fusermount3`, these tests say so and do nothing.
 
 mod cluster;
+mod takeover;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};

@@ -65,6 +65,8 @@ pub(super) struct Open {
     pub(super) flags: OpenFlags,
     pub(super) caller: Caller,
     pub(super) locks: HandleLocks,
+    /// Another process opened it, with flags that are not all known.
+    pub(super) adopted: bool,
 }
 
 impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
@@ -200,7 +202,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     ///
     /// # Errors
     /// `Denied(Stale)` if it lost its last name since and is let go.
-    fn attach(&self, attr: Attr, content: &Content) -> Result<Arc<OpenFile>> {
+    pub(super) fn attach(&self, attr: Attr, content: &Content) -> Result<Arc<OpenFile>> {
         let opening = self.opening.lock();
         let lost = opening.is_lost(attr.ino)?;
         let file = {
@@ -226,7 +228,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     fn add_handle(&self, file: Arc<OpenFile>, caller: &Caller, flags: OpenFlags) -> Opened {
         let attr = file.state.lock().local_attr();
         let handle = Handle(self.next_handle.fetch_add(1, Ordering::Relaxed));
-        let open = Open { file, flags, caller: caller.clone(), locks: HandleLocks::default() };
+        let open = Open { file, flags, caller: caller.clone(), locks: HandleLocks::default(), adopted: false };
         self.handles.lock().insert(handle, Arc::new(open));
         Opened { handle, attr }
     }

@@ -70,6 +70,11 @@ pub enum LockWait {
 pub(super) struct LockOwners(Mutex<BTreeMap<(LockKind, u64), BTreeSet<Handle>>>);
 
 impl LockOwners {
+    /// Whether there are any.
+    pub(super) fn any(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+
     /// An owner has no locks any more.
     pub(super) fn forget(&self, kind: LockKind, owner: u64) {
         self.0.lock().remove(&(kind, owner));

@@ -7,11 +7,13 @@
 //! looks may be answered by one of them, with proof, if the options allow it to be a little old.
 //!
 //! Where to look: `names` and `attrs` are the namespace; `handles` opens, flushes and closes;
+//! `adopt` takes over handles of a process that is gone;
 //! `opening` keeps what loses its name while it is opened; `data` reads and writes; `locks`
 //! keeps others out, and `append` is a write to the end among others; `file` is what is
 //! known of an open file; `overlay`, `layout` and `view` say where its bytes are; `stage`, `outbox`
 //! and `commit` are the way down; `room` keeps the bound; `chunks` is the way up.
 
+mod adopt;
 mod append;
 mod attrs;
 mod chunks;
@@ -49,6 +51,7 @@ use chunks::Chunks;
 use file::OpenFile;
 use outbox::{Budget, Outbox};
 
+pub use adopt::first_handle;
 pub use attrs::{SetAttr, VolumeSpace};
 pub use data::{Fallocate, Seek};
 pub use error::{FsError, Result};
@@ -160,7 +163,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
             budget,
             files: Mutex::default(),
             handles: Mutex::default(),
-            next_handle: AtomicU64::new(1),
+            next_handle: AtomicU64::new(first_handle()),
             opening: Mutex::default(),
             released: tokio::sync::Notify::new(),
             relief: tokio::sync::Mutex::default(),

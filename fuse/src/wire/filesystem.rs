@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use tokio::sync::OwnedRwLockReadGuard;
 
+use super::abi;
 use super::interrupt::Interrupt;
 use super::notify::Notifier;
 use super::reply::{
@@ -33,6 +34,13 @@ pub struct Request {
     /// Fires when the caller was signalled. A killed process does not die before its answer, so
     /// whatever may wait long should give up (`EINTR`) when this fires.
     pub interrupt: Interrupt,
+}
+
+impl Request {
+    /// Whether somebody read it before us and did not answer: what it asks for may be done already.
+    pub fn is_resent(&self) -> bool {
+        self.unique & abi::UNIQUE_RESEND != 0
+    }
 }
 
 /// A filesystem. Methods run side by side, on the session's threads until they first wait and on

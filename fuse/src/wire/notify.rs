@@ -67,6 +67,14 @@ impl Notifier {
         ignore_gone(self.device.notify(notification::INC_EPOCH, &[], &[]))
     }
 
+    /// Has the kernel send again what another process read from this connection and did not answer.
+    ///
+    /// # Errors
+    /// EINVAL from a kernel before 6.9, where it waits for ever.
+    pub(crate) fn resend(&self) -> Result<(), Errno> {
+        ignore_gone(self.device.notify(notification::RESEND, &[], &[]))
+    }
+
     async fn send(&self, code: i32, body: Vec<u8>, name: Vec<u8>) -> Result<(), Errno> {
         let device = self.device.clone();
         let sent = tokio::task::spawn_blocking(move || device.notify(code, &body, &name)).await;

@@ -33,6 +33,8 @@ pub(crate) struct Cluster {
     blocks: Arc<Mutex<HashMap<BlockId, Bytes>>>,
     key: Arc<SecretKey>,
     reachable: watch::Sender<bool>,
+    changeable: watch::Sender<bool>,
+    changing: watch::Sender<usize>,
     waiting: watch::Sender<usize>,
     recalled: watch::Sender<BTreeSet<u64>>,
     mounts: Arc<AtomicU64>,
@@ -73,6 +75,8 @@ impl Cluster {
             blocks: Arc::default(),
             key: Arc::new(key),
             reachable: watch::Sender::new(true),
+            changeable: watch::Sender::new(true),
+            changing: watch::Sender::new(0),
             waiting: watch::Sender::new(0),
             recalled: watch::Sender::new(BTreeSet::new()),
             mounts: Arc::new(AtomicU64::new(100)),
@@ -100,6 +104,13 @@ impl Cluster {
         Leased::new(cluster, ClusterId([3; 16]), self.key.public(), holder, self.volume.root)
     }
 
+    /// Lets nobody change a name until [`Held::release`].
+    #[must_use]
+    pub(crate) fn hold_changes(&self) -> Held {
+        self.changeable.send_replace(false);
+        Held { cluster: self.clone(), before: *self.changing.borrow() }
+    }
+
     /// Lets the replicas answer, or not.
     pub(crate) fn set_reachable(&self, reachable: bool) {
         self.reachable.send_replace(reachable);
@@ -111,6 +122,23 @@ impl Cluster {
     }
 }
 
+/// Changes of names that are held up.
+pub(crate) struct Held {
+    cluster: Cluster,
+    before: usize,
+}
+
+impl Held {
+    /// Waits until somebody is held up.
+    pub(crate) async fn anybody(&self) {
+        self.cluster.changing.subscribe().wait_for(|changing| *changing > self.before).await.unwrap();
+    }
+
+    pub(crate) fn release(self) {
+        self.cluster.changeable.send_replace(true);
+    }
+}
+
 fn now() -> Time {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     Time(wall.as_nanos() as u64)
@@ -118,8 +146,15 @@ fn now() -> Time {
 
 impl Metadata for Cluster {
     async fn batch(&self, batch: Batch) -> Result<Vec<Answer>, Unavailable> {
+        let changes = |call: &Call| {
+            matches!(call.op, Op::Create { .. } | Op::Unlink { .. } | Op::Rmdir { .. } | Op::Rename { .. })
+        };
         self.waiting.send_modify(|waiting| *waiting += 1);
         self.reachable.subscribe().wait_for(|reachable| *reachable).await.unwrap();
+        if batch.calls.iter().any(changes) {
+            self.changing.send_modify(|changing| *changing += 1);
+            self.changeable.subscribe().wait_for(|changeable| *changeable).await.unwrap();
+        }
         self.waiting.send_modify(|waiting| *waiting -= 1);
         let mut state = self.state.lock();
         let answers = state.apply_batch(now(), &self.key.public(), &batch);

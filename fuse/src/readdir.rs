@@ -1,17 +1,17 @@
-//! Listing a directory.
+//! Listing a directory for the kernel.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::OsStrExt;
 
 use client::backend::{BlockStore, Metadata};
 
-use super::{Door, Result};
+use crate::door::{Door, Result};
 use crate::translate;
 use crate::wire::abi::ROOT;
 use crate::wire::{DirectoryEntries, Request, request};
 
 impl<M: Metadata, B: BlockStore> Door<M, B> {
-    pub(super) async fn list(
+    pub(crate) async fn list(
         &self,
         request: &Request,
         inode: u64,
