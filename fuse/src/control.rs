@@ -83,6 +83,9 @@ pub enum ControlError {
     Socket(#[from] Errno),
 }
 
+/// A message as it came, and the descriptors with it.
+type Received = (Vec<u8>, Vec<OwnedFd>);
+
 /// One end of the socket.
 #[derive(Debug)]
 pub(crate) struct Link(OwnedFd);
@@ -111,7 +114,7 @@ impl Link {
     }
 
     /// Waits for a message; `None`: the other end is gone.
-    fn receive(&self) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, Errno> {
+    fn receive(&self) -> Result<Option<Received>, Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut text = vec![0; MESSAGE_BYTES_MAX];
