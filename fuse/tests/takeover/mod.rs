@@ -20,7 +20,7 @@ const REQUESTS: usize = 32;
 /// Who has the files of a mount that nobody reads requests for: we, and who keeps its ledger.
 const OWNERS: usize = 2;
 
-type Files = client::fs::Filesystem<Leased<Cluster>, Cluster>;
+type Files = client::fs::Filesystem<client::leased::Leased<Cluster>, Cluster>;
 
 /// A mount of its own, without anybody who serves it yet.
 struct Kept {
