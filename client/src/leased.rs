@@ -7,10 +7,11 @@
 //! does not get its leases renewed in time stops using them before replicas give them to anybody else, and
 //! if they did, what was not sent is lost: the end of the log, and never something in the middle.
 //!
-//! Where to look: `local` is the copy and its log; `ship` sends the log; `cede` gives leases back; this file
-//! decides between them.
+//! Where to look: `local` is the copy and its log; `ship` sends the log; `cede` gives leases back;
+//! `elsewhere` looks at what is not held here; this file decides between them.
 
 mod cede;
+mod elsewhere;
 mod local;
 mod owned;
 mod ship;
@@ -24,6 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
 
 use crate::backend::{Flush, Forget, Metadata, Patience, Ready, Unavailable};
+use elsewhere::Looked;
 use local::{Local, Step, since_boot};
 
 /// How often the background looks whether there is something to send.
@@ -238,6 +240,24 @@ impl<M: Metadata> Core<M> {
     async fn work(&self, calls: &[Call], mut answers: Vec<Answer>) -> Result<Vec<Answer>, Unavailable> {
         let (mut patience, mut tries) = (Patience::new(), TRIES);
         while answers.len() < calls.len() {
+            if let Some(call) = calls.get(answers.len()) {
+                let step = self.local.lock().step(call, &self.me, tries > 0);
+                let looked = if step == Step::Order { self.look(call).await? } else { Looked::InOrder };
+                match looked {
+                    Looked::Answer(answer) => {
+                        answers.push(answer);
+                        tries = TRIES;
+                        continue;
+                    }
+                    Looked::Leased => {
+                        patience.wait().await?;
+                        continue;
+                    }
+                    // What can be sent before others have to wait is.
+                    Looked::InOrder if step != Step::Renew => self.ship().await?,
+                    Looked::InOrder => {}
+                }
+            }
             let alone = self.gate.write().await;
             self.apply(calls, &mut answers, None);
             let Some(call) = calls.get(answers.len()) else { break };

@@ -51,6 +51,33 @@ async fn another_mount_sees_at_once_what_was_never_synced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looking_elsewhere_waits_for_nothing_that_is_not_sent() {
+    let world = World::new();
+    let (one, two) = (world.mount(), world.mount());
+    let own = one.mkdir(&ROOT, one.root(), b"own", 0o755).await.expect("made").ino;
+    // The root is everybody's from here on.
+    two.mkdir(&ROOT, two.root(), b"theirs", 0o755).await.expect("made");
+    world.stores.open.send_replace(false);
+    let flags = OpenFlags::writing();
+    let made = one.create(&ROOT, own, b"file", 0o644, flags, true).await.expect("it is this mount's alone");
+    write_all(&one, made.handle, 0, &noise(1, 30_000)).await;
+    one.flush(made.handle).await.expect("flushed");
+    let looked = async {
+        one.lookup(&ROOT, one.root(), b"theirs").await.expect("there");
+        let listed = one.readdir(&ROOT, one.root(), 0, 10).await.expect("listed").entries;
+        listed.into_iter().map(|entry| (entry.name, entry.attr.size)).collect::<Vec<_>>()
+    };
+    let looked = tokio::time::timeout(Duration::from_secs(20), looked).await.expect("nothing to wait for");
+    // What is known here of its own directory is newer than what replicas know.
+    assert_eq!(looked, [(b"own".to_vec(), 1), (b"theirs".to_vec(), 0)]);
+    assert_eq!(two.getattr(&ROOT, two.root()).await.expect("there").size, 2);
+    world.stores.open.send_replace(true);
+    one.unlink(&ROOT, own, b"file").await.expect("removed");
+    one.rmdir(&ROOT, one.root(), b"own").await.expect("removed");
+    assert!(one.getattr(&ROOT, own).await.is_err() && two.getattr(&ROOT, own).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_synced_is_there_after_a_crash_and_what_was_not_is_missing_from_the_end() {
     let world = World::new();
     let fs = world.mount();
