@@ -182,6 +182,11 @@ impl<T: Thing> History<T> {
         }
     }
 
+    /// Writes down what may happen at any time after something was asked, or never.
+    pub(crate) fn add_possible<A>(&self, door: &Door, after: &Answer<A>, call: T::Call) {
+        self.push(door.mount, after.began, None, call);
+    }
+
     fn push(&self, mount: usize, began: Moment, ended: Option<Moment>, call: T::Call) {
         let operation = Operation { mount, began, ended, episode: None, deed: Deed::Call(call) };
         self.operations.lock().expect("lock").push(operation);

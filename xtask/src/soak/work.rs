@@ -286,17 +286,20 @@ impl Round {
     fn count(&self, door: &Door, at: &Placed<Counter>, random: &mut Random) -> Result<(), No> {
         let (dir, who) = (door.path.join(&at.dir), self.number());
         let until = Instant::now() + PATIENCE;
-        let held = loop {
+        let (held, taken) = loop {
             if self.is_over() || at.given_up.load(Ordering::SeqCst) || Instant::now() > until {
                 return Ok(());
             }
             match self.lock.take(&self.book, door, &dir) {
                 Taken::Mine(held, answer) => {
                     at.history.add(door, &answer, CounterCall::Lock(who));
-                    break held;
+                    break (held, answer);
                 }
                 Taken::Later => {}
-                Taken::Others(answer) => at.history.add_old(door, &answer, CounterCall::Busy),
+                Taken::Others(answer) if self.lock == Lock::Mkdir => {
+                    at.history.add_old(door, &answer, CounterCall::Busy);
+                }
+                Taken::Others(answer) => at.history.add(door, &answer, CounterCall::Busy),
                 Taken::Unknown(answer) => {
                     at.given_up.store(true, Ordering::SeqCst);
                     at.history.add(door, &answer, CounterCall::Lock(who));
@@ -314,6 +317,10 @@ impl Round {
             if freed.result.is_ok() {
                 return Ok(());
             }
+        }
+        if self.lock != Lock::Mkdir {
+            // Such a lock goes with whoever held it.
+            at.history.add_possible(door, &taken, CounterCall::Unlock(who));
         }
         at.given_up.store(true, Ordering::SeqCst);
         Err(No::Unknown)
