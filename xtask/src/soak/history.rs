@@ -4,15 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::io::Errno;
 
 use super::check::{Deed, Moment, Operation, Thing, check};
-
-/// For so long a kernel may know a name that is gone (README: names and attributes for one second), so
-/// that "it exists" may have been true so long before it was asked.
-const NAMES_MAY_BE_OLD: Duration = Duration::from_secs(1);
 
 /// A mount as its workers see it.
 #[derive(Debug)]
@@ -171,14 +167,6 @@ impl<T: Thing> History<T> {
         // What looks and got no answer says nothing.
         if known || !T::looks(&call) {
             self.push(door.mount, answer.began, known.then_some(answer.ended), call);
-        }
-    }
-
-    /// Writes down an answer that may rest on a name as it was up to a second before.
-    pub(crate) fn add_old<A>(&self, door: &Door, answer: &Answer<A>, call: T::Call) {
-        if answer.is_known() {
-            let began = answer.began.saturating_sub(NAMES_MAY_BE_OLD.as_nanos() as Moment);
-            self.push(door.mount, began, Some(answer.ended), call);
         }
     }
 

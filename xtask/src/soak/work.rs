@@ -223,7 +223,7 @@ impl Round {
             0..=2 => {
                 let answer = book.ask(door, "symlink", || symlink(who.to_string(), path(name)));
                 match answer.result {
-                    Err(No::Exists) => history.add_old(door, &answer, FolderCall::Taken(name)),
+                    Err(No::Exists) => history.add(door, &answer, FolderCall::Taken(name)),
                     _ => history.add(door, &answer, FolderCall::Make(name, who)),
                 }
                 answer.result
@@ -241,7 +241,7 @@ impl Round {
                 let answer = book.ask(door, "rename to a new name", || rename().map_err(io::Error::from));
                 match answer.result {
                     Err(No::Missing) => history.add(door, &answer, FolderCall::Missing(name)),
-                    Err(No::Exists) => history.add_old(door, &answer, FolderCall::Taken(to)),
+                    Err(No::Exists) => history.add(door, &answer, FolderCall::Taken(to)),
                     _ => history.add(door, &answer, FolderCall::Move(name, to)),
                 }
                 answer.result
@@ -260,7 +260,7 @@ impl Round {
             Err(no) => return Err(*no),
             Ok(who) => {
                 let who = who.to_string_lossy().parse().expect("a number");
-                at.history.add_old(door, &answer, FolderCall::Look(name, who));
+                at.history.add(door, &answer, FolderCall::Look(name, who));
             }
         }
         Ok(())
@@ -297,7 +297,7 @@ impl Round {
                 }
                 Taken::Later => {}
                 Taken::Others(answer) if self.lock == Lock::Mkdir => {
-                    at.history.add_old(door, &answer, CounterCall::Busy);
+                    at.history.add(door, &answer, CounterCall::Busy);
                 }
                 Taken::Others(answer) => at.history.add(door, &answer, CounterCall::Busy),
                 Taken::Unknown(answer) => {
