@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use client::backend::{BlockStore, Metadata};
 use client::fs::{Handle, OpenFlags};
-use meta::{Attr, Caller, Ino};
+use meta::{Attr, Caller, Ino, Kind};
 
 use crate::door::{Door, Result};
 use crate::translate;
@@ -22,8 +22,13 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
 
     /// An answer that names an inode in the directory `parent`, asked in that generation of leases.
     pub(crate) async fn entry(&self, request: &Request, parent: u64, attr: &Attr, generation: u64) -> Entry {
-        let name_ttl = self.name_ttl(request, parent, generation).await;
+        let in_parent = self.name_ttl(request, parent, generation).await;
         let AttributesFor { attributes, ttl } = self.attributes(request, attr, generation).await;
+        // Who would move a directory, or remove it, needs the lease on it as well as on where it is.
+        let name_ttl = match attr.kind {
+            Kind::Directory => in_parent.max(self.name_ttl(request, attributes.inode, generation).await),
+            _ => in_parent,
+        };
         // Inode numbers are never used again, so one generation is enough.
         Entry { inode: attributes.inode, generation: 0, attributes, attributes_ttl: ttl, name_ttl }
     }

@@ -17,7 +17,7 @@ use client::fs::{Filesystem, OpenFlags, SetAttr};
 use client::leased::Leased;
 use cluster::{Cluster, blocking, unmount};
 use fuse::{Mount, MountOptions};
-use meta::{Answer, AttrChange, Batch, Call, Caller, Ino};
+use meta::{Answer, AttrChange, Batch, Call, Caller, Ino, RenameHow};
 use tempfile::TempDir;
 
 /// Names with leases; counts how often the filesystem asks for any.
@@ -226,6 +226,32 @@ async fn what_is_moved_out_of_a_lease_is_not_believed_any_more() {
     let file = world.other.lookup(&world.me, ino, b"file").await.unwrap().ino;
     world.chmod(file, 0o640).await;
     assert_eq!(blocking(move || look(&to)).await, ("one".into(), 0o640, false));
+    unmount(world.mount).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_to_a_leased_directory_is_known_until_others_move_it() {
+    let Some(world) = World::new().await else { return };
+    let (path, _) = world.directory("own").await;
+    let root = world.other.root();
+    // The root is everybody's from here on.
+    world.other.mkdir(&world.me, root, b"theirs", 0o755).await.unwrap();
+    let (calls, own) = (world.calls.clone(), path.clone());
+    let asked = blocking(move || {
+        let look = || {
+            let before = calls.load(Ordering::SeqCst);
+            assert_eq!(fs::metadata(own.join("file")).unwrap().len(), 3);
+            calls.load(Ordering::SeqCst) - before
+        };
+        [look(), look(), look()]
+    })
+    .await;
+    // Who may pass the root is asked: in these tests nothing is believed that no lease covers.
+    assert_eq!(asked[2], 1, "asked {asked:?}");
+    world.other.rename(&world.me, (root, b"own"), (root, b"moved"), RenameHow::Replace).await.unwrap();
+    let there = world.path().join("moved/file");
+    let found = blocking(move || (fs::exists(path.join("file")).unwrap(), fs::exists(there).unwrap())).await;
+    assert_eq!(found, (false, true));
     unmount(world.mount).await;
 }
 
