@@ -103,6 +103,18 @@ impl Mount {
         }
     }
 
+    /// Sends a signal to everything behind it, the supervisor first.
+    ///
+    /// # Panics
+    /// If nobody serves it.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        let server = self.server().expect("it is served");
+        for process in [Pid::from_raw(self.process.id() as i32).expect("a process"), server] {
+            kill_process(process, signal).expect("it gets signals");
+        }
+    }
+
     /// Stops it cleanly.
     ///
     /// # Panics

@@ -203,7 +203,7 @@ fn the_locks_of_a_mount_that_was_killed_are_had_after_a_minute() {
     there.does("try", "EAGAIN");
     let began = Instant::now();
     there.tell("lock");
-    one.process().kill();
+    one.kill();
     assert_eq!(there.hear(), "done");
     let waited = began.elapsed();
     assert!(waited > Duration::from_secs(30) && waited < Duration::from_secs(85), "{waited:?}");

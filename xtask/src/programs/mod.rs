@@ -98,7 +98,7 @@ impl Place {
     /// `kill -9` of the first mount.
     fn kill(&mut self) {
         let mut mount = self.one.take().expect("it is up");
-        mount.process().kill();
+        mount.kill();
     }
 
     fn again(&mut self) {

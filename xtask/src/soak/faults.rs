@@ -81,10 +81,10 @@ impl Fault {
             }
             Fault::KillBoth => (0..MOUNTS).for_each(kill),
             Fault::Stop(mount, time) => {
-                let process = mounts[mount].as_mut().expect("it is up").process();
-                process.signal(Signal::STOP);
+                let stopped = mounts[mount].as_ref().expect("it is up");
+                stopped.signal(Signal::STOP);
                 sleep(time);
-                process.signal(Signal::CONT);
+                stopped.signal(Signal::CONT);
                 return maybe_lost(book, mount, time, began);
             }
             Fault::Cut(mount, time) => {
@@ -123,7 +123,7 @@ fn kill(book: &Book, mount: &mut Option<Mount>, door: &Door) -> Episode {
     let began = book.now();
     door.close();
     let mut killed = mount.take().expect("it is up");
-    killed.process().kill();
+    killed.kill();
     let ended = book.now();
     drop(killed);
     Episode { mount: door.mount, began, ended }
