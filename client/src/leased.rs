@@ -322,7 +322,9 @@ impl<M: Metadata> Core<M> {
         let done = match done {
             Ok(done) => done,
             Err(unknown) => {
-                if run.iter().any(|call| is_logged(&call.op)) {
+                // Without a copy only a lock can be what nobody knows.
+                let unknown_here = |op: &Op| is_logged(op) && (self.takes_leases || matches!(op, Op::Lock(_)));
+                if run.iter().any(|call| unknown_here(&call.op)) {
                     local.give_up(self.cluster);
                 }
                 return Err(unknown);

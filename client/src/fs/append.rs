@@ -46,9 +46,15 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let how = LockHow::Wait;
         let ino = open.file.ino;
         let request = LockRequest { ino, kind, owner, start: 0, end: LOCK_END, mode, pid: 0, how };
-        let mut patience = Patience::new();
-        while self.take_lock(handle, open, request).await? != Locked::Granted {
-            patience.wait().await?;
+        let (mut patience, mut lost) = (Patience::new(), false);
+        loop {
+            match self.take_lock(handle, open, request).await {
+                Ok(Locked::Granted) => break,
+                Ok(_) => patience.wait().await?,
+                // What was lost was for an earlier write; if anybody relied on it, this handle says so from now on.
+                Err(FsError::Denied(Denied::Fenced)) if !std::mem::replace(&mut lost, true) => open.locks.check()?,
+                Err(error) => return Err(error),
+            }
         }
         let written = self.append_alone(open, bytes).await;
         let given = self.give_back(open, FileLock { mode: LockMode::Unlock, ..lock }).await;
@@ -61,7 +67,13 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         // What was written to the file otherwise goes first, so that only this is at stake.
         self.commit(&open.file, Vec::new()).await?;
         open.file.state.lock().write(None, bytes, &open.caller, &self.budget)?;
-        let committed = self.commit(&open.file, Vec::new()).await;
+        let (mut committed, mut patience) = (self.commit(&open.file, Vec::new()).await, Patience::new());
+        while let Err(FsError::Unavailable(_)) = &committed
+            && patience.wait().await.is_ok()
+        {
+            // Nobody else appended since, so if it was done all the same it stands there, and is laid over itself.
+            committed = self.commit(&open.file, Vec::new()).await;
+        }
         if let Err(error) = &committed
             && *error != FsError::Denied(Denied::Fenced)
         {

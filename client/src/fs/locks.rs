@@ -209,6 +209,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         open: &Arc<Open>,
         request: LockRequest,
     ) -> Result<Locked> {
+        // Before it may be granted: giving back what the owner had before is not tried again from here on.
+        open.file.owners.0.lock().entry((request.kind, request.owner)).or_default().insert(handle);
         let write = if open.flags.write { meta::WRITE | meta::OPENED } else { open.flags.mask() };
         let ops = [Op::Lock(request), Op::Open { ino: request.ino, mask: write }];
         let answers = self.calls(ops.map(|op| Call { caller: open.caller.clone(), op }).into()).await?;
@@ -226,8 +228,9 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         if locked != Locked::Granted {
             return Ok(locked);
         }
-        open.locks.taken.store(true, Ordering::Release);
-        open.file.owners.0.lock().entry((request.kind, request.owner)).or_default().insert(handle);
+        if request.kind != LockKind::Append {
+            open.locks.taken.store(true, Ordering::Release);
+        }
         // Whoever lost the right to open the file reads on as it was.
         if let Answer::Done(Reply::Opened { attr, content }) = opened {
             open.file.refresh(attr, &content);
@@ -331,6 +334,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             let (attr, content, dirty) = (state.attr, state.content.clone(), state.is_dirty());
             state.reset(attr, content, &self.budget);
             state.stale = true;
+            // Whoever writes next is told.
+            state.error = dirty.then_some(FsError::Denied(Denied::Fenced));
             dirty
         };
         self.outbox.discard(file.ino, &pipeline.pending);
@@ -339,10 +344,16 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     }
 }
 
+/// Tries again to give back what an owner has, unless it has taken something since.
 async fn give_back_later<M: Metadata, B: BlockStore>(shared: Weak<Shared<M, B>>, open: Arc<Open>, lock: FileLock) {
     for _ in 0..RETRIES.0 {
         tokio::time::sleep(RETRIES.1).await;
         let Some(shared) = shared.upgrade() else { return };
+        let _turn = match lock.kind {
+            LockKind::Append => Some(open.file.appending.lock().await),
+            _ if open.file.owners.0.lock().contains_key(&(lock.kind, lock.owner)) => return,
+            _ => None,
+        };
         match shared.try_give_back(&open, lock).await {
             Err(error) if error.may_pass() => {}
             _ => return,

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use base::ClusterId;
 use client::fs::{FileLock, Filesystem, FsError, Handle, LockWait, OpenFlags, Options, Result};
-use client::leased::Leased;
 use meta::{Attr, Denied, Ino, LOCK_END, LockKind, LockMode};
 
 use super::world::{Fs, ROOT, SECRET, World, close, create, denied, noise, read_all, read_file, write_file};
@@ -28,10 +26,9 @@ async fn wait_lock(fs: &Fs, handle: Handle, lock: FileLock) -> Result<Attr> {
 }
 
 /// A mount without leases.
-fn ordered(world: &World, holder: u64) -> Fs {
-    let names = Leased::ordered(world.replicas.clone(), ClusterId([1; 16]), world.replicas.key(), holder);
+fn ordered(world: &World) -> Fs {
     let (stores, volume) = (world.stores.clone(), world.volume.clone());
-    Filesystem::open_volume(names, stores, volume, &SECRET, Options::default()).expect("mounted")
+    Filesystem::open_volume(world.names(false), stores, volume, &SECRET, Options::default()).expect("mounted")
 }
 
 async fn open(fs: &Fs, ino: Ino) -> Handle {
@@ -53,7 +50,7 @@ async fn count_under_lock(fs: &Fs, ino: Ino, owner: u64, rounds: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_the_lock_sees_what_was_written_under_it() {
     let world = World::new();
-    let mounts = [world.mount(), world.mount(), ordered(&world, 100)].map(Arc::new);
+    let mounts = [world.mount(), world.mount(), ordered(&world)].map(Arc::new);
     let ino = write_file(&mounts[0], "count", b"000000").await.ino;
     let counting = (0..6u64).map(|owner| {
         let fs = mounts[owner as usize % 3].clone();
@@ -142,14 +139,14 @@ async fn two_who_wait_for_each_other_are_told_apart() {
 async fn whoever_lost_its_locks_writes_nothing_until_it_closes() {
     for leased in [true, false] {
         let world = World::new();
-        let one = if leased { world.mount() } else { ordered(&world, 100) };
+        let one = if leased { world.mount() } else { ordered(&world) };
         let ino = write_file(&one, "file", b"before").await.ino;
         let handle = open(&one, ino).await;
         try_lock(&one, handle, all(1)).await.expect("locked");
         fs_write(&one, handle, b"mine!!").await.expect("written");
         // It is silent; somebody else takes the lock, writes, and gives it back.
         world.replicas.pass(Duration::from_secs(100));
-        let two = ordered(&world, 101);
+        let two = ordered(&world);
         let there = open(&two, ino).await;
         try_lock(&two, there, all(1)).await.expect("locked");
         fs_write(&two, there, b"theirs").await.expect("written");
@@ -180,7 +177,7 @@ async fn fs_write(fs: &Fs, handle: Handle, bytes: &'static [u8]) -> Result<u32> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_several_mounts_append_stands_one_after_the_other() {
     let world = World::new();
-    let mounts = [world.mount(), world.mount(), ordered(&world, 100)].map(Arc::new);
+    let mounts = [world.mount(), world.mount(), ordered(&world)].map(Arc::new);
     let ino = write_file(&mounts[0], "log", b"").await.ino;
     let appending = (0..6u64).map(|who| {
         let fs = mounts[who as usize % 3].clone();
@@ -212,7 +209,7 @@ async fn what_several_mounts_append_stands_one_after_the_other() {
 async fn a_clean_end_gives_locks_back() {
     let world = World::new();
     for leased in [true, false] {
-        let fs = if leased { world.mount() } else { ordered(&world, 100) };
+        let fs = if leased { world.mount() } else { ordered(&world) };
         let ino = create(&fs, "file").await.attr.ino;
         let handle = open(&fs, ino).await;
         try_lock(&fs, handle, all(1)).await.expect("locked");
