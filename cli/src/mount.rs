@@ -169,6 +169,10 @@ impl Mounted {
     /// # Errors
     /// If it is not before anything else has happened: this process goes on serving then.
     async fn leave(&self) -> anyhow::Result<bool> {
+        let locked = self.fs.locked_files();
+        if locked > 0 {
+            bail!("programs have locks on {locked} files, which would be lost; let them finish first");
+        }
         self.fs.sync_all().await.context("what was written could not be stored")?;
         if !self.mount.leave(LEAVE_MAX).await {
             tracing::warn!("operations are still under way; the next process begins them again");

@@ -245,7 +245,7 @@ impl<M: Metadata> Core<M> {
                 let looked = if step == Step::Order { self.look(call).await? } else { Looked::InOrder };
                 match looked {
                     Looked::Answer(answer) => {
-                        answers.push(answer);
+                        answers.push(*answer);
                         tries = TRIES;
                         continue;
                     }
@@ -441,6 +441,8 @@ async fn background<M: Metadata>(core: std::sync::Weak<Core<M>>) {
             () = core.pressed.notified() => false,
             () = core.inner.recalled() => core.local.lock().has_leases(),
         };
+        core.local.lock().note_expiry();
+        core.forget().await;
         let worked = async {
             if heed {
                 if let Err(error) = core.heed().await {

@@ -178,7 +178,7 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
 
     fn forget(&self, inode: u64, lookups: u64) {
         let ino = self.ino(inode);
-        self.told.forget(ino, inode);
+        self.told.forget(ino);
         self.fs.forget(ino, lookups);
     }
 
@@ -192,7 +192,7 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     }
 
     async fn setattr(&self, request: &Request, inode: u64, set: request::SetAttributes) -> Result<AttributesFor> {
-        let (caller, generation) = (self.caller(request), self.fs.generation());
+        let caller = self.caller(request);
         let attrs = AttrChange {
             mode: set.mode.map(translate::permissions),
             uid: set.uid,
@@ -215,7 +215,7 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         if set.size.is_some() {
             self.inherited.mark(inode, set.handle.unwrap_or(0));
         }
-        Ok(self.attributes(request, &attr, generation).await)
+        Ok(AttributesFor { attributes: self.shown_now(&attr), ttl: self.ttl })
     }
 
     async fn readlink(&self, request: &Request, inode: u64) -> Result<Target> {

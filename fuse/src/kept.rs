@@ -23,19 +23,28 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     /// An answer that names an inode in the directory `parent`, asked in that generation of leases.
     pub(crate) async fn entry(&self, request: &Request, parent: u64, attr: &Attr, generation: u64) -> Entry {
         let in_parent = self.name_ttl(request, parent, generation).await;
-        let AttributesFor { attributes, ttl } = self.attributes(request, attr, generation).await;
+        let attributes = self.shown_now(attr);
         // Who would move a directory, or remove it, needs the lease on it as well as on where it is.
         let name_ttl = match attr.kind {
             Kind::Directory => in_parent.max(self.name_ttl(request, attributes.inode, generation).await),
             _ => in_parent,
         };
         // Inode numbers are never used again, so one generation is enough.
-        Entry { inode: attributes.inode, generation: 0, attributes, attributes_ttl: ttl, name_ttl }
+        Entry { inode: attributes.inode, generation: 0, attributes, attributes_ttl: self.ttl, name_ttl }
     }
 
+    /// An entry of a listing. The kernel takes its name for as new as the moment when it looks at the answer, so
+    /// it could not be made to forget it before.
+    pub(crate) fn listed(&self, attr: &Attr) -> Entry {
+        let attributes = self.shown_now(attr);
+        let name_ttl = Duration::ZERO;
+        Entry { inode: attributes.inode, generation: 0, attributes, attributes_ttl: self.ttl, name_ttl }
+    }
+
+    /// Attributes that the kernel asked for. It knows the inode, and so drops an answer that is older than when
+    /// it was made to forget; with a name that is new to it, it could not.
     pub(crate) async fn attributes(&self, request: &Request, attr: &Attr, generation: u64) -> AttributesFor {
-        self.told.tell(attr);
-        let attributes = self.shown(attr);
+        let attributes = self.shown_now(attr);
         let lasts = self.lasts(request, attr.ino, generation).await;
         if lasts > self.ttl {
             self.told.tell_lasting(attributes.inode);
@@ -60,6 +69,12 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         }
         self.told.begin_telling(request).await;
         self.fs.lasts(ino, generation)
+    }
+
+    /// Attributes after a change.
+    pub(crate) fn shown_now(&self, attr: &Attr) -> Attributes {
+        self.told.tell(attr);
+        self.shown(attr)
     }
 
     fn shown(&self, attr: &Attr) -> Attributes {

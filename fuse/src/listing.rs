@@ -29,8 +29,6 @@ pub(crate) struct Listing {
     fetched: Option<Instant>,
     /// How many changes were made through this mount before it was asked for.
     of: u64,
-    /// Of which generation of leases it is.
-    pub(crate) generation: u64,
     ttl: Duration,
 }
 
@@ -60,15 +58,7 @@ impl Listings {
 impl Listing {
     fn new(ttl: Duration) -> Arc<tokio::sync::Mutex<Listing>> {
         let (entries, fetched) = (VecDeque::new(), None);
-        Arc::new(tokio::sync::Mutex::new(Listing {
-            cookie: 0,
-            entries,
-            end: false,
-            fetched,
-            of: 0,
-            generation: 0,
-            ttl,
-        }))
+        Arc::new(tokio::sync::Mutex::new(Listing { cookie: 0, entries, end: false, fetched, of: 0, ttl }))
     }
 
     /// Whether it is known, and lately, what follows `cookie`: `now` changes were made by now.

@@ -44,21 +44,13 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
             // Read before it is asked: a change meanwhile may be in the answer or not.
             let now = self.changes.now();
             if !listing.has(cookie, now) {
-                if self.told.is_telling(request) {
-                    // What is told must not wait for more; it will be asked for.
-                    return Ok(());
-                }
-                listing.generation = self.fs.generation();
                 let more = self.fs.readdir(&caller, ino, cookie, meta::ENTRIES_MAX);
                 listing.take(cookie, self.wait(request, more).await?, now);
             }
             while let Some(entry) = listing.after(cookie) {
                 let name = OsStr::from_bytes(&entry.name);
                 let added = match with_attributes {
-                    true => {
-                        let told = self.entry(request, inode, &entry.attr, listing.generation).await;
-                        entries.add_entry(name, &told, entry.cookie)
-                    }
+                    true => entries.add_entry(name, &self.listed(&entry.attr), entry.cookie),
                     false => {
                         let mode = translate::mode(&entry.attr);
                         entries.add(name, self.inode(entry.attr.ino), mode, entry.cookie)

@@ -142,7 +142,10 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
             // Nothing was written through it here.
             (true, false) => {}
         }
-        if let (true, Some(ledger), Some(before)) = (syncs, &self.inherited.ledger, before) {
+        if let (true, Some(ledger), Some(before)) = (syncs, &self.inherited.ledger, before)
+            // Locks on it would still be lost.
+            && !self.fs.is_dirty(self.ino(inode))
+        {
             ledger.synced(before.into_iter().filter(|(_, change)| *change > 0));
         }
         Ok(())

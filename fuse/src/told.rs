@@ -76,10 +76,10 @@ impl Told {
     }
 
     /// The kernel knows it no more.
-    pub(crate) fn forget(&self, ino: Ino, inode: u64) {
+    pub(crate) fn forget(&self, ino: Ino) {
         self.files.lock().remove(&ino);
         self.directories.lock().remove(&ino);
-        self.lasting.lock().remove(&inode);
+        // What may be believed for long is kept: it may know the inode anew by now, or by other names.
     }
 
     /// The way to the kernel is open.

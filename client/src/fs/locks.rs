@@ -98,6 +98,12 @@ impl HandleLocks {
 }
 
 impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
+    /// How many files programs have locks on.
+    #[must_use]
+    pub fn locked_files(&self) -> usize {
+        self.shared.open_files().iter().filter(|file| file.owners.any()).count()
+    }
+
     /// Takes a lock through a handle. Returns the file's attributes, whose content is what is read from now on.
     /// `interrupted` ends waiting at once, and anything else after `grace`.
     ///

@@ -64,7 +64,7 @@ impl<M: Metadata> Core<M> {
     /// Has everybody forget what others may change from now on, if there is such.
     pub(super) async fn forget(&self) {
         let mut forgotten = self.forgotten.lock().await;
-        let generation = self.local.lock().ended();
+        let generation = self.local.lock().ended;
         let forget = self.forget.lock().clone();
         if *forgotten != generation
             && let Some(forget) = forget

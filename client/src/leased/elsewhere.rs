@@ -13,7 +13,7 @@ use crate::backend::{Metadata, Unavailable};
 /// What came of looking.
 pub(super) enum Looked {
     /// The answer.
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// Somebody else has a lease on it.
     Leased,
     /// It has to be done after the log.
@@ -54,7 +54,7 @@ impl<M: Metadata> Core<M> {
             // Whatever becomes of the leases is seen to in order.
             None | Some(Answer::Denied(Denied::Fenced)) => Looked::InOrder,
             Some(mut answer) => match self.local.lock().complete(&mut answer, call, &self.me) {
-                true => Looked::Answer(answer),
+                true => Looked::Answer(Box::new(answer)),
                 false => Looked::InOrder,
             },
         })

@@ -100,7 +100,10 @@ pub(super) struct Local {
     root: Option<Ino>,
     /// `None`: everything is ordered, and only locks need a holder.
     volume_root: Option<Ino>,
-    generation: u64,
+    /// How often something stopped being this client's alone.
+    pub(super) ended: u64,
+    /// The end of leases that is known to be past.
+    expired: Duration,
     /// How often something was granted: answers from before do not count for it.
     granted: u64,
     /// What is looked at or changed by what is in the log.
@@ -132,7 +135,8 @@ impl Local {
             ceding: false,
             root,
             volume_root: root,
-            generation: 0,
+            ended: 0,
+            expired: Duration::ZERO,
             granted: 0,
             touched: HashSet::new(),
             owned: Owned::default(),
@@ -176,19 +180,14 @@ impl Local {
         self.is_usable() && self.copy.is_held_by(ino, me)
     }
 
-    /// Counts how often something stopped being this client's alone.
-    pub(super) fn ended(&self) -> u64 {
-        self.generation
-    }
-
-    /// Counts the same, and how often something began to be.
+    /// Counts how often something stopped being this client's alone, or began to be.
     pub(super) fn generation(&self) -> u64 {
-        self.generation + self.granted
+        self.ended + self.granted
     }
 
     /// What is remembered of what was asked until now is not to be relied on.
     pub(super) fn end_generation(&mut self) {
-        self.generation += 1;
+        self.ended += 1;
     }
 
     /// For how long what was asked of this inode in this generation stays as it is.
@@ -196,6 +195,14 @@ impl Local {
         match generation == self.generation() && self.keeps(ino, me) {
             true => self.until.saturating_sub(since_boot()),
             false => Duration::ZERO,
+        }
+    }
+
+    /// Takes note if the leases must not be used any more.
+    pub(super) fn note_expiry(&mut self) {
+        if self.epoch != 0 && !self.is_usable() && self.expired != self.until {
+            self.expired = self.until;
+            self.end_generation();
         }
     }
 
@@ -355,9 +362,9 @@ impl Local {
         }
         let lost = self.lost.map_or(left, |before| before + left);
         let (logged, losses, root) = (self.logged, self.losses + u64::from(left > 0), self.volume_root);
-        let (generation, granted, owned) = (self.generation + 1, self.granted, self.owned.lose());
+        let (ended, granted, owned) = (self.ended + 1, self.granted, self.owned.lose());
         let new = Local::new(cluster, root);
-        *self = Local { logged, shipped: logged, losses, has_held: true, generation, granted, owned, ..new };
+        *self = Local { logged, shipped: logged, losses, has_held: true, ended, granted, owned, ..new };
         self.lost = (lost > 0).then_some(lost);
     }
 
@@ -366,9 +373,9 @@ impl Local {
     pub(super) fn give_up(&mut self, cluster: ClusterId) {
         assert!(self.log.is_empty(), "everything is sent before anything is ordered");
         let (logged, lost, losses, root) = (self.logged, self.lost, self.losses, self.volume_root);
-        let (generation, granted, owned) = (self.generation + 1, self.granted, self.owned.lose());
+        let (ended, granted, owned) = (self.ended + 1, self.granted, self.owned.lose());
         let new = Local::new(cluster, root);
-        *self = Local { logged, shipped: logged, lost, losses, generation, granted, owned, ..new };
+        *self = Local { logged, shipped: logged, lost, losses, ended, granted, owned, ..new };
     }
 
     /// Others want something; it could not be given back yet.

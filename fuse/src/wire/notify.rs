@@ -58,8 +58,8 @@ impl Notifier {
         self.send(notification::INVAL_ENTRY, body, name).await
     }
 
-    /// Has the kernel look up every name again that it was told of before. It waits for nothing in this. An
-    /// answer that is under way meanwhile counts as told before if its request was.
+    /// Has the kernel look up every name again that it was told of before. It waits for nothing in this. The
+    /// answer to a lookup that is under way meanwhile counts as told before, a listing's does not.
     ///
     /// # Errors
     /// EINVAL if the kernel can't (before Linux 6.16).
