@@ -51,7 +51,7 @@ pub(crate) enum Command {
     /// Make and list volumes.
     #[command(subcommand)]
     Volume(VolumeCommand),
-    /// Mount a volume; stays in the foreground until Ctrl-C.
+    /// Mount a volume; stays in the foreground until Ctrl-C, unless told otherwise.
     Mount(Mount),
     /// Show what is known of a file, without mounting its volume.
     Stat(Stat),
@@ -91,7 +91,7 @@ pub(crate) struct Age {
     pub(crate) max_age: Option<Duration>,
 }
 
-fn parse_age(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_age(text: &str) -> Result<Duration, String> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let millis = match unit {
@@ -127,6 +127,9 @@ pub(crate) struct Cache {
     /// Disk for blocks at hand, MiB; 0 for none.
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     pub(crate) cache_disk: u64,
+    /// The folder for them, used by one mount at a time. Default: one below ~/.cache/mangrove.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -187,14 +190,41 @@ pub(crate) struct VolumeList {
     pub(crate) json: bool,
 }
 
-#[derive(Debug, ClapArgs)]
-#[command(override_usage = "mangrove mount [OPTIONS] [VOLUME] MOUNTPOINT")]
+#[derive(Clone, Debug, ClapArgs)]
+#[command(override_usage = "mangrove mount [OPTIONS] [VOLUME] MOUNTPOINT\n       \
+                      mangrove mount --restart MOUNTPOINT")]
 pub(crate) struct Mount {
     /// [VOLUME] MOUNTPOINT: what to mount (default: main) and where.
-    #[arg(num_args = 1..=2, required = true, value_names = ["VOLUME", "MOUNTPOINT"])]
+    #[arg(num_args = 1..=2, required_unless_present = "restart", value_names = ["VOLUME", "MOUNTPOINT"])]
     pub(crate) what: Vec<PathBuf>,
+    /// Mount options as mount(8) has them, with commas: ro, noexec, nodev, nosuid, noatime, allow_other, uid=N,
+    /// gid=N, cache-size=SIZE, cache-dir=DIR, writeback=off, cluster=FILE, key=FILE ...
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub(crate) options: Vec<String>,
+    /// Return when it is mounted; `umount` ends it.
+    #[arg(long)]
+    pub(crate) background: bool,
+    /// Stay until Ctrl-C or an unmount: the default.
+    #[arg(long, conflicts_with = "background")]
+    pub(crate) foreground: bool,
+    /// Have what is mounted at MOUNTPOINT go on with the program that is installed now; programs that use it
+    /// wait for a moment.
+    #[arg(long, value_name = "MOUNTPOINT", conflicts_with_all = ["what", "options", "background", "foreground"])]
+    pub(crate) restart: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) using: Using,
+    /// What this process is to its own kind: the one that serves, or the one in the background.
+    #[arg(long, hide = true)]
+    pub(crate) role: Option<Role>,
+}
+
+/// The processes behind one mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Role {
+    /// Serves what its supervisor mounts.
+    Server,
+    /// Supervises in the background.
+    Daemon,
 }
 
 #[derive(Debug, ClapArgs)]

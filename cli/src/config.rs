@@ -40,6 +40,17 @@ pub(crate) fn cache_folder() -> anyhow::Result<PathBuf> {
     xdg("XDG_CACHE_HOME", ".cache")
 }
 
+/// Where sockets and logs of running mounts are.
+pub(crate) fn runtime_folder() -> anyhow::Result<PathBuf> {
+    let folder = match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {
+        Some(path) => path.join("mangrove"),
+        None if rustix::process::geteuid().is_root() => PathBuf::from("/run/mangrove"),
+        None => cache_folder()?.join("run"),
+    };
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
 fn config_file() -> anyhow::Result<PathBuf> {
     Ok(xdg("XDG_CONFIG_HOME", ".config")?.join("config.toml"))
 }

@@ -5,10 +5,13 @@
 mod args;
 mod cluster;
 mod config;
+mod helper;
 mod mount;
+mod options;
 mod output;
 mod stat;
 mod status;
+mod supervise;
 mod up;
 mod volume;
 
@@ -16,11 +19,24 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::args::{Args, ClusterCommand, Command, NodeCommand, VolumeCommand};
+use crate::args::{Args, ClusterCommand, Command, NodeCommand, Role, VolumeCommand};
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match helper::translated(std::env::args_os()) {
+        Ok(Some(line)) => Args::parse_from(line),
+        Ok(None) => Args::parse(),
+        Err(error) => {
+            eprintln!("mount.mangrove: {error}");
+            return ExitCode::from(1);
+        }
+    };
     start_log(args.verbose);
+    if let Command::Mount(mount) = &args.command
+        && mount.role != Some(Role::Server)
+    {
+        // A small process: what serves the mount is another.
+        return supervise::run(args.access, args.verbose, mount.clone()).unwrap_or_else(|error| failed(&error));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("cannot start the runtime")),
@@ -42,7 +58,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Node(NodeCommand::Run(run)) => cluster::run_node(&run).await,
         Command::Volume(VolumeCommand::Create(create)) => volume::create(&access, &create).await,
         Command::Volume(VolumeCommand::List(list)) => volume::list(&access, &list).await,
-        Command::Mount(mount) => mount::run(&access, mount).await,
+        Command::Mount(mount) => mount::serve(&access, &mount).await,
         Command::Stat(stat) => stat::run(&access, &stat).await,
         Command::Umount(umount) => mount::umount(&umount),
         Command::Status(status) => status::run(&access, &status).await,

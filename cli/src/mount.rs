@@ -1,9 +1,10 @@
-//! `mangrove mount` and `mangrove umount`.
+//! Serving a mounted volume, and `mangrove umount`.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use client::blocks::Blocks;
@@ -13,11 +14,17 @@ use client::fs::{Filesystem, Options};
 use client::leased::Leased;
 use client::session::Session;
 use client::{Caller, Cluster};
+use fuse::{Supervised, Word};
 
 use crate::args::{Access, Mount, Umount, Using};
 use crate::cluster::Stop;
 use crate::config;
 use crate::output::say;
+
+/// How long operations under way may take before the next process gets them.
+const LEAVE_MAX: Duration = Duration::from_secs(20);
+/// How long an unmount may take to be heard of.
+const GONE_MAX: Duration = Duration::from_secs(10);
 
 /// A mounted volume.
 pub(crate) struct Mounted {
@@ -25,22 +32,52 @@ pub(crate) struct Mounted {
     fs: Arc<Filesystem<Leased<Session>, Blocks>>,
 }
 
-pub(crate) async fn run(access: &Access, args: Mount) -> anyhow::Result<ExitCode> {
-    let mut stop = Stop::listen()?;
+/// Serves a mount that the supervisor made, from where the process before stopped.
+pub(crate) async fn serve(access: &Access, args: &Mount) -> anyhow::Result<ExitCode> {
+    // Heard and not heeded: the supervisor is told to stop, and has us end in order.
+    let _deaf = Stop::listen()?;
+    let mut supervised = Supervised::by_stdin()?;
     let (volume, mountpoint) = volume_and(&args.what)?;
-    fuse::clear_stale(mountpoint, fuse::KIND)?;
-    fuse::check_mountpoint(mountpoint)?;
+    let options = crate::options::parse(&args.options)?.fuse();
     let cluster = config::connect(access, &label(mountpoint))?;
-    let mounted = tokio::select! {
-        mounted = mount(&cluster, volume, mountpoint, &args.using) => mounted?,
-        () = stop.asked() => return Ok(ExitCode::SUCCESS),
-    };
-    say!("mounted at {}; Ctrl-C unmounts", mountpoint.display());
-    tokio::select! {
-        () = stop.asked() => {}
-        () = mounted.ended() => {}
+    let volume = cluster.open_volume(volume).await?;
+    let Some(turn) = supervised.turn().await? else { return Ok(ExitCode::SUCCESS) };
+    let fs = open(&cluster, volume, mountpoint, &args.using)?;
+    let mount = fuse::serve(fs.clone(), mountpoint, options, turn).await?;
+    let mounted = Mounted { mount, fs };
+    supervised.serving();
+    loop {
+        let word = tokio::select! {
+            () = mounted.ended() => {
+                supervised.gone();
+                break;
+            }
+            word = supervised.word() => word,
+        };
+        match word {
+            Word::Leave => match mounted.leave().await {
+                Ok(synced) => {
+                    supervised.left(synced);
+                    // Nothing is to be tidied up: the next process has it all by now.
+                    std::process::exit(0);
+                }
+                Err(error) => supervised.stays(error.to_string()),
+            },
+            Word::Close { detached } => {
+                if !detached {
+                    let _ = tokio::time::timeout(GONE_MAX, mounted.ended()).await;
+                }
+                break;
+            }
+            Word::Alone => {
+                tracing::warn!("nobody supervises this mount any more: it is unmounted");
+                fuse::unmount(mountpoint, true)?;
+                let _ = tokio::time::timeout(GONE_MAX, mounted.ended()).await;
+                break;
+            }
+        }
     }
-    mounted.close(&mut stop).await?;
+    mounted.fs.close().await.context("what was still unwritten could not be written")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -73,13 +110,28 @@ pub(crate) async fn mount(
     cluster: &Cluster,
     volume: &str,
     mountpoint: &Path,
-    Using { cache, age, ordered }: &Using,
+    using: &Using,
 ) -> anyhow::Result<Mounted> {
     let volume = cluster.open_volume(volume).await?;
+    let fs = open(cluster, volume, mountpoint, using)?;
+    let mount = fuse::mount(fs.clone(), mountpoint, fuse::MountOptions::default()).await?;
+    Ok(Mounted { mount, fs })
+}
+
+/// A volume as files.
+fn open(
+    cluster: &Cluster,
+    volume: client::connect::Volume,
+    mountpoint: &Path,
+    Using { cache, age, ordered }: &Using,
+) -> anyhow::Result<Arc<Filesystem<Leased<Session>, Blocks>>> {
     // One folder a mount: two must not share one.
     let absolute = std::path::absolute(mountpoint)?;
     let name: String = absolute.to_string_lossy().replace('/', "-").chars().take(200).collect();
-    let folder = config::cache_folder()?.join(cluster.view().cluster.to_string()).join(name);
+    let folder = match &cache.cache_dir {
+        Some(folder) => folder.clone(),
+        None => config::cache_folder()?.join(cluster.view().cluster.to_string()).join(name),
+    };
     let options = Options {
         cache: CacheOptions {
             memory_bytes: cache.cache_memory << 20,
@@ -96,9 +148,7 @@ pub(crate) async fn mount(
         false => Leased::new(session, id, user, holder, volume.info.root),
     };
     let fs = Filesystem::open_volume(names, volume.blocks, volume.info, &volume.secret, options)?;
-    let fs = Arc::new(fs);
-    let mount = fuse::mount(fs.clone(), mountpoint, fuse::MountOptions::default()).await?;
-    Ok(Mounted { mount, fs })
+    Ok(Arc::new(fs))
 }
 
 /// The number by which replicas know the leases of this mount: the same for whoever mounts the volume here
@@ -113,6 +163,19 @@ fn holder(mountpoint: &Path, volume: &str) -> u64 {
 }
 
 impl Mounted {
+    /// Finishes for the next process, which gets what is not answered. Says whether all that was written is
+    /// safe.
+    ///
+    /// # Errors
+    /// If it is not before anything else has happened: this process goes on serving then.
+    async fn leave(&self) -> anyhow::Result<bool> {
+        self.fs.sync_all().await.context("what was written could not be stored")?;
+        if !self.mount.leave(LEAVE_MAX).await {
+            tracing::warn!("operations are still under way; the next process begins them again");
+        }
+        Ok(self.fs.sync_all().await.is_ok())
+    }
+
     /// Waits until somebody else has unmounted it.
     pub(crate) async fn ended(&self) {
         self.mount.ended().await;
@@ -130,7 +193,7 @@ impl Mounted {
             Ok(unmounted?)
         };
         let long = async {
-            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
             eprintln!("writing out what is not written yet; Ctrl-C again gives it up ...");
             stop.asked().await;
         };

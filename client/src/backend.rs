@@ -20,6 +20,9 @@ const LEASED_PAUSE: (Duration, Duration) = (Duration::from_millis(4), Duration::
 /// Writes down all that was written, before leases are given back.
 pub type Flush = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
+/// Forgets all that is remembered because [`Metadata::lasts`] said so.
+pub type Forget = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// Waits until something is stored that is about to be named; may be called more than once.
 pub type Ready = Arc<dyn Fn() -> BoxFuture<'static, Result<(), Unavailable>> + Send + Sync>;
 
@@ -81,6 +84,21 @@ pub trait Metadata: Send + Sync + 'static {
     fn keeps(&self, _ino: Ino) -> bool {
         false
     }
+
+    /// Counts how often something stopped being this client's alone.
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    /// For how long nobody else can change this inode, or if it is a directory its names: so long may be
+    /// remembered what was asked of it in this generation, unless [`Metadata::before_sharing`] calls
+    /// before. Zero if others may change it, or that generation is over.
+    fn lasts(&self, _ino: Ino, _generation: u64) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Says how what was remembered is forgotten. It is called, and waited for, before others may change it.
+    fn before_sharing(&self, _forget: Forget) {}
 
     /// Returns when replicas have all that was done here.
     ///
@@ -207,6 +225,18 @@ impl<M: Metadata> Metadata for Arc<M> {
 
     fn keeps(&self, ino: Ino) -> bool {
         M::keeps(self, ino)
+    }
+
+    fn generation(&self) -> u64 {
+        M::generation(self)
+    }
+
+    fn lasts(&self, ino: Ino, generation: u64) -> Duration {
+        M::lasts(self, ino, generation)
+    }
+
+    fn before_sharing(&self, forget: Forget) {
+        M::before_sharing(self, forget);
     }
 
     async fn sync(&self) -> Result<(), Unavailable> {

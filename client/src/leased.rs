@@ -7,8 +7,11 @@
 //! does not get its leases renewed in time stops using them before replicas give them to anybody else, and
 //! if they did, what was not sent is lost: the end of the log, and never something in the middle.
 //!
-//! Where to look: `local` is the copy and its log; `ship` sends the log; this file decides between them.
+//! Where to look: `local` is the copy and its log; `ship` sends the log; `cede` gives leases back;
+//! `elsewhere` looks at what is not held here; this file decides between them.
 
+mod cede;
+mod elsewhere;
 mod local;
 mod owned;
 mod ship;
@@ -21,9 +24,9 @@ use meta::{Answer, Batch, Call, Denied, Ino, Local as Way, Op, Reply, is_about_o
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
 
-use crate::backend::{Flush, Metadata, Patience, Ready, Unavailable};
+use crate::backend::{Flush, Forget, Metadata, Patience, Ready, Unavailable};
+use elsewhere::Looked;
 use local::{Local, Step, since_boot};
-use owned::Owned;
 
 /// How often the background looks whether there is something to send.
 const TICK: Duration = Duration::from_millis(500);
@@ -37,8 +40,6 @@ const LOG_BRAKE: usize = 4 * LOG_MAX;
 const HEED_PAUSE: Duration = Duration::from_millis(20);
 /// How long not to ask for a lease again that was refused: because of others, or of what it is on.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-/// How long files are committed at most before what others want is given back.
-const FLUSH_MAX: Duration = Duration::from_secs(10);
 /// How often one operation may fetch and ask for leases before it is ordered.
 const TRIES: usize = 4;
 
@@ -78,6 +79,9 @@ struct Core<M> {
     /// Held by whoever sends the log.
     shipping: tokio::sync::Mutex<()>,
     flush: Mutex<Option<Flush>>,
+    /// How what others remember of this client's own is forgotten, and the generation of when that was done last.
+    forget: Mutex<Option<Forget>>,
+    forgotten: tokio::sync::Mutex<u64>,
     /// The log is long.
     pressed: Notify,
 }
@@ -111,6 +115,8 @@ impl<M: Metadata> Leased<M> {
             gate: RwLock::default(),
             shipping: tokio::sync::Mutex::default(),
             flush: Mutex::default(),
+            forget: Mutex::default(),
+            forgotten: tokio::sync::Mutex::default(),
             pressed: Notify::new(),
         });
         let task = tokio::spawn(background(Arc::downgrade(&core))).abort_handle();
@@ -158,6 +164,18 @@ impl<M: Metadata> Metadata for Leased<M> {
         self.core.local.lock().keeps(ino, &self.core.me)
     }
 
+    fn generation(&self) -> u64 {
+        self.core.local.lock().generation()
+    }
+
+    fn lasts(&self, ino: Ino, generation: u64) -> Duration {
+        self.core.local.lock().lasts(ino, generation, &self.core.me)
+    }
+
+    fn before_sharing(&self, forget: Forget) {
+        *self.core.forget.lock() = Some(forget);
+    }
+
     async fn sync(&self) -> Result<(), Unavailable> {
         let losses = self.core.local.lock().losses();
         self.core.ship().await?;
@@ -182,24 +200,6 @@ fn as_root(op: Op) -> Call {
 }
 
 impl<M: Metadata> Core<M> {
-    /// Sends everything and gives everything back.
-    async fn close(&self) {
-        let _alone = self.gate.write().await;
-        if self.ship().await.is_err() {
-            // Whoever syncs is told; it is tried again for as long as there is somebody to try.
-            return;
-        }
-        let by = self.local.lock().by(&self.me, None);
-        if by.is_some() {
-            // If it fails others wait until the lease runs out.
-            let _ = self.inner.batch(Batch { calls: vec![as_root(Op::Release)], by }).await;
-        }
-        let mut local = self.local.lock();
-        // Given back, not lost.
-        local.owned = Owned::default();
-        local.give_up(self.cluster);
-    }
-
     /// Does as many of the calls here as can be.
     async fn apply_shared(&self, calls: &[Call], ready: Option<&Ready>) -> Vec<Answer> {
         let mut answers = Vec::with_capacity(calls.len());
@@ -240,6 +240,24 @@ impl<M: Metadata> Core<M> {
     async fn work(&self, calls: &[Call], mut answers: Vec<Answer>) -> Result<Vec<Answer>, Unavailable> {
         let (mut patience, mut tries) = (Patience::new(), TRIES);
         while answers.len() < calls.len() {
+            if let Some(call) = calls.get(answers.len()) {
+                let step = self.local.lock().step(call, &self.me, tries > 0);
+                let looked = if step == Step::Order { self.look(call).await? } else { Looked::InOrder };
+                match looked {
+                    Looked::Answer(answer) => {
+                        answers.push(answer);
+                        tries = TRIES;
+                        continue;
+                    }
+                    Looked::Leased => {
+                        patience.wait().await?;
+                        continue;
+                    }
+                    // What can be sent before others have to wait is.
+                    Looked::InOrder if step != Step::Renew => self.ship().await?,
+                    Looked::InOrder => {}
+                }
+            }
             let alone = self.gate.write().await;
             self.apply(calls, &mut answers, None);
             let Some(call) = calls.get(answers.len()) else { break };
@@ -294,6 +312,11 @@ impl<M: Metadata> Core<M> {
             () if is_lock_and_look(&run) => run[..2].to_vec(),
             () => run[..1].to_vec(),
         };
+        if matches!(run[0].op, Op::Rename { .. } | Op::Link { .. }) {
+            // It may take something out of what is held here, with all below it.
+            self.local.lock().end_generation();
+        }
+        self.forget().await;
         let done = self.inner.batch(Batch { calls: run.clone(), by }).await;
         let mut local = self.local.lock();
         let done = match done {
@@ -332,6 +355,7 @@ impl<M: Metadata> Core<M> {
             Some(ino) => Op::Hold { holder: self.me.1, ino, fresh },
             None => Op::Enroll { holder: self.me.1, fresh },
         };
+        self.forget().await;
         let asked = since_boot();
         let done = self.inner.batch(Batch { calls: vec![Call { caller: call.caller.clone(), op }], by }).await;
         let mut local = self.local.lock();
@@ -402,45 +426,6 @@ impl<M: Metadata> Core<M> {
                     return Ok(());
                 }
             }
-        }
-    }
-
-    /// Gives back what others want: first what was written to it is sent.
-    async fn heed(&self) -> Result<(), Unavailable> {
-        let wanted = self.lease(Op::Renew).await?;
-        if wanted.is_empty() {
-            self.local.lock().end_ceding();
-            return Ok(());
-        }
-        tracing::debug!(directories = wanted.len(), "others want what is leased here");
-        self.ship().await?;
-        self.flush().await;
-        {
-            let _alone = self.gate.write().await;
-            self.local.lock().give_back(&wanted, &self.me);
-        }
-        // What was written meanwhile.
-        self.flush().await;
-        self.ship().await?;
-        if let Err(unknown) = self.lease(Op::Cede { directories: wanted }).await {
-            // It may be done yet, and must not take anything away that is granted after it.
-            let _alone = self.gate.write().await;
-            self.ship().await?;
-            self.local.lock().give_up(self.cluster);
-            return Err(unknown);
-        }
-        self.local.lock().end_ceding();
-        Ok(())
-    }
-
-    /// Commits what was written. Not for ever: what is in somebody else's zone may have to wait until this
-    /// client gives back what that one wants.
-    async fn flush(&self) {
-        let flush = self.flush.lock().clone();
-        if let Some(flush) = flush
-            && tokio::time::timeout(FLUSH_MAX, flush()).await.is_err()
-        {
-            tracing::warn!("not everything written was committed before a lease is given back");
         }
     }
 }

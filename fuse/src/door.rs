@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,13 +16,15 @@ use client::fs::{Fallocate, FsError, Handle, OpenFlags, Seek, SetAttr};
 use meta::{Attr, AttrChange, Caller, Ino, RenameHow, XattrHow};
 use parking_lot::Mutex;
 
+use crate::MountOptions;
 use crate::changes::Changes;
 use crate::errno::errno;
 use crate::groups::Groups;
 use crate::listing::Listings;
+use crate::takeover::Inheritance;
 use crate::told::Told;
 use crate::translate;
-use crate::wire::abi::{ROOT, open_flag};
+use crate::wire::abi::ROOT;
 use crate::wire::{
     AttributesFor, Created, Data, DirectoryEntries, Entry, Errno, Filesystem, Interrupt, LockFound, Notifier, Offset,
     Opened, Request, Statistics, Target, Written, Xattr, request,
@@ -31,33 +33,47 @@ use crate::wire::{
 pub(crate) type Result<T> = std::result::Result<T, Errno>;
 
 /// A volume behind a mount.
-#[derive(Debug)]
 pub(crate) struct Door<M, B> {
     pub(crate) fs: Arc<client::fs::Filesystem<M, B>>,
-    ttl: Duration,
+    pub(crate) ttl: Duration,
     pub(crate) grace: Duration,
     groups: Groups,
-    listings: Listings,
-    pub(crate) told: Told,
-    pub(crate) notifier: OnceLock<Notifier>,
+    pub(crate) listings: Listings,
+    pub(crate) told: Arc<Told>,
     /// Handles that append, and who opened them; see `locks`.
     pub(crate) appending: Mutex<HashMap<Handle, Caller>>,
     /// How many operations that change something have ended; see [`Door::changing`].
-    changes: Changes,
+    pub(crate) changes: Changes,
+    pub(crate) inherited: Inheritance,
+    agreed: Option<Agreed>,
+    /// Whom everything is shown to belong to, if not to its owner.
+    pub(crate) shown_as: (Option<u32>, Option<u32>),
 }
 
+/// Told what was agreed on with the kernel, before the kernel is.
+pub(crate) type Agreed = Box<dyn Fn(&request::Init) + Send + Sync>;
+
 impl<M: Metadata, B: BlockStore> Door<M, B> {
-    /// `ttl`: for how long the kernel may use names and attributes without asking. `grace`: how long
-    /// an interrupted operation may take to end by itself.
-    pub(crate) fn new(fs: Arc<client::fs::Filesystem<M, B>>, ttl: Duration, grace: Duration) -> Door<M, B> {
+    pub(crate) fn new(
+        fs: Arc<client::fs::Filesystem<M, B>>,
+        options: &MountOptions,
+        inherited: Inheritance,
+        agreed: Option<Agreed>,
+    ) -> Door<M, B> {
+        let (ttl, grace) = (options.ttl, options.interrupt_grace);
+        let told = Arc::new(Told::default());
+        let forgetting = told.clone();
+        fs.before_sharing(Arc::new(move || Box::pin(forgetting.clone().forget_lasting())));
         Door {
             fs,
             ttl,
             grace,
+            inherited,
+            agreed,
+            shown_as: options.shown_as,
             groups: Groups::default(),
             listings: Listings::new(ttl),
-            told: Told::default(),
-            notifier: OnceLock::new(),
+            told,
             appending: Mutex::default(),
             changes: Changes::default(),
         }
@@ -72,6 +88,20 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         patiently(&request.interrupt, self.grace, operation).await?.map_err(|error| refuse(request, &error))
     }
 
+    /// A name that is made.
+    async fn make(
+        &self,
+        request: &Request,
+        caller: &Caller,
+        place: (u64, &[u8]),
+        operation: impl Future<Output = client::fs::Result<Attr>>,
+    ) -> Result<Entry> {
+        let generation = self.fs.generation();
+        let made = self.changing(request, operation).await;
+        let attr = self.made(request, caller, place, made).await?;
+        Ok(self.entry(request, place.0, &attr, generation).await)
+    }
+
     /// Like [`Door::wait`], for what changes files or names. Before the kernel learns that it has
     /// ended, what was listed ahead is void: it may be older. (Flushing and closing change nothing more.)
     async fn changing<T>(
@@ -83,15 +113,7 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         self.wait(request, operation).await
     }
 
-    /// After a failure to write, the kernel's cached pages may hold what is lost: the next open drops them.
-    fn doubt_pages<T>(&self, inode: u64, written: Result<T>) -> Result<T> {
-        if written.is_err() {
-            self.told.doubt_pages(self.ino(inode));
-        }
-        written
-    }
-
-    fn caller(&self, request: &Request) -> Caller {
+    pub(crate) fn caller(&self, request: &Request) -> Caller {
         self.groups.caller(request)
     }
 
@@ -103,108 +125,6 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     /// The kernel's number of the cluster's inode.
     pub(crate) fn inode(&self, ino: Ino) -> u64 {
         if ino == self.fs.root() { ROOT } else { ino.0 }
-    }
-
-    fn entry(&self, attr: &Attr) -> Entry {
-        self.told.tell(attr);
-        let inode = self.inode(attr.ino);
-        // Inode numbers are never used again, so one generation is enough.
-        let attributes = translate::attributes(inode, attr);
-        Entry { inode, generation: 0, attributes, attributes_ttl: self.ttl, name_ttl: self.ttl }
-    }
-
-    fn attributes(&self, attr: &Attr) -> AttributesFor {
-        self.told.tell(attr);
-        AttributesFor { attributes: translate::attributes(self.inode(attr.ino), attr), ttl: self.ttl }
-    }
-
-    /// Close-to-open: who opens a file sees what was written before. Cached pages of that content
-    /// are kept; cached attributes of another, such as its length, must go.
-    fn opened(&self, caller: Caller, opened: &client::fs::Opened, flags: OpenFlags) -> Opened {
-        if flags.append {
-            self.appending.lock().insert(opened.handle, caller);
-        }
-        let (attributes_changed, pages_good) = self.told.open(&opened.attr);
-        if attributes_changed {
-            self.drop_attributes(opened.attr.ino);
-        }
-        // The kernel would keep what is appended where it believes the end to be.
-        let direct = if flags.append { open_flag::DIRECT_IO } else { 0 };
-        Opened { handle: opened.handle.0, flags: direct | if pages_good { open_flag::KEEP_CACHE } else { 0 } }
-    }
-
-    pub(crate) fn drop_attributes(&self, ino: Ino) {
-        if let Some(notifier) = self.notifier.get()
-            && let Err(errno) = notifier.inval_attributes(self.inode(ino))
-        {
-            tracing::warn!(%errno, "the kernel keeps old attributes");
-        }
-    }
-
-    /// After a commit: times and space that the kernel was told before were estimates, and would be
-    /// seen to change later though nothing does.
-    fn committed(&self, handle: u64) {
-        let Ok(attr) = self.fs.committed_attr(Handle(handle)) else { return };
-        if self.told.commit(&attr) {
-            self.drop_attributes(attr.ino);
-        }
-    }
-
-    async fn list(
-        &self,
-        request: &Request,
-        inode: u64,
-        read: request::Read,
-        entries: &mut DirectoryEntries,
-        with_attributes: bool,
-    ) -> Result<()> {
-        let caller = self.caller(request);
-        let ino = self.ino(inode);
-        let listing = self.listings.get(read.handle);
-        let mut listing = listing.lock().await;
-        if read.offset == 0 {
-            listing.forget();
-        }
-        if read.offset < 2 {
-            let parent = match inode {
-                ROOT => ROOT,
-                _ => self.inode(self.wait(request, self.fs.parent(&caller, ino)).await?.ino),
-            };
-            for (offset, (name, inode)) in [(".", inode), ("..", parent)].into_iter().enumerate() {
-                let after = offset as u64 + 1;
-                if after > read.offset && !entries.add(name.as_ref(), inode, translate::DIRECTORY, after) {
-                    return Ok(());
-                }
-            }
-        }
-        // The cookies of the cluster begin above those two.
-        let mut cookie = if read.offset <= 2 { 0 } else { read.offset };
-        loop {
-            // Read before it is asked: a change meanwhile may be in the answer or not.
-            let now = self.changes.now();
-            if !listing.has(cookie, now) {
-                let more = self.fs.readdir(&caller, ino, cookie, meta::ENTRIES_MAX);
-                listing.take(cookie, self.wait(request, more).await?, now);
-            }
-            while let Some(entry) = listing.after(cookie) {
-                if !self.add(entries, &entry, with_attributes) {
-                    listing.put_back(cookie, entry);
-                    return Ok(());
-                }
-                cookie = entry.cookie;
-            }
-            if listing.is_at_end(cookie) {
-                return Ok(());
-            }
-        }
-    }
-
-    fn add(&self, entries: &mut DirectoryEntries, entry: &client::fs::Entry, with_attributes: bool) -> bool {
-        let name = OsStr::from_bytes(&entry.name);
-        match with_attributes {
-            true => entries.add_entry(name, &self.entry(&entry.attr), entry.cookie),
-            false => entries.add(name, self.inode(entry.attr.ino), translate::mode(&entry.attr), entry.cookie),
-        }
     }
 }
 
@@ -231,8 +151,12 @@ pub(crate) fn refuse(request: &Request, error: &FsError) -> Errno {
 }
 
 impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
-    async fn init(&self, _: &request::Init, notifier: Notifier) -> Result<()> {
-        self.notifier.set(notifier).map_err(|_| Errno::BUSY)
+    async fn init(&self, agreed: &request::Init, notifier: Notifier) -> Result<()> {
+        if let Some(told) = &self.agreed {
+            told(agreed);
+        }
+        // What a process before this one told of names may not be so.
+        if self.told.connect(notifier) { Ok(()) } else { Err(Errno::BUSY) }
     }
 
     async fn destroy(&self) {
@@ -242,28 +166,33 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     }
 
     async fn lookup(&self, request: &Request, parent: u64, name: &OsStr) -> Result<Entry> {
-        let caller = self.caller(request);
-        let attr = self.wait(request, self.fs.lookup(&caller, self.ino(parent), name.as_bytes())).await?;
-        Ok(self.entry(&attr))
+        let (caller, generation) = (self.caller(request), self.fs.generation());
+        match self.wait(request, self.fs.lookup(&caller, self.ino(parent), name.as_bytes())).await {
+            Err(Errno::NOENT) => match self.name_ttl(request, parent, generation).await {
+                Duration::ZERO => Err(Errno::NOENT),
+                name_ttl => Ok(Entry::absent(name_ttl)),
+            },
+            found => Ok(self.entry(request, parent, &found?, generation).await),
+        }
     }
 
     fn forget(&self, inode: u64, lookups: u64) {
         let ino = self.ino(inode);
-        self.told.forget(ino);
+        self.told.forget(ino, inode);
         self.fs.forget(ino, lookups);
     }
 
     async fn getattr(&self, request: &Request, inode: u64, _: Option<u64>) -> Result<AttributesFor> {
-        let (caller, ino) = (self.caller(request), self.ino(inode));
+        let (caller, ino, generation) = (self.caller(request), self.ino(inode), self.fs.generation());
         let attr = match self.wait(request, self.fs.getattr(&caller, ino)).await {
             Err(Errno::STALE) => self.told.removed(ino).ok_or(Errno::STALE)?,
             asked => asked?,
         };
-        Ok(self.attributes(&attr))
+        Ok(self.attributes(request, &attr, generation).await)
     }
 
     async fn setattr(&self, request: &Request, inode: u64, set: request::SetAttributes) -> Result<AttributesFor> {
-        let caller = self.caller(request);
+        let (caller, generation) = (self.caller(request), self.fs.generation());
         let attrs = AttrChange {
             mode: set.mode.map(translate::permissions),
             uid: set.uid,
@@ -272,12 +201,21 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
             mtime: set.modified.map(translate::set_time),
         };
         let (ino, handle) = (self.ino(inode), set.handle.map(Handle));
+        if let (Some(handle), Some(_)) = (set.handle, set.size) {
+            self.adopt(request, inode, handle, OpenFlags { write: true, ..OpenFlags::default() }).await?;
+        }
         let change = SetAttr { size: set.size, attrs };
         let attr = match change == SetAttr::default() {
             true => self.wait(request, self.fs.getattr(&caller, ino)).await?,
-            false => self.changing(request, self.fs.setattr(&caller, ino, &change, handle)).await?,
+            false => {
+                let changed = self.changing(request, self.fs.setattr(&caller, ino, &change, handle)).await;
+                self.changed(inode, changed)?
+            }
         };
-        Ok(self.attributes(&attr))
+        if set.size.is_some() {
+            self.inherited.mark(inode, set.handle.unwrap_or(0));
+        }
+        Ok(self.attributes(request, &attr, generation).await)
     }
 
     async fn readlink(&self, request: &Request, inode: u64) -> Result<Target> {
@@ -286,32 +224,34 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     }
 
     async fn mknod(&self, request: &Request, parent: u64, name: &OsStr, mode: u32, device: u32) -> Result<Entry> {
-        let (caller, parent) = (self.caller(request), self.ino(parent));
+        let caller = self.caller(request);
         let (kind, permissions) = (translate::kind(mode).ok_or(Errno::INVAL)?, translate::permissions(mode));
-        let made = self.fs.mknod(&caller, parent, name.as_bytes(), kind, permissions, device);
-        Ok(self.entry(&self.changing(request, made).await?))
+        let made = self.fs.mknod(&caller, self.ino(parent), name.as_bytes(), kind, permissions, device);
+        self.make(request, &caller, (parent, name.as_bytes()), made).await
     }
 
     async fn mkdir(&self, request: &Request, parent: u64, name: &OsStr, mode: u32) -> Result<Entry> {
-        let (caller, parent) = (self.caller(request), self.ino(parent));
-        let made = self.fs.mkdir(&caller, parent, name.as_bytes(), translate::permissions(mode));
-        Ok(self.entry(&self.changing(request, made).await?))
+        let caller = self.caller(request);
+        let made = self.fs.mkdir(&caller, self.ino(parent), name.as_bytes(), translate::permissions(mode));
+        self.make(request, &caller, (parent, name.as_bytes()), made).await
     }
 
     async fn unlink(&self, request: &Request, parent: u64, name: &OsStr) -> Result<()> {
         let caller = self.caller(request);
-        self.changing(request, self.fs.unlink(&caller, self.ino(parent), name.as_bytes())).await
+        let removed = self.changing(request, self.fs.unlink(&caller, self.ino(parent), name.as_bytes())).await;
+        self.removed(request, &[parent], removed)
     }
 
     async fn rmdir(&self, request: &Request, parent: u64, name: &OsStr) -> Result<()> {
         let caller = self.caller(request);
-        self.changing(request, self.fs.rmdir(&caller, self.ino(parent), name.as_bytes())).await
+        let removed = self.changing(request, self.fs.rmdir(&caller, self.ino(parent), name.as_bytes())).await;
+        self.removed(request, &[parent], removed)
     }
 
     async fn symlink(&self, request: &Request, parent: u64, name: &OsStr, target: &OsStr) -> Result<Entry> {
-        let (caller, parent) = (self.caller(request), self.ino(parent));
-        let made = self.fs.symlink(&caller, parent, name.as_bytes(), target.as_bytes());
-        Ok(self.entry(&self.changing(request, made).await?))
+        let caller = self.caller(request);
+        let made = self.fs.symlink(&caller, self.ino(parent), name.as_bytes(), target.as_bytes());
+        self.make(request, &caller, (parent, name.as_bytes()), made).await
     }
 
     async fn rename(&self, request: &Request, parent: u64, rename: request::Rename) -> Result<()> {
@@ -325,13 +265,19 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         let caller = self.caller(request);
         let from = (self.ino(parent), rename.name.as_bytes());
         let to = (self.ino(rename.new_parent), rename.new_name.as_bytes());
-        self.changing(request, self.fs.rename(&caller, from, to, how)).await
+        let exchange = how == RenameHow::Exchange;
+        if exchange && self.is_exchanged(request, &caller, to).await? {
+            return Ok(());
+        }
+        let renamed = self.changing(request, self.fs.rename(&caller, from, to, how)).await;
+        self.removed(request, &[parent, rename.new_parent], renamed)?;
+        if exchange { self.exchanged(request, &caller, to).await } else { Ok(()) }
     }
 
     async fn link(&self, request: &Request, inode: u64, new_parent: u64, new_name: &OsStr) -> Result<Entry> {
-        let (caller, parent) = (self.caller(request), self.ino(new_parent));
-        let linked = self.fs.link(&caller, self.ino(inode), parent, new_name.as_bytes());
-        Ok(self.entry(&self.changing(request, linked).await?))
+        let caller = self.caller(request);
+        let linked = self.fs.link(&caller, self.ino(inode), self.ino(new_parent), new_name.as_bytes());
+        self.make(request, &caller, (new_parent, new_name.as_bytes()), linked).await
     }
 
     async fn open(&self, request: &Request, inode: u64, open: request::Open) -> Result<Opened> {
@@ -341,6 +287,9 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
             true => self.changing(request, opening).await?,
             false => self.wait(request, opening).await?,
         };
+        if flags.truncate {
+            self.inherited.mark(inode, opened.handle.0);
+        }
         Ok(self.opened(caller, &opened, flags))
     }
 
@@ -352,52 +301,71 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         mode: u32,
         open: request::Open,
     ) -> Result<Created> {
-        let (caller, parent, flags) = (self.caller(request), self.ino(parent), translate::open_flags(open.flags));
+        let (caller, flags) = (self.caller(request), translate::open_flags(open.flags));
+        let generation = self.fs.generation();
         let (mode, exclusive) = (translate::permissions(mode), translate::is_exclusive(open.flags));
-        let created = self.fs.create(&caller, parent, name.as_bytes(), mode, flags, exclusive);
-        let created = self.changing(request, created).await?;
-        let entry = self.entry(&created.attr);
+        let created = self.fs.create(&caller, self.ino(parent), name.as_bytes(), mode, flags, exclusive);
+        let created = self.changing(request, created).await;
+        let created = self.created(request, &caller, (parent, name.as_bytes()), flags, created).await?;
+        let entry = self.entry(request, parent, &created.attr, generation).await;
         Ok(Created { entry, opened: self.opened(caller, &created, flags) })
     }
 
-    async fn read(&self, request: &Request, _: u64, read: request::Read) -> Result<Data> {
+    async fn read(&self, request: &Request, inode: u64, read: request::Read) -> Result<Data> {
+        let flags = OpenFlags { write: false, ..translate::open_flags(read.flags) };
+        self.adopt(request, inode, read.handle, OpenFlags { read: true, truncate: false, ..flags }).await?;
         let data = self.wait(request, self.fs.read(Handle(read.handle), read.offset, read.size)).await?;
         Ok(data.into())
     }
 
     async fn write(&self, request: &Request, inode: u64, write: request::Write) -> Result<Written> {
-        let handle = Handle(write.handle);
+        let (handle, append) = (write.handle, translate::open_flags(write.flags).append);
+        self.adopt(request, inode, handle, OpenFlags { write: true, append, ..OpenFlags::default() }).await?;
         let written = match write.from_cache {
             true => self.changing(request, self.write_back(inode, write)).await,
             false => self.changing(request, self.fs.write(Handle(write.handle), write.offset, write.data)).await,
         };
-        self.appended(inode, handle);
+        self.inherited.mark(inode, handle);
+        self.appended(inode, Handle(handle));
         self.doubt_pages(inode, written).map(Written)
     }
 
     async fn flush(&self, request: &Request, inode: u64, handle: u64, lock_owner: u64) -> Result<()> {
-        let flushed = self.doubt_pages(inode, self.wait(request, self.fs.flush(Handle(handle))).await);
+        let flush = self.fs.flush(Handle(handle));
+        let flushed = self.doubt_pages(inode, self.sync_with(request, inode, handle, false, flush).await);
         self.committed(handle);
-        flushed.and(self.wait(request, self.fs.close_locks(Handle(handle), lock_owner)).await)
+        let close_locks = async {
+            match self.is_strange(handle) {
+                true => Ok(()),
+                false => self.wait(request, self.fs.close_locks(Handle(handle), lock_owner)).await,
+            }
+        };
+        flushed.and(close_locks.await)
     }
 
-    async fn getlk(&self, request: &Request, _: u64, lock: request::Lock) -> Result<LockFound> {
+    async fn getlk(&self, request: &Request, inode: u64, lock: request::Lock) -> Result<LockFound> {
+        self.adopt(request, inode, lock.handle, OpenFlags::reading()).await?;
         self.get_lock(request, lock).await
     }
 
     async fn setlk(&self, request: &Request, inode: u64, lock: request::Lock, wait: bool) -> Result<()> {
+        self.adopt(request, inode, lock.handle, OpenFlags::reading()).await?;
         self.set_lock(request, inode, lock, wait).await
     }
 
     async fn release(&self, request: &Request, inode: u64, release: request::Release) -> Result<()> {
         let handle = Handle(release.handle);
         self.appending.lock().remove(&handle);
+        if self.is_strange(release.handle) {
+            return Ok(());
+        }
         // Nobody waits for this, so nobody can be interrupted in it.
         self.doubt_pages(inode, self.fs.release(handle).await.map_err(|error| refuse(request, &error)))
     }
 
     async fn fsync(&self, request: &Request, inode: u64, handle: u64, _: bool) -> Result<()> {
-        let synced = self.doubt_pages(inode, self.wait(request, self.fs.fsync(Handle(handle))).await);
+        let sync = self.fs.fsync(Handle(handle));
+        let synced = self.doubt_pages(inode, self.sync_with(request, inode, handle, true, sync).await);
         self.committed(handle);
         synced
     }
@@ -431,8 +399,8 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         Ok(())
     }
 
-    async fn fsyncdir(&self, request: &Request, _: u64, _: u64, _: bool) -> Result<()> {
-        self.wait(request, self.fs.sync_names()).await
+    async fn fsyncdir(&self, request: &Request, inode: u64, _: u64, _: bool) -> Result<()> {
+        self.sync_names(request, inode).await
     }
 
     async fn statfs(&self, request: &Request, _: u64) -> Result<Statistics> {
@@ -450,7 +418,8 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
             _ => return Err(Errno::INVAL),
         };
         let caller = self.caller(request);
-        self.wait(request, self.fs.setxattr(&caller, self.ino(inode), name.as_bytes(), value, how)).await
+        let set = self.wait(request, self.fs.setxattr(&caller, self.ino(inode), name.as_bytes(), value, how)).await;
+        self.changed(inode, set)
     }
 
     async fn getxattr(&self, request: &Request, inode: u64, name: &OsStr, size: u32) -> Result<Xattr> {
@@ -474,16 +443,22 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     async fn removexattr(&self, request: &Request, inode: u64, name: &OsStr) -> Result<()> {
         refuse_acl(name)?;
         let caller = self.caller(request);
-        self.wait(request, self.fs.removexattr(&caller, self.ino(inode), name.as_bytes())).await
+        let gone = self.wait(request, self.fs.removexattr(&caller, self.ino(inode), name.as_bytes())).await;
+        self.changed(inode, gone)
     }
 
-    async fn fallocate(&self, request: &Request, _: u64, fallocate: request::Fallocate) -> Result<()> {
+    async fn fallocate(&self, request: &Request, inode: u64, fallocate: request::Fallocate) -> Result<()> {
+        let writes = OpenFlags { write: true, ..OpenFlags::default() };
+        self.adopt(request, inode, fallocate.handle, writes).await?;
         let how = Fallocate::from_mode(fallocate.mode as i32).map_err(|error| errno(&error))?;
         let handle = Handle(fallocate.handle);
-        self.changing(request, self.fs.fallocate(handle, how, fallocate.offset, fallocate.length)).await
+        let done = self.changing(request, self.fs.fallocate(handle, how, fallocate.offset, fallocate.length)).await;
+        self.inherited.mark(inode, fallocate.handle);
+        done
     }
 
-    async fn lseek(&self, request: &Request, _: u64, handle: u64, offset: i64, whence: u32) -> Result<Offset> {
+    async fn lseek(&self, request: &Request, inode: u64, handle: u64, offset: i64, whence: u32) -> Result<Offset> {
+        self.adopt(request, inode, handle, OpenFlags::reading()).await?;
         let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
         let what = match whence {
             3 => Seek::Data,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use client::fs::{Entries, Entry};
+use client::fs::{Entries, Entry, first_handle};
 use parking_lot::Mutex;
 
 /// The open directories of a mount.
@@ -29,13 +29,15 @@ pub(crate) struct Listing {
     fetched: Option<Instant>,
     /// How many changes were made through this mount before it was asked for.
     of: u64,
+    /// Of which generation of leases it is.
+    pub(crate) generation: u64,
     ttl: Duration,
 }
 
 impl Listings {
     /// Entries are given away for `ttl` after they were asked for: their attributes grow old.
     pub(crate) fn new(ttl: Duration) -> Listings {
-        Listings { open: Mutex::default(), next: AtomicU64::new(1), ttl }
+        Listings { open: Mutex::default(), next: AtomicU64::new(first_handle()), ttl }
     }
 
     pub(crate) fn open(&self) -> u64 {
@@ -44,9 +46,10 @@ impl Listings {
         handle
     }
 
-    /// The listing of a handle. A handle that was never opened starts anew: nothing depends on it.
+    /// The listing of a handle. One that was opened by a process before this starts anew: nothing depends
+    /// on it.
     pub(crate) fn get(&self, handle: u64) -> Arc<tokio::sync::Mutex<Listing>> {
-        self.open.lock().get(&handle).cloned().unwrap_or_else(|| Listing::new(self.ttl))
+        self.open.lock().entry(handle).or_insert_with(|| Listing::new(self.ttl)).clone()
     }
 
     pub(crate) fn close(&self, handle: u64) {
@@ -57,7 +60,15 @@ impl Listings {
 impl Listing {
     fn new(ttl: Duration) -> Arc<tokio::sync::Mutex<Listing>> {
         let (entries, fetched) = (VecDeque::new(), None);
-        Arc::new(tokio::sync::Mutex::new(Listing { cookie: 0, entries, end: false, fetched, of: 0, ttl }))
+        Arc::new(tokio::sync::Mutex::new(Listing {
+            cookie: 0,
+            entries,
+            end: false,
+            fetched,
+            of: 0,
+            generation: 0,
+            ttl,
+        }))
     }
 
     /// Whether it is known, and lately, what follows `cookie`: `now` changes were made by now.

@@ -37,6 +37,8 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         let interrupted = async move { interrupt.fired().await };
         let attr = self.fs.lock(handle, asked, wait, interrupted, self.grace).await.map_err(refused)?;
         self.revalidate(&attr).await;
+        // They end with this process; if it crashes, whoever relies on them is told as of data that is lost.
+        self.inherited.mark(inode, lock.handle);
         Ok(())
     }
 
@@ -44,12 +46,12 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     /// file locked while it waits for this answer.)
     async fn revalidate(&self, attr: &Attr) {
         let (attributes_changed, pages_good) = self.told.open(attr);
-        if !pages_good && let Some(notifier) = self.notifier.get() {
+        if !pages_good && let Some(notifier) = self.told.notifier() {
             if let Err(errno) = notifier.inval_inode(self.inode(attr.ino), 0, 0).await {
                 tracing::warn!(%errno, "the kernel keeps old pages of a file that was locked");
             }
         } else if attributes_changed {
-            self.drop_attributes(attr.ino);
+            self.told.drop_attributes(self.inode(attr.ino));
         }
     }
 
@@ -72,9 +74,9 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         if !self.appending.lock().contains_key(&handle) || self.fs.is_alone(ino) {
             return;
         }
-        self.drop_attributes(ino);
+        self.told.drop_attributes(inode);
         self.told.doubt_pages(ino);
-        if let Some(notifier) = self.notifier.get().cloned() {
+        if let Some(notifier) = self.told.notifier().cloned() {
             let inode = self.inode(ino);
             // The kernel holds the file while it waits for the answer to the write.
             tokio::spawn(async move { notifier.inval_inode(inode, 0, 0).await });

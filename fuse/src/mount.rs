@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use client::backend::{BlockStore, Metadata};
 
+use crate::control::Turn;
 use crate::door::Door;
+use crate::ledger::Ledger;
+use crate::takeover::{Inheritance, settle};
 use crate::wire::abi::capability;
 use crate::wire::{self, End, Mounted, Notifier, Session, SessionError, SessionOptions, Unmount, UnmountError};
 
@@ -21,8 +24,20 @@ pub struct MountOptions {
     pub allow_other: Option<bool>,
     /// Nothing can be changed.
     pub read_only: bool,
-    /// For how long names and attributes may be used without asking the cluster. Names that are not
-    /// there are asked for every time.
+    /// Device nodes work (only as root).
+    pub devices: bool,
+    /// Set-id bits work (only as root).
+    pub set_ids: bool,
+    /// Programs may be run from here.
+    pub programs: bool,
+    /// Reading changes access times, as far as the cluster keeps them.
+    pub access_times: bool,
+    /// Which user and group everything is shown to belong to, if not its own.
+    pub shown_as: (Option<u32>, Option<u32>),
+    /// What the mount table calls its source.
+    pub source: String,
+    /// For how long attributes may be used without asking the cluster where this mount has no lease, by whoever
+    /// has the file open; names are asked for every time, and bring the attributes with them.
     pub ttl: Duration,
     /// How long an operation may go on after its caller was interrupted; then it ends with EINTR.
     pub interrupt_grace: Duration,
@@ -33,6 +48,12 @@ impl Default for MountOptions {
         MountOptions {
             allow_other: None,
             read_only: false,
+            devices: false,
+            set_ids: false,
+            programs: true,
+            access_times: true,
+            shown_as: (None, None),
+            source: "mangrove".into(),
             ttl: Duration::from_secs(1),
             interrupt_grace: Duration::from_secs(1),
         }
@@ -45,6 +66,9 @@ pub enum MountError {
     /// The mountpoint, the rights, or the helper program.
     #[error(transparent)]
     Mount(#[from] wire::MountError),
+    /// What the process before left.
+    #[error("cannot read what the process before left: {0}")]
+    Ledger(std::io::Error),
     /// The kernel and this program could not agree.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -54,6 +78,7 @@ pub enum MountError {
 #[derive(Debug)]
 pub struct Mount {
     session: Session,
+    _settling: Option<Settling>,
 }
 
 /// Mounts `fs` at `mountpoint` and returns when it can be used.
@@ -65,19 +90,74 @@ pub async fn mount<M: Metadata, B: BlockStore>(
     mountpoint: &Path,
     options: MountOptions,
 ) -> Result<Mount, MountError> {
-    let how = wire::MountOptions {
-        allow_other: options.allow_other.unwrap_or_else(|| rustix::process::geteuid().is_root()),
-        read_only: options.read_only,
-        ..wire::MountOptions::default()
+    let (mounted, connection) = Mounted::mount(mountpoint, &options.wire())?;
+    let door = Arc::new(Door::new(fs, &options, Inheritance::default(), None));
+    let session = Session::start(mounted, connection, door, session_options());
+    Ok(Mount { session: session.await?, _settling: None })
+}
+
+/// Serves a mount whose connection a supervisor has, from where the process before stopped.
+///
+/// # Errors
+/// [`MountError`]; the supervisor still has the mount then.
+pub async fn serve<M: Metadata, B: BlockStore>(
+    fs: Arc<client::fs::Filesystem<M, B>>,
+    mountpoint: &Path,
+    options: MountOptions,
+    turn: Turn,
+) -> Result<Mount, MountError> {
+    let Turn { connection, ledger, agreed, lost, tell } = turn;
+    let (ledger, unsynced) = Ledger::open(ledger).map_err(MountError::Ledger)?;
+    let ledger = Arc::new(ledger);
+    if lost {
+        tracing::warn!(inodes = unsynced.len(), "goes on after a crash; what was not synced may be lost");
+    } else {
+        ledger.synced(ledger.unsynced(None));
+    }
+    let unsynced = lost.then_some(unsynced);
+    let inherited = Inheritance::new(Some(ledger.clone()), agreed.is_some(), unsynced);
+    let door = Arc::new(Door::new(fs.clone(), &options, inherited, Some(tell)));
+    let mounted = Mounted::of_another(mountpoint);
+    let session = match agreed {
+        None => Session::start(mounted, connection, door, session_options()).await?,
+        Some(agreed) => Session::resume(mounted, connection, door, session_options(), agreed).await?,
     };
-    let (mounted, connection) = Mounted::mount(mountpoint, &how)?;
-    // The replicas clear set-id bits themselves. The kernel would ask for `security.capability`,
-    // which is a round of agreement, at each write.
+    let settling = Settling(tokio::spawn(settle(fs.clone(), ledger, fs.root().0)).abort_handle());
+    Ok(Mount { session, _settling: Some(settling) })
+}
+
+/// The replicas clear set-id bits themselves. The kernel would ask for `security.capability`, which is
+/// a round of agreement, at each write.
+fn session_options() -> SessionOptions {
     let locks = capability::POSIX_LOCKS | capability::FLOCK_LOCKS;
     let capabilities = capability::DEFAULT | capability::HANDLE_KILLPRIV_V2 | locks;
-    let door = Arc::new(Door::new(fs, options.ttl, options.interrupt_grace));
-    let session = Session::start(mounted, connection, door, SessionOptions { capabilities, ..Default::default() });
-    Ok(Mount { session: session.await? })
+    SessionOptions { capabilities, ..Default::default() }
+}
+
+impl MountOptions {
+    /// How the kernel is to mount it.
+    pub(crate) fn wire(&self) -> wire::MountOptions {
+        wire::MountOptions {
+            allow_other: self.allow_other.unwrap_or_else(|| rustix::process::geteuid().is_root()),
+            read_only: self.read_only,
+            devices: self.devices,
+            set_ids: self.set_ids,
+            programs: self.programs,
+            access_times: self.access_times,
+            source: self.source.clone(),
+            ..wire::MountOptions::default()
+        }
+    }
+}
+
+/// Keeps the ledger for as long as the mount is served.
+#[derive(Debug)]
+struct Settling(tokio::task::AbortHandle);
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Mount {
@@ -98,6 +178,17 @@ impl Mount {
         self.session.ended().await
     }
 
+    /// What was agreed on with the kernel.
+    pub fn agreed(&self) -> wire::request::Init {
+        *self.session.kernel()
+    }
+
+    /// Stops serving, for the next process to go on. Says whether everything under way was answered within
+    /// `limit`; the rest is the next one's.
+    pub async fn leave(&self, limit: Duration) -> bool {
+        self.session.leave(limit).await
+    }
+
     /// Unmounts. When it returns everything written is committed, as far as it can be.
     ///
     /// Where programs still use the mount after a few seconds, it is taken out of their sight and
@@ -107,22 +198,30 @@ impl Mount {
     /// # Errors
     /// [`UnmountError`]: it is still mounted.
     pub async fn unmount(&self) -> Result<(), UnmountError> {
-        let start = Instant::now();
-        loop {
-            match self.session.unmount(Unmount::Clean).await {
-                Ok(()) => break,
-                Err(UnmountError::Busy { .. }) if start.elapsed() < BUSY_TIMEOUT => {
-                    tokio::time::sleep(BUSY_RETRY).await;
-                }
-                Err(UnmountError::Busy { .. }) => {
-                    tracing::warn!("programs still use the mount; it is detached from the tree of files");
-                    return self.session.unmount(Unmount::Lazy).await;
-                }
-                Err(error) => return Err(error),
-            }
+        if !unmount_patiently(async |how| self.session.unmount(how).await).await? {
+            self.ended().await;
         }
-        self.ended().await;
         Ok(())
+    }
+}
+
+/// Unmounts, after a few seconds even though programs use it: then it is detached, and this says so.
+pub(crate) async fn unmount_patiently(
+    unmount: impl AsyncFn(Unmount) -> Result<(), UnmountError>,
+) -> Result<bool, UnmountError> {
+    let start = Instant::now();
+    loop {
+        match unmount(Unmount::Clean).await {
+            Ok(()) => return Ok(false),
+            Err(UnmountError::Busy { .. }) if start.elapsed() < BUSY_TIMEOUT => {
+                tokio::time::sleep(BUSY_RETRY).await;
+            }
+            Err(UnmountError::Busy { .. }) => {
+                tracing::warn!("programs still use the mount; it is detached from the tree of files");
+                return unmount(Unmount::Lazy).await.map(|()| true);
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 

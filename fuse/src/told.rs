@@ -1,16 +1,27 @@
-//! What the kernel was told of files, to know when it has to be told again; and of directories, which it
-//! may ask for after they are removed.
+//! What the kernel was told: of files, to know when it has to be told again; of directories, which it may
+//! ask for after they are removed; and what it may believe for as long as a lease lasts, and must forget
+//! when the lease is given back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
 
 use meta::{Attr, Ino, Kind};
 use parking_lot::Mutex;
+use tokio::sync::RwLock;
+
+use crate::wire::{Notifier, Request};
 
 /// What the kernel was told of every file and directory that it knows.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     files: Mutex<HashMap<Ino, Known>>,
     directories: Mutex<HashMap<Ino, Attr>>,
+    /// Of which inodes, by the kernel's numbers, it may believe the attributes for as long as a lease lasts.
+    lasting: Mutex<HashSet<u64>>,
+    /// Shared by answers that say so until the kernel has them; held alone while it is made to forget.
+    telling: Arc<RwLock<()>>,
+    notifier: OnceLock<Notifier>,
+    names_expire: OnceLock<bool>,
 }
 
 /// Of one file.
@@ -65,8 +76,92 @@ impl Told {
     }
 
     /// The kernel knows it no more.
-    pub(crate) fn forget(&self, ino: Ino) {
+    pub(crate) fn forget(&self, ino: Ino, inode: u64) {
         self.files.lock().remove(&ino);
         self.directories.lock().remove(&ino);
+        self.lasting.lock().remove(&inode);
+    }
+
+    /// The way to the kernel is open.
+    pub(crate) fn connect(&self, notifier: Notifier) -> bool {
+        let names_expire = notifier.expire_names().is_ok();
+        self.notifier.set(notifier).is_ok() && self.names_expire.set(names_expire).is_ok()
+    }
+
+    /// The way to the kernel, once it is open.
+    pub(crate) fn notifier(&self) -> Option<&Notifier> {
+        self.notifier.get()
+    }
+
+    /// Whether names can be taken back that the kernel may believe for long.
+    pub(crate) fn names_expire(&self) -> bool {
+        self.names_expire.get().is_some_and(|can| *can)
+    }
+
+    /// Whether this answer is about to say that something lasts: then it takes no more time.
+    pub(crate) fn is_telling(&self, request: &Request) -> bool {
+        request.until_answered.get().is_some()
+    }
+
+    /// Before an answer says that something lasts: what makes the kernel forget waits for the answer.
+    pub(crate) async fn begin_telling(&self, request: &Request) {
+        if !self.is_telling(request) {
+            let guard = self.telling.clone().read_owned().await;
+            // If another was quicker one guard is enough.
+            let _ = request.until_answered.set(guard);
+        }
+    }
+
+    /// The kernel is about to get attributes of this inode, by its number, that last.
+    pub(crate) fn tell_lasting(&self, inode: u64) {
+        self.lasting.lock().insert(inode);
+    }
+
+    /// Makes the kernel forget everything that it may believe for as long as a lease lasts.
+    pub(crate) async fn forget_lasting(self: Arc<Self>) {
+        let _alone = self.telling.clone().write_owned().await;
+        let lasting = core::mem::take(&mut *self.lasting.lock());
+        let told = self.clone();
+        let forgotten = tokio::task::spawn_blocking(move || {
+            let Some(notifier) = told.notifier.get() else { return Ok(()) };
+            let names = if told.names_expire() { notifier.expire_names() } else { Ok(()) };
+            lasting.into_iter().try_for_each(|inode| notifier.inval_attributes(inode)).and(names)
+        });
+        match forgotten.await {
+            Ok(Ok(())) => {}
+            Ok(Err(errno)) => tracing::error!(%errno, "the kernel keeps what others may change from now on"),
+            Err(_) => tracing::debug!("the runtime is shut down"),
+        }
+    }
+
+    /// Makes the kernel ask for the attributes of this inode again.
+    pub(crate) fn drop_attributes(&self, inode: u64) {
+        if let Some(notifier) = self.notifier.get()
+            && let Err(errno) = notifier.inval_attributes(inode)
+        {
+            tracing::warn!(%errno, "the kernel keeps old attributes");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn forgetting_waits_for_answers_that_say_that_something_lasts() {
+        let told = Arc::new(Told::default());
+        let (interrupt, until_answered) = Default::default();
+        let request = Request { unique: 2, uid: 0, gid: 0, pid: 1, interrupt, until_answered };
+        told.begin_telling(&request).await;
+        told.begin_telling(&request).await;
+        told.tell_lasting(7);
+        let forgetting = told.clone().forget_lasting();
+        tokio::pin!(forgetting);
+        assert!(futures::poll!(forgetting.as_mut()).is_pending());
+        assert!(told.lasting.lock().contains(&7));
+        drop(request);
+        forgetting.await;
+        assert!(told.lasting.lock().is_empty());
     }
 }

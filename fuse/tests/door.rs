@@ -3,6 +3,7 @@
 //! Without `/dev/fuse`, or as a user without `fusermount3`, these tests say so and do nothing.
 
 mod cluster;
+mod takeover;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -16,40 +17,16 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use cluster::Cluster;
-use fuse::wire::{Errno, HelperError};
-use fuse::{Mount, MountError, MountOptions, mount};
+use cluster::{Cluster, PATIENCE, blocking, unmount};
+use fuse::wire::Errno;
+use fuse::{Mount, MountOptions};
 use rustix::fs::{CWD, FallocateFlags, RawDir, RenameFlags, XattrFlags};
 use tempfile::TempDir;
 
-/// How long anything here may take before the test fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// Mounts the volume for one more client, or says why this machine cannot.
 async fn mounted(cluster: &Cluster) -> Option<(Mount, TempDir)> {
-    let mountpoint = tempfile::tempdir().unwrap();
     let options = MountOptions { interrupt_grace: Duration::from_millis(100), ..MountOptions::default() };
-    match mount(cluster.open(), mountpoint.path(), options).await {
-        Ok(mount) => Some((mount, mountpoint)),
-        Err(MountError::Mount(
-            error @ (fuse::wire::MountError::DeviceMissing
-            | fuse::wire::MountError::DeviceDenied
-            | fuse::wire::MountError::NotPermitted
-            | fuse::wire::MountError::Helper(HelperError::Missing { .. })),
-        )) => {
-            eprintln!("SKIPPED, this machine cannot mount: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
-
-async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(run)).await.expect("in time").unwrap()
-}
-
-async fn unmount(mount: Mount) {
-    tokio::time::timeout(PATIENCE, mount.unmount()).await.expect("in time").unwrap();
+    cluster::mounted(cluster.open(), options).await
 }
 
 /// Runs `check` in a mount, then `again` in a mount by another client.

@@ -185,7 +185,8 @@ impl State {
     }
 
     /// The inodes that an operation looks at or changes.
-    pub(crate) fn touched(&self, op: &Op) -> Vec<Ino> {
+    #[must_use]
+    pub fn touched(&self, op: &Op) -> Vec<Ino> {
         let named = |parent: &Ino, name| self.entry(*parent, name).map(|entry| entry.ino);
         match op {
             Op::Lookup { parent, name }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::mount::Mount;
+use crate::net::{self, Net, inside};
 use crate::process::{ANSWER, Process, mangrove, run_ok};
 use crate::status::Status;
 use crate::wait::wait_until;
@@ -67,6 +68,7 @@ pub fn set(file: &Path, name: &str, value: &str) {
 #[derive(Debug)]
 pub struct Cluster {
     nodes: BTreeMap<usize, Process>,
+    net: Option<Net>,
     dir: TempDir,
 }
 
@@ -78,12 +80,43 @@ impl Cluster {
     #[must_use]
     #[track_caller]
     pub fn configure() -> Cluster {
-        let dir = tempfile::Builder::new().prefix("mangrove-cluster-").tempdir().expect("a temporary folder");
+        Cluster::configure_in(&std::env::temp_dir(), None)
+    }
+
+    /// Makes a cluster somewhere below `parent`, on hosts of its own if there is a net, with all its nodes
+    /// running and an empty default volume.
+    ///
+    /// # Panics
+    /// If a node does not get ready.
+    #[must_use]
+    #[track_caller]
+    pub fn start_in(parent: &Path, net: Option<Net>) -> Cluster {
+        let mut cluster = Cluster::configure_in(parent, net);
+        cluster.start_all();
+        cluster
+    }
+
+    #[track_caller]
+    fn configure_in(parent: &Path, net: Option<Net>) -> Cluster {
+        let dir = tempfile::Builder::new().prefix("mangrove-cluster-").tempdir_in(parent).expect("a temporary folder");
         let mut command = mangrove(dir.path());
         command.args(["cluster", "new"]).arg(dir.path().join("cluster"));
-        command.args(["--base-port", &free_ports().to_string()]);
+        match &net {
+            Some(_) => command.args(["--host", net::CLUSTER, "--base-port", "16000"]),
+            None => command.args(["--base-port", &free_ports().to_string()]),
+        };
         run_ok(&mut command, ANSWER);
-        Cluster { nodes: BTreeMap::new(), dir }
+        Cluster { nodes: BTreeMap::new(), net, dir }
+    }
+
+    /// The hosts that this cluster and its clients are on.
+    ///
+    /// # Panics
+    /// If all are on the machine itself.
+    #[must_use]
+    #[track_caller]
+    pub fn net(&self) -> &Net {
+        self.net.as_ref().expect("a cluster with hosts of its own")
     }
 
     /// Makes a cluster with all its nodes running and an empty default volume.
@@ -105,7 +138,16 @@ impl Cluster {
     #[track_caller]
     pub fn start_all(&mut self) {
         self.start_nodes(0..NODES);
-        run_ok(self.admin().args(["volume", "create", "main"]), ANSWER);
+        let mut create = self.admin();
+        create.args(["volume", "create", "main"]);
+        run_ok(&mut self.on_its_host(create), ANSWER);
+    }
+
+    fn on_its_host(&self, command: Command) -> Command {
+        match &self.net {
+            Some(net) => inside(net.cluster(), &command),
+            None => command,
+        }
     }
 
     /// The folder that `cluster new` made: `cluster.toml`, `admin.key` and a folder a node.
@@ -159,7 +201,8 @@ impl Cluster {
         let mut started = Vec::new();
         for node in nodes {
             let (name, log) = (format!("node-{node}"), self.dir.path().join(format!("node-{node}.log")));
-            self.nodes.insert(node, Process::start(&name, &mut self.node_command(node), &log));
+            let command = self.on_its_host(self.node_command(node));
+            self.nodes.insert(node, Process::start(&name, &mut { command }, &log));
             started.push(node);
         }
         for node in started {
@@ -199,7 +242,11 @@ impl Cluster {
     /// A command asked as the administrator of this cluster, its arguments still to come.
     #[must_use]
     pub fn admin(&self) -> Command {
-        let mut command = mangrove(self.dir.path());
+        self.admin_at(self.dir.path())
+    }
+
+    fn admin_at(&self, home: &Path) -> Command {
+        let mut command = mangrove(home);
         command.arg("--cluster").arg(self.path().join("cluster.toml"));
         command.arg("--key").arg(self.path().join("admin.key"));
         command
@@ -237,6 +284,21 @@ impl Cluster {
         self.mount_with(name, &["--ordered", "--max-age", age])
     }
 
+    /// As [`Cluster::mount`], on the host of a client, and with a local cache that only this mount has.
+    ///
+    /// # Panics
+    /// If it does not mount.
+    #[must_use]
+    #[track_caller]
+    pub fn mount_at(&self, client: usize, options: &[&str]) -> Mount {
+        let home = self.dir.path().join(format!("client{client}"));
+        let (path, log) = (home.join("mnt"), home.join("mount.log"));
+        fs::create_dir_all(&path).expect("mkdir");
+        let mut command = self.admin_at(&home);
+        command.arg("mount").args(options).arg(&path);
+        Mount::start(&format!("client{client}"), &mut inside(self.net().client(client), &command), &path, &log)
+    }
+
     /// As [`Cluster::mount`], with these options.
     ///
     /// # Panics
@@ -256,7 +318,7 @@ impl Cluster {
     #[must_use]
     #[track_caller]
     pub fn status(&self) -> Status {
-        Status::ask(&mut self.admin())
+        Status::ask(&mut self.on_its_host(self.admin()))
     }
 
     /// Waits until `status` shows what `condition` asks for.

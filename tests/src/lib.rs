@@ -8,7 +8,9 @@
 //! trouble by panicking with a message that names the process and shows the end of its log.
 
 pub mod cluster;
+pub mod janitor;
 pub mod mount;
+pub mod net;
 pub mod posix;
 pub mod process;
 pub mod random;
@@ -19,6 +21,7 @@ pub mod work;
 
 pub use cluster::Cluster;
 pub use mount::{Mount, Up};
+pub use net::Net;
 pub use process::{Process, mangrove, run_ok, run_refused};
 pub use status::Status;
 pub use wait::wait_until;

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
 
 use crate::process::{ANSWER, Process, START, cache_folder, mangrove, run_ok};
 use crate::status::Status;
-use crate::wait::poll;
+use crate::wait::{poll, wait_until};
 
 /// Whether something is mounted on this folder.
 #[must_use]
@@ -18,6 +19,18 @@ pub fn is_mounted(path: &Path) -> bool {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let wanted = path.to_string_lossy().replace(' ', "\\040");
     table.lines().any(|line| line.split(' ').nth(4) == Some(&wanted))
+}
+
+/// The newest child of a process, if it has one that is not dead.
+#[must_use]
+pub fn child_of(parent: u32) -> Option<Pid> {
+    let is_child = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let mut rest = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+        rest.next().is_some_and(|state| state != "Z" && state != "X") && rest.next() == Some(&parent.to_string())
+    };
+    let all = fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Pid::from_raw(all.filter(is_child).max()?)
 }
 
 /// A process that serves a mount: stopped, and unmounted come what may, when dropped.
@@ -61,6 +74,33 @@ impl Mount {
     /// The process that serves it.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// The process that serves it just now, which the supervisor started; `None` between two of them.
+    #[must_use]
+    pub fn server(&self) -> Option<Pid> {
+        child_of(self.process.id())
+    }
+
+    /// `kill -9` of the process that serves it: the supervisor starts another.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[track_caller]
+    pub fn kill_server(&self) {
+        let server = wait_until("it is served", START, || self.server());
+        kill_process(server, Signal::KILL).expect("it can be killed");
+        wait_until("it is dead", START, || (self.server() != Some(server)).then_some(()));
+    }
+
+    /// `kill -9` of everything behind it, the supervisor first, so that nobody starts it again.
+    pub fn kill(&mut self) {
+        let server = self.server();
+        self.process.kill();
+        if let Some(server) = server {
+            let _ = kill_process(server, Signal::KILL);
+            wait_until("it is gone", START, || test_kill_process(server).is_err().then_some(()));
+        }
     }
 
     /// Stops it cleanly.

@@ -199,7 +199,7 @@ fn what_fsync_promised_survives_the_death_of_all_nodes() {
     let mut open = File::create(mount.path().join("in flight")).expect("create");
     open.write_all(&noise(99, 0, 3_000_000)).expect("write");
     cluster.kill_nodes(0..NODES);
-    mount.process().kill();
+    mount.kill();
     drop((open, mount));
 
     for round in 0..2 {

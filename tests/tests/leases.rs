@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 use tests::{Cluster, needs_mount, one_at_a_time, wait_until};
 
 /// The longest that somebody waits for a turn.
@@ -82,7 +82,7 @@ fn a_mount_that_was_killed_goes_on_at_once_and_has_what_was_synced() {
     }
     File::open(&dir).and_then(|dir| dir.sync_all()).expect("synced");
     (0..100).for_each(|index| fs::write(dir.join(format!("later{index:03}")), "x").expect("written"));
-    mount.process().kill();
+    mount.kill();
     drop(mount);
 
     let mount = cluster.mount("mount");
@@ -106,13 +106,14 @@ fn a_mount_that_stood_still_for_too_long_is_cut_off_and_says_so() {
     needs_mount!();
     let _turn = one_at_a_time();
     let cluster = Cluster::start();
-    let (mut still, other) = (cluster.mount("still"), cluster.mount("other"));
+    let (still, other) = (cluster.mount("still"), cluster.mount("other"));
     let mut file = File::create(still.path().join("before")).expect("created");
     file.write_all(b"synced").expect("written");
     file.sync_all().expect("synced");
     let mut unsent = File::create(still.path().join("unsent")).expect("created");
     unsent.write_all(b"never seen").expect("written");
-    still.process().signal(Signal::STOP);
+    let server = still.server().expect("it is served");
+    kill_process(server, Signal::STOP).expect("stopped");
 
     let began = Instant::now();
     assert_eq!(fs::read_to_string(other.path().join("before")).expect("its lease runs out"), "synced");
@@ -124,7 +125,7 @@ fn a_mount_that_stood_still_for_too_long_is_cut_off_and_says_so() {
         names
     };
     let now = listed(other.path());
-    still.process().signal(Signal::CONT);
+    kill_process(server, Signal::CONT).expect("continued");
     assert!(unsent.sync_all().is_err(), "what was not sent is lost, and whoever asks is told");
     assert_eq!(listed(still.path()), now);
     assert_eq!(fs::read_to_string(still.path().join("meanwhile")).expect("read"), "by the other");

@@ -48,7 +48,8 @@ for line in sys.stdin:
         elif word == 'get':
             asked = struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0)
             kind, _, start, len, pid = struct.unpack('hhqqi4x', fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-            print({fcntl.F_RDLCK: 'shared', fcntl.F_WRLCK: 'exclusive', fcntl.F_UNLCK: 'none'}[kind], start, len, flush=True)
+            words = {fcntl.F_RDLCK: 'shared', fcntl.F_WRLCK: 'exclusive', fcntl.F_UNLCK: 'none'}
+            print(words[kind], start, len, flush=True)
             continue
         print('done', flush=True)
     except InterruptedError: print('EINTR', flush=True)

@@ -5,6 +5,8 @@ mod bench;
 mod ci;
 mod model;
 mod mutations;
+mod programs;
+mod soak;
 mod steps;
 mod tools;
 
@@ -47,12 +49,20 @@ enum Chore {
     Mutations(mutations::Options),
     /// The large runs: 20,000 files, a 5 GiB file, a build on the mount, nodes killed meanwhile.
     Accept(accept::Options),
+    /// Databases, a C build, editors, rsync, tar, dbench and fsx on a mount, some of it while the program or
+    /// the mount is killed.
+    Programs(programs::Options),
+    /// Two mounts on hosts of their own that are killed, stopped and cut off while they work on the same
+    /// files; all they saw is checked. As root.
+    Soak(soak::Options),
 }
 
 #[derive(Subcommand)]
 enum Bench {
     /// The mount beside a plain folder and a passthrough FUSE filesystem, in one run.
     Fs(bench::fs::Options),
+    /// What goes over the network when a large file changes a little. As root.
+    Bytes(bench::bytes::Options),
     /// Consensus: operations per second, latency and cost of four replicas over loopback TLS.
     #[command(disable_help_flag = true)]
     Bft {
@@ -80,6 +90,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().chore {
         Chore::Ci => ci::run(),
         Chore::Bench(Bench::Fs(options)) => bench::fs::run(&options),
+        Chore::Bench(Bench::Bytes(options)) => bench::bytes::run(&options),
         Chore::Bench(Bench::Bft { arguments }) => bench::bft(&[], &arguments),
         Chore::Bench(Bench::Failover { arguments }) => bench::bft(&["failover"], &arguments),
         Chore::Bench(Bench::Restart { arguments }) => bench::bft(&["restart"], &arguments),
@@ -87,6 +98,8 @@ fn main() -> ExitCode {
         Chore::Model(options) => model::run(&options),
         Chore::Mutations(options) => mutations::run(&options),
         Chore::Accept(options) => accept::run(&options),
+        Chore::Programs(options) => programs::run(&options),
+        Chore::Soak(options) => soak::run(&options),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

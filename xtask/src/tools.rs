@@ -10,9 +10,17 @@ const NEEDED: &[(&str, &str)] = &[("fusermount3", "fuse3"), ("sqlite3", "sqlite3
 /// # Errors
 /// One line that says what to install.
 pub(crate) fn check() -> anyhow::Result<String> {
-    let missing: Vec<_> = NEEDED.iter().filter(|(program, _)| !on_path(program)).collect();
+    check_for(NEEDED)
+}
+
+/// Checks that these programs are installed, each named with its package.
+///
+/// # Errors
+/// One line that says what to install.
+pub(crate) fn check_for(needed: &[(&str, &str)]) -> anyhow::Result<String> {
+    let missing: Vec<_> = needed.iter().filter(|(program, _)| !on_path(program)).collect();
     if missing.is_empty() {
-        return Ok(NEEDED.iter().map(|(program, _)| *program).collect::<Vec<_>>().join(", "));
+        return Ok(needed.iter().map(|(program, _)| *program).collect::<Vec<_>>().join(", "));
     }
     let programs = missing.iter().map(|(program, _)| *program).collect::<Vec<_>>().join(", ");
     let packages = missing.iter().map(|(_, package)| *package).collect::<Vec<_>>().join(" ");

@@ -73,6 +73,8 @@ pub(super) struct State {
     pub(super) stale: bool,
     /// It has no name any more, and is kept for us.
     pub(super) orphan: bool,
+    /// It has no name any more, because of another mount: it is that one's to let go.
+    pub(super) borrowed: bool,
     /// Sealing long runs in the background is under way.
     pub(super) staging: bool,
     /// How much unsealed data there must be before long runs are looked for.
@@ -163,6 +165,7 @@ impl OpenFile {
             writer: Caller::default(),
             stale: false,
             orphan: attr.nlink == 0,
+            borrowed: attr.nlink == 0,
             staging: false,
             stage_at: stage_bytes,
             ahead: ReadAhead::default(),
@@ -218,6 +221,7 @@ impl State {
             self.attr = attr;
             self.fetched = Some(Instant::now());
             self.stale = attr.content_version > self.base;
+            self.borrowed |= attr.nlink == 0 && !self.orphan;
             self.orphan = attr.nlink == 0;
         }
     }

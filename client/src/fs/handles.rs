@@ -65,6 +65,8 @@ pub(super) struct Open {
     pub(super) flags: OpenFlags,
     pub(super) caller: Caller,
     pub(super) locks: HandleLocks,
+    /// Another process opened it, with flags that are not all known.
+    pub(super) adopted: bool,
 }
 
 impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
@@ -167,7 +169,6 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             self.open_empty(caller, ino, flags).await?
         } else {
             let (attr, content) = self.open_content(caller, ino, flags.mask()).await?;
-            self.need_name(&attr)?;
             self.attach(attr, &content)?
         };
         Ok(self.add_handle(file, caller, flags))
@@ -186,9 +187,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let ops = [Op::Open { ino, mask: flags.mask() }, Op::Commit(commit)];
         let answers = self.calls(ops.map(|op| Call { caller: caller.clone(), op }).into()).await?;
         let mut answers = answers.into_iter().map(|answer| answer.into_result());
-        if let Reply::Opened { attr, .. } = answers.next().expect("two answers")? {
-            self.need_name(&attr)?;
-        }
+        answers.next().expect("two answers")?;
         let attr = attr_of(answers.next().expect("two answers")?)?;
         if let (Some(file), Some(pipeline)) = (&known, &mut pipeline) {
             file.state.lock().reset(attr, content.clone(), &self.budget);
@@ -198,19 +197,12 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         self.attach(attr, &content)
     }
 
-    /// Refuses to open what has no name any more and is not kept by this mount: another one keeps it, and the
-    /// kernel knows it by a name that leads elsewhere by now. It asks again for the name then.
-    fn need_name(&self, attr: &Attr) -> Result<()> {
-        let ours = || self.is_open(attr.ino) || self.opening.lock().is_lost(attr.ino) == Ok(true);
-        if attr.nlink == 0 && !ours() { Err(Denied::Stale.into()) } else { Ok(()) }
-    }
-
     /// The open file of an inode whose attributes and content were just asked for, with one more
     /// handle. The ticket of asking is still held.
     ///
     /// # Errors
     /// `Denied(Stale)` if it lost its last name since and is let go.
-    fn attach(&self, attr: Attr, content: &Content) -> Result<Arc<OpenFile>> {
+    pub(super) fn attach(&self, attr: Attr, content: &Content) -> Result<Arc<OpenFile>> {
         let opening = self.opening.lock();
         let lost = opening.is_lost(attr.ino)?;
         let file = {
@@ -228,7 +220,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
                 state.attr.version += 1;
                 (state.attr.nlink, state.fetched) = (0, None);
             }
-            state.orphan = true;
+            (state.orphan, state.borrowed) = (true, false);
         }
         Ok(file)
     }
@@ -236,7 +228,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     fn add_handle(&self, file: Arc<OpenFile>, caller: &Caller, flags: OpenFlags) -> Opened {
         let attr = file.state.lock().local_attr();
         let handle = Handle(self.next_handle.fetch_add(1, Ordering::Relaxed));
-        let open = Open { file, flags, caller: caller.clone(), locks: HandleLocks::default() };
+        let open = Open { file, flags, caller: caller.clone(), locks: HandleLocks::default(), adopted: false };
         self.handles.lock().insert(handle, Arc::new(open));
         Opened { handle, attr }
     }
@@ -254,7 +246,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             return Ok(());
         }
         if file.state.lock().orphan {
-            if !self.give_up(file).await {
+            if !self.give_up(file).await || file.state.lock().borrowed {
                 return Ok(());
             }
             let released = self.let_go(file.ino, &open.caller).await;

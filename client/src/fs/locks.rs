@@ -70,6 +70,11 @@ pub enum LockWait {
 pub(super) struct LockOwners(Mutex<BTreeMap<(LockKind, u64), BTreeSet<Handle>>>);
 
 impl LockOwners {
+    /// Whether there are any.
+    pub(super) fn any(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+
     /// An owner has no locks any more.
     pub(super) fn forget(&self, kind: LockKind, owner: u64) {
         self.0.lock().remove(&(kind, owner));
@@ -317,6 +322,10 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         }
         file.owners.0.lock().clear();
         let dropped = self.drop_changes(file, pipeline);
+        if dropped {
+            // Whoever writes next is told.
+            file.state.lock().error = Some(Denied::Fenced.into());
+        }
         tracing::error!(ino = file.ino.0, dropped, "locks were lost; files that had them must be closed");
         self.metadata.forget_lost(file.ino);
         self.released.notify_waiters();
@@ -329,8 +338,6 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             let (attr, content, dirty) = (state.attr, state.content.clone(), state.is_dirty());
             state.reset(attr, content, &self.budget);
             state.stale = true;
-            // Whoever writes next is told.
-            state.error = dirty.then_some(FsError::Denied(Denied::Fenced));
             dirty
         };
         self.outbox.discard(file.ino, &pipeline.pending);

@@ -7,11 +7,13 @@
 //! looks may be answered by one of them, with proof, if the options allow it to be a little old.
 //!
 //! Where to look: `names` and `attrs` are the namespace; `handles` opens, flushes and closes;
+//! `adopt` takes over handles of a process that is gone;
 //! `opening` keeps what loses its name while it is opened; `data` reads and writes; `locks`
 //! keeps others out, and `append` is a write to the end among others; `file` is what is
 //! known of an open file; `overlay`, `layout` and `view` say where its bytes are; `stage`, `outbox`
 //! and `commit` are the way down; `room` keeps the bound; `chunks` is the way up.
 
+mod adopt;
 mod append;
 mod attrs;
 mod chunks;
@@ -43,12 +45,13 @@ use futures::stream::{self, StreamExt as _};
 use meta::{Answer, Attr, Call, Caller, Denied, Ino, Op, Reply, Volume};
 use parking_lot::Mutex;
 
-use crate::backend::{BlockStore, Metadata, StoreSpace};
+use crate::backend::{BlockStore, Forget, Metadata, StoreSpace};
 use crate::cache::{BlockCache, CacheCounts, CacheOptions};
 use chunks::Chunks;
 use file::OpenFile;
 use outbox::{Budget, Outbox};
 
+pub use adopt::first_handle;
 pub use attrs::{SetAttr, VolumeSpace};
 pub use data::{Fallocate, Seek};
 pub use error::{FsError, Result};
@@ -74,6 +77,8 @@ pub struct Options {
     pub write_back: Duration,
     /// For how long the attributes of a file that is being written to here are not asked for again.
     pub dirty_attr_ttl: Duration,
+    /// For how long a file whose last name was removed is kept for others who found that name just before.
+    pub linger: Duration,
     /// How old names, attributes and links may be that one replica proves; `None`: every one is ordered.
     pub max_age: Option<Duration>,
 }
@@ -87,6 +92,7 @@ impl Default for Options {
             read_ahead_bytes: 8 << 20,
             write_back: Duration::from_secs(30),
             dirty_attr_ttl: Duration::from_secs(1),
+            linger: Duration::from_secs(5),
             max_age: None,
         }
     }
@@ -157,7 +163,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
             budget,
             files: Mutex::default(),
             handles: Mutex::default(),
-            next_handle: AtomicU64::new(1),
+            next_handle: AtomicU64::new(first_handle()),
             opening: Mutex::default(),
             released: tokio::sync::Notify::new(),
             relief: tokio::sync::Mutex::default(),
@@ -204,6 +210,26 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
 
     /// The kernel forgets `lookups` references to an inode. Nothing is kept for it here.
     pub fn forget(&self, _ino: Ino, _lookups: u64) {}
+
+    /// Counts how often something stopped being this mount's alone.
+    pub fn generation(&self) -> u64 {
+        self.shared.metadata.generation()
+    }
+
+    /// For how long what was asked of this inode in this generation may be remembered: its attributes, and if
+    /// it is a directory its names. See [`Metadata::lasts`].
+    pub fn lasts(&self, ino: Ino, generation: u64) -> Duration {
+        match self.shared.file(ino) {
+            // Its times and the space it takes are estimates.
+            Some(file) if file.is_dirty() => Duration::ZERO,
+            _ => self.shared.metadata.lasts(ino, generation),
+        }
+    }
+
+    /// Says how what was remembered for so long is forgotten; see [`Metadata::before_sharing`].
+    pub fn before_sharing(&self, forget: Forget) {
+        self.shared.metadata.before_sharing(forget);
+    }
 
     /// Commits everything that was written, for `sync(2)` and before unmounting.
     ///

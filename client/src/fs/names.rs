@@ -1,6 +1,7 @@
 //! The namespace: finding, making, linking, renaming, removing and listing names.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chunk::name::{DirectoryKey, open_target, seal_name, seal_target};
@@ -206,13 +207,20 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     /// caller stops waiting.
     async fn remove(self: &Arc<Self>, caller: &Caller, op: Op) -> Result<Reply> {
         let (shared, caller) = (self.clone(), caller.clone());
+        let parent = match &op {
+            Op::Rename { to, .. } => *to,
+            Op::Unlink { parent, .. } => *parent,
+            _ => unreachable!("nothing else takes names off files"),
+        };
+        // Nobody else can have found a name that is only known here.
+        let linger = if self.metadata.keeps(parent) { Duration::ZERO } else { self.options.linger };
         let removed = tokio::spawn(async move {
             let reply = shared.call(&caller, op).await?;
             match &reply {
-                Reply::Unlinked { ino, nlink } => shared.note_removed(&caller, *ino, *nlink).await,
+                Reply::Unlinked { ino, nlink } => shared.note_removed(&caller, *ino, *nlink, linger).await,
                 Reply::Renamed { moved, replaced } => {
                     if let Some((ino, nlink)) = replaced {
-                        shared.note_removed(&caller, *ino, *nlink).await;
+                        shared.note_removed(&caller, *ino, *nlink, linger).await;
                     }
                     shared.localize(*moved);
                 }
@@ -223,13 +231,13 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         removed.await.map_err(|failure| FsError::Unavailable(failure.to_string()))?
     }
 
-    async fn note_removed(self: &Arc<Self>, caller: &Caller, ino: Ino, nlink: u32) {
+    async fn note_removed(self: &Arc<Self>, caller: &Caller, ino: Ino, nlink: u32, linger: Duration) {
         let gone = {
             // No open may be attached between looking and taking note.
             let mut opening = self.opening.lock();
             let gone = !self.lost_name(ino, nlink) && nlink == 0;
             if gone {
-                opening.lose(ino, caller);
+                opening.lose(ino, caller, Instant::now() + linger);
             }
             gone
         };
@@ -252,7 +260,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         state.attr.version += 1;
         state.attr.nlink = nlink;
         state.fetched = None;
-        state.orphan = nlink == 0;
+        (state.orphan, state.borrowed) = (nlink == 0, false);
         *handles > 0
     }
 }

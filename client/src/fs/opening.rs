@@ -4,9 +4,9 @@
 //! once it is not open here and nothing that began before can still open it: an open may have been
 //! answered before the removal and be heard of after it.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meta::{Answer, Call, Caller, Denied, Ino, Op};
 
@@ -28,13 +28,13 @@ pub(super) struct Opening {
     begun: BTreeSet<u64>,
     /// Inodes to let go when nothing that began before is under way, unless they are open then; and
     /// for whom.
-    lost: VecDeque<(u64, Ino, Caller)>,
+    lost: VecDeque<(u64, Ino, Caller, Instant)>,
     /// Inodes that are let go: they can't be opened any more.
     releasing: HashSet<Ino>,
     /// Those of them that are gone, to be forgotten when nothing that began before is under way.
     released: VecDeque<(u64, Ino)>,
-    /// Those that replicas were not told yet.
-    queue: VecDeque<(Ino, Caller)>,
+    /// Those that replicas were not told yet, by when they are to be.
+    queue: BTreeMap<(Instant, Ino), Caller>,
     /// A task works on the queue.
     draining: bool,
 }
@@ -44,9 +44,10 @@ impl Opening {
         self.begun.first().is_none_or(|oldest| *oldest >= moment)
     }
 
-    /// Takes note of an inode that lost its last name and is not open here.
-    pub(super) fn lose(&mut self, ino: Ino, caller: &Caller) {
-        self.lost.push_back((self.next, ino, caller.clone()));
+    /// Takes note of an inode that lost its last name and is not open here, to be let go at that time or
+    /// later.
+    pub(super) fn lose(&mut self, ino: Ino, caller: &Caller, at: Instant) {
+        self.lost.push_back((self.next, ino, caller.clone(), at));
     }
 
     /// Whether an inode that is being opened lost its last name meanwhile.
@@ -57,7 +58,7 @@ impl Opening {
         if self.releasing.contains(&ino) {
             return Err(FsError::Denied(Denied::Stale));
         }
-        Ok(self.lost.iter().any(|(_, lost, _)| *lost == ino))
+        Ok(self.lost.iter().any(|(_, lost, ..)| *lost == ino))
     }
 }
 
@@ -94,11 +95,11 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             opening.releasing.remove(&ino);
         }
         while opening.lost.front().is_some_and(|(moment, ..)| opening.is_past(*moment)) {
-            let (_, ino, caller) = opening.lost.pop_front().expect("looked at just now");
+            let (_, ino, caller, at) = opening.lost.pop_front().expect("looked at just now");
             // The last handle of one that is open lets go of it.
             if !self.is_open(ino) {
                 opening.releasing.insert(ino);
-                opening.queue.push_back((ino, caller));
+                opening.queue.insert((at, ino), caller);
             }
         }
         if !opening.queue.is_empty()
@@ -121,7 +122,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
                 return Ok(());
             }
             if !opening.begun.is_empty() {
-                opening.lose(ino, caller);
+                opening.lose(ino, caller, Instant::now());
                 return Ok(());
             }
             opening.releasing.insert(ino);
@@ -148,16 +149,24 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     /// Tells replicas what is let go, many inodes at a time, until there are no more.
     async fn release_queued(self: Arc<Self>) {
         loop {
-            if self.opening.lock().queue.len() < RELEASES_MAX {
-                tokio::time::sleep(GATHER).await;
+            let first = self.opening.lock().queue.keys().next().map(|(at, _)| *at);
+            if let Some(first) = first {
+                tokio::time::sleep_until((first + GATHER).into()).await;
             }
             let batch: Vec<(Ino, Caller)> = {
                 let opening = &mut *self.opening.lock();
-                let count = opening.queue.len().min(RELEASES_MAX);
-                opening.draining = count > 0;
-                opening.queue.drain(..count).collect()
+                let now = Instant::now();
+                let due = opening.queue.range(..=(now, Ino(u64::MAX))).take(RELEASES_MAX).map(|(key, _)| *key);
+                let due: Vec<_> = due.collect();
+                opening.draining = !opening.queue.is_empty();
+                let take = |key| opening.queue.remove(&key).map(|caller| (key.1, caller));
+                due.into_iter().filter_map(take).collect()
             };
             if batch.is_empty() {
+                // One that is due sooner may have come meanwhile.
+                if self.opening.lock().draining {
+                    continue;
+                }
                 return;
             }
             let (inos, calls): (Vec<Ino>, Vec<Call>) =

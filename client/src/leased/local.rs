@@ -1,6 +1,6 @@
 //! What a holder of leases knows and has done.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use base::{ClusterId, Encode as _, PublicKey, Time};
@@ -23,6 +23,11 @@ const FADING: Duration = Duration::from_secs(25);
 const COPY_MAX: usize = 400_000;
 /// How long a directory that could not be fetched is not fetched again.
 const UNFETCHED: Duration = Duration::from_secs(10);
+
+/// How long what others asked for is nobody's at least: it is of no use to ask for it before.
+const OPEN: Duration = Duration::from_secs(10);
+/// As whom nobody asks.
+const ANYBODY: u32 = u32::MAX;
 
 /// What an operation takes that can't be done here as things are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +70,7 @@ pub(super) struct Part {
 
 /// A holder's copy of the state, its leases, and its log.
 pub(super) struct Local {
-    copy: State,
+    pub(super) copy: State,
     /// 0: it has no leases.
     epoch: u64,
     /// When the leases must not be used any more, since this machine was started.
@@ -89,12 +94,17 @@ pub(super) struct Local {
     losses: u64,
     has_held: bool,
     /// Something is being given back: until that is done replicas would still say that it is held here.
-    ceding: bool,
+    pub(super) ceding: bool,
     /// The volume's root, until a lease on it was asked for: before anything else, so that whoever had this
     /// holder's number is fenced, and nobody waits for it.
     root: Option<Ino>,
     /// `None`: everything is ordered, and only locks need a holder.
     volume_root: Option<Ino>,
+    generation: u64,
+    /// How often something was granted: answers from before do not count for it.
+    granted: u64,
+    /// What is looked at or changed by what is in the log.
+    pub(super) touched: HashSet<Ino>,
     pub(super) owned: Owned,
 }
 
@@ -122,6 +132,9 @@ impl Local {
             ceding: false,
             root,
             volume_root: root,
+            generation: 0,
+            granted: 0,
+            touched: HashSet::new(),
             owned: Owned::default(),
         }
     }
@@ -163,6 +176,29 @@ impl Local {
         self.is_usable() && self.copy.is_held_by(ino, me)
     }
 
+    /// Counts how often something stopped being this client's alone.
+    pub(super) fn ended(&self) -> u64 {
+        self.generation
+    }
+
+    /// Counts the same, and how often something began to be.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation + self.granted
+    }
+
+    /// What is remembered of what was asked until now is not to be relied on.
+    pub(super) fn end_generation(&mut self) {
+        self.generation += 1;
+    }
+
+    /// For how long what was asked of this inode in this generation stays as it is.
+    pub(super) fn lasts(&self, ino: Ino, generation: u64, me: &(PublicKey, u64)) -> Duration {
+        match generation == self.generation() && self.keeps(ino, me) {
+            true => self.until.saturating_sub(since_boot()),
+            false => Duration::ZERO,
+        }
+    }
+
     /// In whose name batches go, if there are leases.
     pub(super) fn by(&self, me: &(PublicKey, u64), log: Option<Log>) -> Option<By> {
         (self.epoch != 0).then_some(By { holder: me.1, epoch: self.epoch, log })
@@ -190,6 +226,7 @@ impl Local {
         }
         self.used = true;
         let now = self.now();
+        let touched = if is_logged(&call.op) { self.copy.touched(&call.op) } else { Vec::new() };
         let answer = self.copy.apply_own(now, me, call);
         self.owned.note(&call.op, &answer, me);
         if let Some(op) = logged_as(&call.op, &answer) {
@@ -197,6 +234,7 @@ impl Local {
             let (len, ready) = (call.to_bytes().len(), ready.cloned());
             self.log.push_back(Logged { call, at: now, len, ready });
             self.logged += 1;
+            self.touched.extend(touched);
             self.oldest.get_or_insert_with(Instant::now);
         }
         Some(answer)
@@ -224,7 +262,8 @@ impl Local {
     }
 
     fn is_refused(&self, directory: Ino, uid: u32) -> bool {
-        self.refused.get(&(directory, uid)).is_some_and(|until| Instant::now() < *until)
+        let refused = |uid| self.refused.get(&(directory, uid)).is_some_and(|until| Instant::now() < *until);
+        refused(uid) || refused(ANYBODY)
     }
 
     pub(super) fn note_refused(&mut self, directory: Ino, uid: u32, pause: Duration) {
@@ -248,6 +287,7 @@ impl Local {
         rows: &[Row],
         me: &(PublicKey, u64),
     ) {
+        self.granted += 1;
         self.root = None;
         if epoch != self.epoch {
             assert!(self.log.is_empty(), "everything is sent before a lease is asked for");
@@ -283,8 +323,10 @@ impl Local {
     /// Stops using these directories.
     pub(super) fn give_back(&mut self, directories: &[Ino], me: &(PublicKey, u64)) {
         self.ceding = true;
+        self.end_generation();
         for directory in directories {
             self.copy.give_back(*directory, me);
+            self.note_refused(*directory, ANYBODY, OPEN);
         }
     }
 
@@ -313,8 +355,9 @@ impl Local {
         }
         let lost = self.lost.map_or(left, |before| before + left);
         let (logged, losses, root) = (self.logged, self.losses + u64::from(left > 0), self.volume_root);
-        let owned = self.owned.lose();
-        *self = Local { logged, shipped: logged, losses, has_held: true, owned, ..Local::new(cluster, root) };
+        let (generation, granted, owned) = (self.generation + 1, self.granted, self.owned.lose());
+        let new = Local::new(cluster, root);
+        *self = Local { logged, shipped: logged, losses, has_held: true, generation, granted, owned, ..new };
         self.lost = (lost > 0).then_some(lost);
     }
 
@@ -323,8 +366,9 @@ impl Local {
     pub(super) fn give_up(&mut self, cluster: ClusterId) {
         assert!(self.log.is_empty(), "everything is sent before anything is ordered");
         let (logged, lost, losses, root) = (self.logged, self.lost, self.losses, self.volume_root);
-        let owned = self.owned.lose();
-        *self = Local { logged, shipped: logged, lost, losses, owned, ..Local::new(cluster, root) };
+        let (generation, granted, owned) = (self.generation + 1, self.granted, self.owned.lose());
+        let new = Local::new(cluster, root);
+        *self = Local { logged, shipped: logged, lost, losses, generation, granted, owned, ..new };
     }
 
     /// Others want something; it could not be given back yet.
@@ -436,6 +480,7 @@ impl Local {
         self.shipped += count as u64;
         self.oldest = (!self.log.is_empty()).then(Instant::now);
         if self.log.is_empty() {
+            self.touched.clear();
             self.copy.forget_changes();
         }
     }
@@ -460,6 +505,7 @@ mod tests {
         let call = Call { caller: Caller::default(), op: Op::ReadDir { ino: Ino(7), cookie: 0, max: 1 } };
         assert_eq!(local.step(&call, &me, true), Step::Hold(Ino(7)));
         local.give_back(&[Ino(7)], &me);
+        local.refused.clear();
         assert_eq!(local.step(&call, &me, true), Step::Order, "replicas would say that it is held here");
         local.end_ceding();
         assert_eq!(local.step(&call, &me, true), Step::Hold(Ino(7)));

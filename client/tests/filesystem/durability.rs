@@ -311,14 +311,9 @@ async fn a_damaged_block_is_an_error_and_not_other_bytes() {
     let world = World::new();
     write_file(&world.mount(), "file", &noise(8, 50_000)).await;
     let other = [9; 32];
-    let wrong: Fs = Filesystem::open_volume(
-        world.names(false),
-        world.stores.clone(),
-        world.volume.clone(),
-        &other,
-        Options::default(),
-    )
-    .expect("mounted");
+    let (stores, volume) = (world.stores.clone(), world.volume.clone());
+    let wrong = Filesystem::open_volume(world.replicas.clone(), stores, volume, &other, Options::default());
+    let wrong = wrong.expect("mounted");
     let entries = wrong.readdir(&ROOT, wrong.root(), 0, 100).await.expect("listed");
     assert!(entries.end && entries.entries.is_empty(), "names of another secret do not open");
 

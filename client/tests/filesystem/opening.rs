@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use client::backend::{Metadata, Unavailable};
-use client::fs::{Filesystem, OpenFlags, Opened, Options, Result};
+use client::fs::{Filesystem, OpenFlags, Opened, Result};
 use meta::{Answer, Batch, Op};
 use tokio::sync::watch;
 
-use super::world::{ROOT, Replicas, SECRET, Stores, World, until, write_file};
+use super::world::{ROOT, Replicas, SECRET, Stores, World, options, until, write_file};
 
 type ParkedFs = Filesystem<Arc<Parking>, Arc<Stores>>;
 
@@ -36,7 +36,7 @@ fn parked_mount(world: &World) -> (Arc<ParkedFs>, Arc<Parking>) {
     let (gate, parked) = (watch::channel(false).0, AtomicBool::new(false));
     let parking = Arc::new(Parking { replicas: world.replicas.clone(), gate, parked });
     let (volume, stores) = (world.volume.clone(), world.stores.clone());
-    let fs = Filesystem::open_volume(parking.clone(), stores, volume, &SECRET, Options::default());
+    let fs = Filesystem::open_volume(parking.clone(), stores, volume, &SECRET, options());
     (Arc::new(fs.expect("mounted")), parking)
 }
 

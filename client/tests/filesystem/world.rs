@@ -188,7 +188,7 @@ impl World {
 
     /// A mount as users have it, but for its size.
     pub(crate) fn mount(&self) -> Fs {
-        self.mount_with(Options::default())
+        self.mount_with(options())
     }
 
     /// A mount with so little memory that everything is put in the background all the time.
@@ -222,10 +222,15 @@ impl World {
     }
 }
 
+/// Options of mounts that let go of files at once.
+pub(crate) fn options() -> Options {
+    Options { linger: std::time::Duration::ZERO, ..Options::default() }
+}
+
 /// Options of a [`World::cramped_mount`].
 pub(crate) fn cramped() -> Options {
     let cache = CacheOptions { memory_bytes: 64 << 10, opened_bytes: 64 << 10, disk: None };
-    Options { cache, dirty_bytes_max: 48 << 10, stage_bytes: 20 << 10, ..Options::default() }
+    Options { cache, dirty_bytes_max: 48 << 10, stage_bytes: 20 << 10, ..options() }
 }
 
 /// The whole of a file in the root directory.

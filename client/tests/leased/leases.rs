@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use client::backend::BlockError;
-use client::fs::{FsError, OpenFlags, Options};
+use client::fs::{FsError, OpenFlags};
 use meta::{Denied, RenameHow};
 
-use super::world::{Fs, ROOT, World, close, create, noise, read_all, read_file, write_all, write_file};
+use super::world::{Fs, ROOT, World, close, create, noise, options, read_all, read_file, write_all, write_file};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_mount_alone_asks_replicas_next_to_nothing() {
@@ -48,6 +48,33 @@ async fn another_mount_sees_at_once_what_was_never_synced() {
         two.unlink(&ROOT, two.root(), name.as_bytes()).await.expect("removed");
         assert!(one.lookup(&ROOT, one.root(), name.as_bytes()).await.is_err(), "round {round}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looking_elsewhere_waits_for_nothing_that_is_not_sent() {
+    let world = World::new();
+    let (one, two) = (world.mount(), world.mount());
+    let own = one.mkdir(&ROOT, one.root(), b"own", 0o755).await.expect("made").ino;
+    // The root is everybody's from here on.
+    two.mkdir(&ROOT, two.root(), b"theirs", 0o755).await.expect("made");
+    world.stores.open.send_replace(false);
+    let flags = OpenFlags::writing();
+    let made = one.create(&ROOT, own, b"file", 0o644, flags, true).await.expect("it is this mount's alone");
+    write_all(&one, made.handle, 0, &noise(1, 30_000)).await;
+    one.flush(made.handle).await.expect("flushed");
+    let looked = async {
+        one.lookup(&ROOT, one.root(), b"theirs").await.expect("there");
+        let listed = one.readdir(&ROOT, one.root(), 0, 10).await.expect("listed").entries;
+        listed.into_iter().map(|entry| (entry.name, entry.attr.size)).collect::<Vec<_>>()
+    };
+    let looked = tokio::time::timeout(Duration::from_secs(20), looked).await.expect("nothing to wait for");
+    // What is known here of its own directory is newer than what replicas know.
+    assert_eq!(looked, [(b"own".to_vec(), 1), (b"theirs".to_vec(), 0)]);
+    assert_eq!(two.getattr(&ROOT, two.root()).await.expect("there").size, 2);
+    world.stores.open.send_replace(true);
+    one.unlink(&ROOT, own, b"file").await.expect("removed");
+    one.rmdir(&ROOT, one.root(), b"own").await.expect("removed");
+    assert!(one.getattr(&ROOT, own).await.is_err() && two.getattr(&ROOT, own).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,7 +138,7 @@ async fn deleting_what_can_not_be_stored_lets_the_rest_through() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_answers_do_nothing_twice() {
     let world = World::new();
-    let fs = world.mount_with(Options::default());
+    let fs = world.mount_with(options());
     write_file(&fs, "first", b"small").await;
     for index in 0..10 {
         create(&fs, &format!("f{index}")).await;

@@ -10,6 +10,9 @@ pub const MINOR: u32 = 40;
 /// The oldest minor version served (Linux 5.4, 2019).
 pub const MINOR_MIN: u32 = 31;
 
+/// In a request's `unique`: somebody read it before and did not answer it (7.40, Linux 6.9).
+pub const UNIQUE_RESEND: u64 = 1 << 63;
+
 /// The inode number of the mount's root.
 pub const ROOT: u64 = 1;
 
@@ -113,6 +116,9 @@ pub mod capability {
     /// Shared `mmap` of files opened with `DIRECT_IO`.
     pub const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
 
+    /// Requests that were read and not answered can be asked for again ([`super::notification::RESEND`]).
+    pub const HAS_RESEND: u64 = 1 << 39;
+
     /// What a session asks for unless told otherwise.
     pub const DEFAULT: u64 = ASYNC_READ
         | ATOMIC_O_TRUNC
@@ -125,7 +131,8 @@ pub mod capability {
         | MAX_PAGES
         | CACHE_SYMLINKS
         | HAS_EXPIRE_ONLY
-        | DIRECT_IO_ALLOW_MMAP;
+        | DIRECT_IO_ALLOW_MMAP
+        | HAS_RESEND;
 }
 
 /// Flags of the reply to OPEN, OPENDIR and CREATE (`FOPEN_*`).
@@ -192,6 +199,10 @@ pub mod notification {
     pub const INVAL_INODE: i32 = 2;
     /// Drop a name.
     pub const INVAL_ENTRY: i32 = 3;
+    /// Send again what was read and is not answered.
+    pub const RESEND: i32 = 7;
+    /// Have every name looked up again (Linux 6.16).
+    pub const INC_EPOCH: i32 = 8;
     /// [`INVAL_ENTRY`]: expire the name instead, so that it is looked up again.
     pub const EXPIRE_ONLY: u32 = 1 << 0;
 }

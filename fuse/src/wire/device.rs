@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -24,17 +24,28 @@ const PIECES_MAX: usize = 512;
 
 /// The connection to the kernel; clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Device(Arc<OwnedFd>);
+pub(crate) struct Device(Arc<Connection>);
+
+#[derive(Debug)]
+struct Connection {
+    descriptor: OwnedFd,
+    mute: AtomicBool,
+}
 
 impl Device {
     pub(crate) fn new(descriptor: OwnedFd) -> Device {
-        Device(Arc::new(descriptor))
+        Device(Arc::new(Connection { descriptor, mute: AtomicBool::new(false) }))
+    }
+
+    /// Answers nothing from now on: whoever serves next is sent what is not answered.
+    pub(crate) fn mute(&self) {
+        self.0.mute.store(true, Ordering::Release);
     }
 
     /// Waits for a message and returns it.
     pub(crate) fn receive(&self, buffers: &Arc<Buffers>, buffer: &mut Vec<u8>) -> Result<Bytes, Errno> {
         buffer.clear();
-        rustix::io::read(&self.0, spare_capacity(buffer))?;
+        rustix::io::read(&self.0.descriptor, spare_capacity(buffer))?;
         Ok(buffers.message(buffer))
     }
 
@@ -43,6 +54,9 @@ impl Device {
     /// A request stays with us until it is answered or the connection ends: an answer that the
     /// kernel no longer wants (ENOENT, ENODEV) therefore needs no undoing.
     pub(crate) fn answer<A: Answer>(&self, unique: u64, result: Result<&A, Errno>) {
+        if self.0.mute.load(Ordering::Acquire) {
+            return;
+        }
         let sent = match result {
             Ok(answer) => {
                 let mut fixed = Vec::with_capacity(256);
@@ -78,12 +92,12 @@ impl Device {
         fixed[8..16].copy_from_slice(&unique.to_ne_bytes());
         loop {
             let sent = if pieces.is_empty() {
-                rustix::io::write(&self.0, &fixed)
+                rustix::io::write(&self.0.descriptor, &fixed)
             } else {
                 let slices: Vec<IoSlice<'_>> = std::iter::once(IoSlice::new(&fixed))
                     .chain(pieces.iter().map(|piece| IoSlice::new(piece)))
                     .collect();
-                rustix::io::writev(&self.0, &slices)
+                rustix::io::writev(&self.0.descriptor, &slices)
             };
             match sent {
                 Ok(_) => return Ok(()),

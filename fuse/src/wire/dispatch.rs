@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 
@@ -34,6 +34,7 @@ impl<F: Filesystem> Call<F> {
             uid: header.uid,
             gid: header.gid,
             pid: header.pid,
+            until_answered: OnceLock::new(),
             interrupt: started.interrupt.clone(),
         };
         Call { filesystem, request, inode: header.inode, device, answered: false, _started: started }

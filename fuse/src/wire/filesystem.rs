@@ -2,7 +2,11 @@
 
 use std::ffi::OsStr;
 use std::future::{Future, ready};
+use std::sync::OnceLock;
 
+use tokio::sync::OwnedRwLockReadGuard;
+
+use super::abi;
 use super::interrupt::Interrupt;
 use super::notify::Notifier;
 use super::reply::{
@@ -15,7 +19,7 @@ use super::request::{CopyFileRange, Fallocate, Init, Ioctl, Lock, Open, Read, Re
 pub use rustix::io::Errno;
 
 /// Who asks.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Request {
     /// Names the request in the protocol and in logs.
     pub unique: u64,
@@ -25,9 +29,18 @@ pub struct Request {
     pub gid: u32,
     /// Thread id of the caller; 0 when the kernel itself asks (write-back, read-ahead).
     pub pid: u32,
+    /// Given back when the kernel has the answer.
+    pub until_answered: OnceLock<OwnedRwLockReadGuard<()>>,
     /// Fires when the caller was signalled. A killed process does not die before its answer, so
     /// whatever may wait long should give up (`EINTR`) when this fires.
     pub interrupt: Interrupt,
+}
+
+impl Request {
+    /// Whether somebody read it before us and did not answer: what it asks for may be done already.
+    pub fn is_resent(&self) -> bool {
+        self.unique & abi::UNIQUE_RESEND != 0
+    }
 }
 
 /// A filesystem. Methods run side by side, on the session's threads until they first wait and on

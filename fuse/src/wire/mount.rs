@@ -32,8 +32,14 @@ pub struct MountOptions {
     pub default_permissions: bool,
     /// Nothing can be changed.
     pub read_only: bool,
-    /// Honour set-uid bits and device nodes (only as root).
-    pub allow_suid_and_devices: bool,
+    /// Device nodes work (only as root).
+    pub devices: bool,
+    /// Programs run with the ids of their files, where those have set-id bits (only as root).
+    pub set_ids: bool,
+    /// Programs may be run from here.
+    pub programs: bool,
+    /// Reading changes access times, as far as the filesystem keeps them.
+    pub access_times: bool,
     /// Mount through this program, even as root, instead of `fusermount3` from the PATH.
     pub helper: Option<PathBuf>,
 }
@@ -46,7 +52,10 @@ impl Default for MountOptions {
             allow_other: false,
             default_permissions: true,
             read_only: false,
-            allow_suid_and_devices: false,
+            devices: false,
+            set_ids: false,
+            programs: true,
+            access_times: true,
             helper: None,
         }
     }
@@ -144,6 +153,11 @@ impl Mounted {
             Mounted { mountpoint, device_id, helper: options.helper.clone(), gone: AtomicBool::new(false) },
             connection,
         ))
+    }
+
+    /// A mount that another process made, and will unmount.
+    pub(crate) fn of_another(mountpoint: &Path) -> Mounted {
+        Mounted { mountpoint: mountpoint.into(), device_id: None, helper: None, gone: AtomicBool::new(true) }
     }
 
     /// Where, absolute and resolved.
@@ -258,7 +272,10 @@ fn mount_directly(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, 
     }
     let mut flags = MountFlags::empty();
     flags.set(MountFlags::RDONLY, options.read_only);
-    flags.set(MountFlags::NOSUID | MountFlags::NODEV, !options.allow_suid_and_devices);
+    flags.set(MountFlags::NODEV, !options.devices);
+    flags.set(MountFlags::NOSUID, !options.set_ids);
+    flags.set(MountFlags::NOEXEC, !options.programs);
+    flags.set(MountFlags::NOATIME, !options.access_times);
     let kind = format!("fuse.{}", options.subtype);
     let data = std::ffi::CString::new(data).expect("options are made here and hold no zero");
     match rustix::mount::mount(options.source.as_str(), mountpoint, kind.as_str(), flags, data.as_c_str()) {
@@ -284,7 +301,10 @@ fn helper_options(options: &MountOptions) -> String {
         abi::TRANSFER_BYTES_MAX,
         if options.read_only { "ro" } else { "rw" }
     );
-    for (set, option) in permission_options(options) {
+    let restrictions = [(!options.programs, "noexec"), (!options.access_times, "noatime")];
+    // Unless it is told so the helper lets nobody have these, and it listens to root only.
+    let freedoms = [(options.devices, "dev"), (options.set_ids, "suid")];
+    for (set, option) in permission_options(options).into_iter().chain(restrictions).chain(freedoms) {
         if set {
             write!(line, ",{option}").expect("writing to a string cannot fail");
         }

@@ -58,6 +58,23 @@ impl Notifier {
         self.send(notification::INVAL_ENTRY, body, name).await
     }
 
+    /// Has the kernel look up every name again that it was told of before. It waits for nothing in this. An
+    /// answer that is under way meanwhile counts as told before if its request was.
+    ///
+    /// # Errors
+    /// EINVAL if the kernel can't (before Linux 6.16).
+    pub fn expire_names(&self) -> Result<(), Errno> {
+        ignore_gone(self.device.notify(notification::INC_EPOCH, &[], &[]))
+    }
+
+    /// Has the kernel send again what another process read from this connection and did not answer.
+    ///
+    /// # Errors
+    /// EINVAL from a kernel before 6.9, where it waits for ever.
+    pub(crate) fn resend(&self) -> Result<(), Errno> {
+        ignore_gone(self.device.notify(notification::RESEND, &[], &[]))
+    }
+
     async fn send(&self, code: i32, body: Vec<u8>, name: Vec<u8>) -> Result<(), Errno> {
         let device = self.device.clone();
         let sent = tokio::task::spawn_blocking(move || device.notify(code, &body, &name)).await;

@@ -55,6 +55,14 @@ pub struct Entry {
     pub name_ttl: Duration,
 }
 
+impl Entry {
+    /// No such name, which may be believed for so long.
+    pub fn absent(name_ttl: Duration) -> Entry {
+        let attributes = Attributes::default();
+        Entry { inode: 0, generation: 0, attributes, attributes_ttl: Duration::ZERO, name_ttl }
+    }
+}
+
 /// Answer to GETATTR and SETATTR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttributesFor {

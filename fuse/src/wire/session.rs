@@ -5,8 +5,8 @@
 //! can be answered at once costs no hand-over; an operation that waits goes on as a tokio task.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ use super::request::{Init, Operation};
 
 /// How long operations under way may take to end after the mount has gone.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often to look whether requests under way are answered.
+const LEAVE_PAUSE: Duration = Duration::from_millis(2);
 
 /// How to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +87,9 @@ pub struct Session {
     ended: watch::Receiver<Option<End>>,
     notifier: Notifier,
     kernel: Init,
+    device: Device,
+    running: Arc<Running>,
+    leaving: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -98,6 +104,31 @@ impl Session {
         filesystem: Arc<F>,
         options: SessionOptions,
     ) -> Result<Session, SessionError> {
+        Session::begin(mounted, connection, filesystem, options, None).await
+    }
+
+    /// Goes on serving a connection that another process served before, which agreed on `agreed` with
+    /// the kernel. What that one read and did not answer is sent again, by kernels from 6.9 on.
+    ///
+    /// # Errors
+    /// As [`Session::start`].
+    pub async fn resume<F: Filesystem>(
+        mounted: Mounted,
+        connection: std::os::fd::OwnedFd,
+        filesystem: Arc<F>,
+        options: SessionOptions,
+        agreed: Init,
+    ) -> Result<Session, SessionError> {
+        Session::begin(mounted, connection, filesystem, options, Some(agreed)).await
+    }
+
+    async fn begin<F: Filesystem>(
+        mounted: Mounted,
+        connection: std::os::fd::OwnedFd,
+        filesystem: Arc<F>,
+        options: SessionOptions,
+        before: Option<Init>,
+    ) -> Result<Session, SessionError> {
         let device = Device::new(connection);
         let (end, ended) = watch::channel(None);
         let server = Arc::new(Server {
@@ -108,6 +139,8 @@ impl Session {
             buffers: Arc::default(),
             runtime: Handle::current(),
             readers: AtomicUsize::new(0),
+            leaving: Arc::default(),
+            before: before.map_or_else(OnceLock::new, |agreed| OnceLock::from(answer(&agreed, &options))),
             end,
         });
         let (sender, handshake) = oneshot::channel();
@@ -115,7 +148,10 @@ impl Session {
         // Counted from here on, so that the last reader knows itself.
         server.readers.store(options.readers.max(1), Ordering::Relaxed);
         spawn("fuse-0", move || {
-            let agreed = first.handshake(&options);
+            let agreed = match before {
+                Some(agreed) => first.take_over(agreed),
+                None => first.handshake(&options),
+            };
             let failed = agreed.is_err();
             if sender.send(agreed).is_ok() && !failed {
                 first.read_requests();
@@ -128,7 +164,9 @@ impl Session {
         }
         mounted.raise_readahead();
         tracing::info!(minor = kernel.minor, capabilities = kernel.capabilities, "mounted");
-        Ok(Session { mounted: Arc::new(mounted), ended, notifier: server.notifier.clone(), kernel })
+        let (notifier, device) = (server.notifier.clone(), server.device.clone());
+        let (running, leaving) = (server.running.clone(), server.leaving.clone());
+        Ok(Session { mounted: Arc::new(mounted), ended, notifier, kernel, device, running, leaving })
     }
 
     /// Where it is mounted, absolute and resolved.
@@ -144,6 +182,26 @@ impl Session {
     /// Invalidates what the kernel caches.
     pub fn notifier(&self) -> Notifier {
         self.notifier.clone()
+    }
+
+    /// Stops serving, for another process to go on: takes no more requests, and waits until those under
+    /// way are answered, or for `limit`. Says whether they all are; what is not will be sent again to
+    /// whoever is next. (Kernels before 6.9 can't: there requests are served until this process ends.)
+    pub async fn leave(&self, limit: Duration) -> bool {
+        let resent = self.kernel.capabilities & capability::HAS_RESEND != 0;
+        self.leaving.store(resent, Ordering::Release);
+        let start = std::time::Instant::now();
+        loop {
+            // First a pause: a reader may be between a request and taking note of it.
+            tokio::time::sleep(LEAVE_PAUSE).await;
+            let (done, late) = (self.running.count() == 0, start.elapsed() >= limit);
+            if done || late {
+                if resent {
+                    self.device.mute();
+                }
+                return done;
+            }
+        }
     }
 
     /// Waits until the mount is gone, for whatever reason, and the filesystem's `destroy` has run.
@@ -185,6 +243,10 @@ struct Server<F> {
     notifier: Notifier,
     runtime: Handle,
     readers: AtomicUsize,
+    /// Requests are for the next process.
+    leaving: Arc<AtomicBool>,
+    /// What was answered to INIT, by whoever served before.
+    before: OnceLock<InitAnswer>,
     end: watch::Sender<Option<End>>,
 }
 
@@ -222,12 +284,27 @@ impl<F: Filesystem> Server<F> {
         }
     }
 
+    /// Serves what another process served before.
+    fn take_over(&self, agreed: Init) -> Result<Init, SessionError> {
+        let started = self.runtime.block_on(self.filesystem.init(&agreed, self.notifier.clone()));
+        started.map_err(SessionError::Refused)?;
+        match self.notifier.resend() {
+            Ok(()) => {}
+            Err(errno) => {
+                tracing::warn!(%errno, "requests that were not answered are lost; Linux 6.9 sends them again")
+            }
+        }
+        Ok(agreed)
+    }
+
     /// A reader: serves requests until the mount is gone. The last one to leave ends the session.
     fn read_requests(self: Arc<Self>) {
         let _inside = self.runtime.enter();
         let mut buffer = self.buffers.take();
         let end = loop {
             match self.device.receive(&self.buffers, &mut buffer) {
+                // Not answered, it is sent to the next process.
+                Ok(_) if self.leaving.load(Ordering::Acquire) => return,
                 Ok(message) => self.serve(message),
                 // NOENT: the request was taken back while we read it.
                 Err(Errno::INTR | Errno::NOENT | Errno::AGAIN) => {}
@@ -257,7 +334,8 @@ impl<F: Filesystem> Server<F> {
             Ok(Operation::Interrupt { unique }) => self.running.interrupt(unique),
             Ok(Operation::NotifyReply) => {}
             Ok(Operation::Destroy) => self.device.answer(header.unique, Ok(&())),
-            Ok(Operation::Init(_)) => self.device.answer::<()>(header.unique, Err(Errno::INVAL)),
+            // Sent again: the one before us agreed, and did not come to say so.
+            Ok(Operation::Init(_)) => self.device.answer(header.unique, self.before.get().ok_or(Errno::INVAL)),
             Ok(operation) => {
                 let call = Call::new(&header, self.filesystem.clone(), self.device.clone(), &self.running);
                 // The arguments are slices of the message and keep it; nothing else should.
@@ -305,8 +383,14 @@ fn agree(kernel: &Init, options: &SessionOptions) -> (Init, InitAnswer) {
     }
     let minor = kernel.minor.min(abi::MINOR);
     let max_readahead = abi::TRANSFER_BYTES_MAX as u32;
-    let answer = InitAnswer { minor, max_readahead, capabilities, max_background: options.max_background };
-    (Init { major: abi::MAJOR, minor, max_readahead, capabilities }, answer)
+    let agreed = Init { major: abi::MAJOR, minor, max_readahead, capabilities };
+    (agreed, answer(&agreed, options))
+}
+
+/// The answer that says what was agreed on.
+fn answer(agreed: &Init, options: &SessionOptions) -> InitAnswer {
+    let Init { minor, max_readahead, capabilities, .. } = *agreed;
+    InitAnswer { minor, max_readahead, capabilities, max_background: options.max_background }
 }
 
 #[cfg(test)]
@@ -319,6 +403,7 @@ mod tests {
         let (agreed, answer) = agree(&kernel, &SessionOptions::default());
         assert_eq!(agreed.minor, abi::MINOR);
         assert_eq!(answer.capabilities, capability::DEFAULT | capability::INIT_EXT);
+        assert_ne!(answer.capabilities & capability::HAS_RESEND, 0);
         assert_eq!(answer.capabilities & (capability::POSIX_LOCKS | capability::FLOCK_LOCKS), 0);
         let old = Init { minor: 31, capabilities: capability::ASYNC_READ, ..kernel };
         let (agreed, answer) = agree(&old, &SessionOptions::default());

@@ -1,13 +1,16 @@
 //! `cargo xtask bench`: measurements that a reader can repeat.
 
+pub(crate) mod bytes;
 pub(crate) mod fs;
 mod report;
 mod target;
 mod work;
 
+use std::path::Path;
+
 use anyhow::{Context as _, ensure};
 
-use crate::cargo;
+use crate::{cargo, root};
 
 /// Builds in release what is measured: the command and the passthrough filesystem, in one go, so
 /// that what they share is compiled once.
@@ -18,6 +21,18 @@ pub(crate) fn build_release() -> anyhow::Result<()> {
     let programs = ["--package", "mangrove", "--package", "fuse", "--bin", "mangrove", "--example", "passthrough"];
     let status = cargo(&["build", "--release"]).args(programs).status().context("cargo build")?;
     ensure!(status.success(), "cargo build --release failed");
+    Ok(())
+}
+
+/// Chooses the `mangrove` that is run: this one, or one that is built now.
+///
+/// # Errors
+/// If the build fails.
+pub(crate) fn use_release(binary: Option<&Path>) -> anyhow::Result<()> {
+    if binary.is_none() {
+        build_release()?;
+    }
+    tests::process::use_mangrove(binary.unwrap_or(&root().join("target/release/mangrove")));
     Ok(())
 }
 
