@@ -347,6 +347,19 @@ fn whoever_is_silent_for_a_term_loses_its_locks_to_who_wants_them_and_not_before
 }
 
 #[test]
+fn whoever_has_the_lease_asks_whether_the_owner_of_a_lock_lives() {
+    let mut scene = Scene::new(2);
+    let lock = scene.request(0, Posix, 1, ALL, Exclusive);
+    assert!(granted(scene.run(1, &Op::Lock(lock))));
+    scene.run(0, &Op::ReadDir { ino: scene.directories[0], cookie: 0, max: 100 }).unwrap();
+    assert_eq!(scene.run(0, &Op::Lock(lock)), Err(Denied::Locked));
+    scene.world.later(40);
+    scene.mounts[0].ordered(&mut scene.world, Op::Renew).unwrap();
+    scene.world.later(40);
+    assert!(granted(scene.run(0, &Op::Lock(lock))), "its own copy would say no for ever");
+}
+
+#[test]
 fn what_a_mount_had_goes_with_it_and_with_the_file() {
     let mut scene = Scene::new(2);
     let lock = scene.request(0, Posix, 1, ALL, Exclusive);

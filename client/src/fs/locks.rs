@@ -328,6 +328,10 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         }
         file.owners.0.lock().clear();
         let dropped = self.drop_changes(file, pipeline);
+        if dropped {
+            // Whoever writes next is told.
+            file.state.lock().error = Some(Denied::Fenced.into());
+        }
         tracing::error!(ino = file.ino.0, dropped, "locks were lost; files that had them must be closed");
         self.metadata.forget_lost(file.ino);
         self.released.notify_waiters();
@@ -340,8 +344,6 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             let (attr, content, dirty) = (state.attr, state.content.clone(), state.is_dirty());
             state.reset(attr, content, &self.budget);
             state.stale = true;
-            // Whoever writes next is told.
-            state.error = dirty.then_some(FsError::Denied(Denied::Fenced));
             dirty
         };
         self.outbox.discard(file.ino, &pipeline.pending);
