@@ -110,7 +110,11 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         operation: impl Future<Output = client::fs::Result<T>>,
     ) -> Result<T> {
         let _change = self.changes.begin();
-        self.wait(request, operation).await
+        let changed = self.wait(request, operation).await;
+        if matches!(changed, Err(Errno::INTR)) {
+            self.told.note_interrupted().await;
+        }
+        changed
     }
 
     pub(crate) fn caller(&self, request: &Request) -> Caller {

@@ -64,11 +64,11 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     /// How long others can't change what this mount has a lease on. They can't before the kernel has the
     /// answer that says so and was made to forget it.
     async fn lasts(&self, request: &Request, ino: Ino, generation: u64) -> Duration {
-        if self.fs.lasts(ino, generation).is_zero() {
+        if self.told.is_unsettled() || self.fs.lasts(ino, generation).is_zero() {
             return Duration::ZERO;
         }
         self.told.begin_telling(request).await;
-        self.fs.lasts(ino, generation)
+        if self.told.is_unsettled() { Duration::ZERO } else { self.fs.lasts(ino, generation) }
     }
 
     /// Attributes after a change.

@@ -4,12 +4,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use meta::{Attr, Ino, Kind};
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
 use crate::wire::{Notifier, Request};
+
+/// The longest that an operation may go on after its caller was interrupted: others' leases are waited for,
+/// and replicas, several times a minute each.
+const UNSETTLED: Duration = Duration::from_secs(300);
 
 /// What the kernel was told of every file and directory that it knows.
 #[derive(Debug, Default)]
@@ -22,6 +27,8 @@ pub(crate) struct Told {
     telling: Arc<RwLock<()>>,
     notifier: OnceLock<Notifier>,
     names_expire: OnceLock<bool>,
+    /// Until when an interrupted change may still be made.
+    unsettled: Mutex<Option<Instant>>,
 }
 
 /// Of one file.
@@ -98,14 +105,21 @@ impl Told {
         self.names_expire.get().is_some_and(|can| *can)
     }
 
-    /// Whether this answer is about to say that something lasts: then it takes no more time.
-    pub(crate) fn is_telling(&self, request: &Request) -> bool {
-        request.until_answered.get().is_some()
+    /// A change may be made yet though its caller was told that it was interrupted, and the kernel acts as if
+    /// it were not: until it has ended one way or the other nothing lasts.
+    pub(crate) async fn note_interrupted(self: &Arc<Self>) {
+        *self.unsettled.lock() = Some(Instant::now() + UNSETTLED);
+        self.clone().forget_lasting().await;
+    }
+
+    /// Whether such a change may be under way.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.unsettled.lock().is_some_and(|until| Instant::now() < until)
     }
 
     /// Before an answer says that something lasts: what makes the kernel forget waits for the answer.
     pub(crate) async fn begin_telling(&self, request: &Request) {
-        if !self.is_telling(request) {
+        if request.until_answered.get().is_none() {
             let guard = self.telling.clone().read_owned().await;
             // If another was quicker one guard is enough.
             let _ = request.until_answered.set(guard);
@@ -125,7 +139,8 @@ impl Told {
         let forgotten = tokio::task::spawn_blocking(move || {
             let Some(notifier) = told.notifier.get() else { return Ok(()) };
             let names = if told.names_expire() { notifier.expire_names() } else { Ok(()) };
-            lasting.into_iter().try_for_each(|inode| notifier.inval_attributes(inode)).and(names)
+            // One that fails must not keep the others.
+            lasting.into_iter().fold(names, |before, inode| before.and(notifier.inval_attributes(inode)))
         });
         match forgotten.await {
             Ok(Ok(())) => {}
@@ -163,5 +178,14 @@ mod tests {
         drop(request);
         forgetting.await;
         assert!(told.lasting.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn after_an_interrupted_change_nothing_lasts() {
+        let told = Arc::new(Told::default());
+        told.tell_lasting(7);
+        assert!(!told.is_unsettled());
+        told.note_interrupted().await;
+        assert!(told.is_unsettled() && told.lasting.lock().is_empty());
     }
 }
