@@ -348,6 +348,24 @@ fn an_index_that_has_lost_entries_is_found_out_by_counting() {
 }
 
 #[test]
+fn an_index_that_is_still_locked_is_waited_for() {
+    let temp = tempfile::tempdir().unwrap();
+    let all = blocks(0..50);
+    put(&open(temp.path(), IndexKind::Sled), &all);
+    let db = fs::File::open(temp.path().join("index/db")).unwrap();
+    db.lock().unwrap();
+    let (opened, opening) = mpsc::channel();
+    let folder = temp.path().to_owned();
+    let opener = std::thread::spawn(move || opened.send(open(&folder, IndexKind::Sled)).is_ok());
+    assert!(opening.recv_timeout(std::time::Duration::from_millis(200)).is_err(), "somebody has it open");
+    db.unlock().unwrap();
+    let store = opening.recv().unwrap();
+    assert!(opener.join().unwrap());
+    assert!(!store.stats().index_rebuilt && !temp.path().join("index.bad").exists());
+    assert_all_there(&store, &all);
+}
+
+#[test]
 fn flipped_bytes_in_the_index_lose_no_block() {
     let temp = tempfile::tempdir().unwrap();
     let all = blocks(0..150);

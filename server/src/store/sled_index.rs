@@ -7,12 +7,15 @@
 //! - damaged files make it panic: every call is caught, and an error here means a rebuild;
 //! - damaged files make it lose entries silently: the catalog counts them at a start;
 //! - it collects garbage in its flush thread only: that thread stays on;
+//! - its threads may hold the lock of its folder for a moment after it was closed: [`SledIndex::open`] waits for it;
 //! - its memory grows without bound once the data exceed its cache: the cache is larger than the
 //!   index of the most blocks a node is meant to hold ([`ENTRIES_MAX`]).
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::index::{Entry, Index, IndexError, Op};
 
@@ -20,6 +23,9 @@ use super::index::{Entry, Index, IndexError, Op};
 const CACHE_BYTES: u64 = 256 << 20;
 /// How often sled's own thread flushes and collects garbage, milliseconds.
 const FLUSH_EVERY_MS: u64 = 500;
+/// How long an index that was just closed may keep its lock, and how often to look.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// More entries than this, and sled may need more memory than its cache.
 pub(super) const ENTRIES_MAX: u64 = 500_000;
 
@@ -31,11 +37,12 @@ pub struct SledIndex {
 }
 
 impl SledIndex {
-    /// Opens or creates the index in `folder`.
+    /// Opens or creates the index in `folder`. If another has it open, waits a while until that is closed.
     ///
     /// # Errors
     /// [`IndexError`], also if sled panics.
     pub fn open(folder: &Path) -> Result<SledIndex, IndexError> {
+        wait_for_lock(folder);
         let config = sled::Config::new()
             .path(folder)
             .cache_capacity(CACHE_BYTES)
@@ -83,6 +90,17 @@ impl Index for SledIndex {
     fn sync(&self) -> Result<(), IndexError> {
         caught(|| self.db.flush().map(drop))?;
         self.file.sync_data().map_err(|error| IndexError::Failed(error.to_string()))
+    }
+}
+
+/// Waits until nobody has the index in `folder` open, but not for ever: sled itself gives up at once, and a good
+/// index would be moved aside.
+fn wait_for_lock(folder: &Path) {
+    let Ok(file) = File::open(folder.join("db")) else { return };
+    let begun = Instant::now();
+    // The lock that is got here is let go with the file; nobody else is after it, for the store has its own.
+    while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && begun.elapsed() < LOCK_PATIENCE {
+        thread::sleep(LOCK_PAUSE);
     }
 }
 
