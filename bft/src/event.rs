@@ -50,8 +50,8 @@ pub enum Event {
         /// Signed statements, good for showing to others.
         evidence: Evidence,
     },
-    /// A proposal's time is this far behind the clock. It is accepted all the same: a primary that
-    /// was down with everybody else comes back with the proposals it had made, and can't take them back.
+    /// A proposal's time is this far behind the clock. It is accepted all the same, for clocks are set back and
+    /// everybody may have been down; but time catches up slowly, and nothing ends before it has (`pace`).
     TimeLags {
         /// The proposal's place.
         seq: Seq,
@@ -112,6 +112,10 @@ pub enum Ignored {
     TimeNotMonotone,
     /// The proposed time is too far ahead of the clock.
     TimeAhead,
+    /// The proposed time is too far behind the clock, and this replica has accepted none before.
+    TimeBehind,
+    /// The proposed time goes on too fast, or too much of it passes between two proposals at once.
+    TimeTooFast,
     /// It says otherwise than what the sender said before, or than what was executed.
     Contradiction,
     /// Its place is not one at which checkpoints are taken.

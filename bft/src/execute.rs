@@ -22,6 +22,7 @@ impl<S: StateMachine> Replica<S> {
             }
             fx.persist.push(record);
             let before = self.last_at;
+            self.pace.learn(now, committed.at);
             let replies = self.execute(&committed);
             let requests = replies.iter().filter(|event| executed_now(event)).count();
             for request in committed.batch.requests() {

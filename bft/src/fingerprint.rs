@@ -34,6 +34,8 @@ impl<S: StateMachine> Replica<S> {
             queue,
             last_executed,
             last_at,
+            // Time stands still for the checker.
+            pace: _,
             state: _,
             table: _,
             retained,

@@ -30,6 +30,7 @@ mod mark;
 mod message;
 mod new_view;
 mod normal;
+mod pace;
 mod params;
 mod proof;
 mod queue;

@@ -114,7 +114,10 @@ impl<S: StateMachine> Replica<S> {
             }
             let batch = Batch::new(self.queue.take(self.params.batch_requests_max, self.params.batch_bytes_max));
             // Never before an earlier place's time, wherever the clock went since.
-            let at = now.max(self.last_at).max(self.log.at_before(seq).unwrap_or(Time::ZERO));
+            let earliest = self.last_at.max(self.log.at_before(seq).unwrap_or(Time::ZERO));
+            let latest = self.pace.proposable(now, self.params.clock_bound);
+            let at = now.min(latest).max(earliest);
+            self.pace.accept(now, at, self.params.clock_bound);
             let header = self.params.sign(PrePrepare { view: self.view, seq, at, batch: batch.digest() });
             self.accept(Proposal { header, batch }, fx);
         }
@@ -152,8 +155,11 @@ impl<S: StateMachine> Replica<S> {
             // Its time was accepted when it prepared.
         } else if let Some(why) = self.ignore_time(now, header.seq, header.at) {
             return self.ignore(why, fx);
-        } else if now.since(header.at) > self.params.clock_bound {
-            fx.events.push(Event::TimeLags { seq: header.seq, by: now.since(header.at) });
+        } else {
+            self.pace.accept(now, header.at, self.params.clock_bound);
+            if now.since(header.at) > self.params.clock_bound {
+                fx.events.push(Event::TimeLags { seq: header.seq, by: now.since(header.at) });
+            }
         }
         self.accept(proposal, fx);
         self.advance(now, header.seq, fx);
@@ -171,18 +177,27 @@ impl<S: StateMachine> Replica<S> {
     /// Agreed time never runs backwards, and never ahead of a correct clock by more than the bound
     /// (TOCS'02 §4.6): what waits for a time to pass must not be cheated.
     ///
-    /// Two exceptions keep the group from wedging on a place that a correct primary can't take
-    /// back. A time far *behind* is accepted: everybody may have been down since it was proposed.
-    /// A time that merely *stands still* is accepted: after every clock was set back, the primary
-    /// can propose no earlier one.
+    /// A time far *behind* is accepted, for clocks are set back, but does not catch up at once: see
+    /// [`crate::pace`]. A time that merely *stands still* is accepted: after every clock was set back, the
+    /// primary can propose no earlier one.
     fn ignore_time(&self, now: Time, seq: Seq, at: Time) -> Option<Ignored> {
         let earliest = self.last_at.max(self.log.at_before(seq).unwrap_or(Time::ZERO));
+        let (after, bound) = (self.log.at_after(seq), self.params.clock_bound);
         match () {
             () if at < earliest => Some(Ignored::TimeNotMonotone),
-            () if self.log.at_after(seq).is_some_and(|latest| at > latest) => Some(Ignored::TimeNotMonotone),
-            () if at > now.after(self.params.clock_bound) && at > earliest => Some(Ignored::TimeAhead),
+            () if after.is_some_and(|latest| at > latest) => Some(Ignored::TimeNotMonotone),
+            () if at > now.after(bound) && at > earliest => Some(Ignored::TimeAhead),
+            () if self.pace.is_blank() && now.since(at) > bound && !self.nobody_gets_on() => Some(Ignored::TimeBehind),
+            () if at > self.pace.latest(now) && at > earliest => Some(Ignored::TimeTooFast),
+            // What was accepted for a later place before this one must not be a leap from here.
+            () if after.is_some_and(|latest| latest.since(at) > bound) => Some(Ignored::TimeTooFast),
             () => None,
         }
+    }
+
+    /// Whether as many views as there are replicas came to nothing, one after the other.
+    fn nobody_gets_on(&self) -> bool {
+        self.views.failed as usize >= self.quorums.n()
     }
 
     /// Accepts a proposal, made here or by the primary: durable first, then said.

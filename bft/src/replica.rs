@@ -13,6 +13,7 @@ use crate::floor::Floor;
 use crate::log::Log;
 use crate::mark::Marks;
 use crate::message::Message;
+use crate::pace::Pace;
 use crate::params::Params;
 use crate::queue::Queue;
 use crate::record::{Divergence, Record};
@@ -57,6 +58,7 @@ pub struct Replica<S> {
     pub(crate) last_executed: Seq,
     /// The agreed time of the last executed batch.
     pub(crate) last_at: Time,
+    pub(crate) pace: Pace,
     pub(crate) state: S,
     pub(crate) table: Table,
     pub(crate) retained: Retained,
@@ -169,6 +171,7 @@ impl<S: StateMachine> Replica<S> {
             queue: Queue::default(),
             last_executed: Seq(0),
             last_at: Time::ZERO,
+            pace: Pace::default(),
             state: genesis,
             table: Table::default(),
             retained: Retained::default(),

@@ -379,17 +379,48 @@ fn agreed_time_is_monotone_and_near_the_clock() {
     assert_eq!(bench.hear(0, at(1, bench.now.after(bound))).ignored(), None);
     assert_eq!(bench.hear(0, at(2, bench.now)).ignored(), Some(Ignored::TimeNotMonotone), "before place 1");
     assert_eq!(bench.hear(0, at(4, bench.now.after(bound))).ignored(), None, "as late as place 1");
-    // Far behind: accepted, for who was down can't take back what it proposed; but said aloud.
+    // Far behind: refused by who has nothing else to judge by.
     let mut late = Bench::new(4, 1);
     late.now = late.now.after(Duration::from_secs(3600));
-    let out = late.hear(0, at(1, NOW));
+    assert_eq!(late.hear(0, at(1, NOW)).ignored(), Some(Ignored::TimeBehind));
+    // Accepted later, for clocks are set back; but said aloud.
+    let mut late = Bench::new(4, 1);
+    assert_eq!(late.hear(0, at(1, NOW)).prepares(), 1);
+    late.now = late.now.after(Duration::from_secs(3600));
+    let out = late.hear(0, at(2, NOW));
     assert_eq!(out.prepares(), 1);
-    assert!(matches!(out.events[..], [Event::TimeLags { seq: Seq(1), .. }]));
+    assert!(matches!(out.events[..], [Event::TimeLags { seq: Seq(2), .. }]));
     // A later place came first: an earlier one can't have a later time.
     let mut bench = Bench::new(4, 1);
     bench.hear(0, at(5, NOW));
     assert_eq!(bench.hear(0, at(4, Time(NOW.0 + 1))).ignored(), Some(Ignored::TimeNotMonotone));
     assert_eq!(bench.hear(0, at(4, NOW)).ignored(), None);
+}
+
+/// What was held back must not be let go at once: leases that are in use would end.
+#[test]
+fn agreed_time_catches_up_slowly() {
+    let seconds = Duration::from_secs;
+    let at = |seq, at| Message::Proposal(proposal_of(seq, at, vec![request(0, seq, b"\x01")]));
+    let mut bench = Bench::new(4, 1);
+    assert_eq!(bench.hear(0, at(1, NOW)).prepares(), 1);
+    bench.now = NOW.after(seconds(60));
+    assert_eq!(bench.hear(0, at(2, NOW)).prepares(), 1, "held back by a minute");
+    bench.now = NOW.after(seconds(61));
+    assert_eq!(bench.hear(0, at(3, NOW.after(seconds(61)))).ignored(), Some(Ignored::TimeTooFast));
+    assert_eq!(bench.hear(0, at(3, NOW.after(seconds(11)))).prepares(), 1, "the bound, and as much as has passed");
+    assert_eq!(
+        bench.hear(0, at(4, NOW.after(seconds(13)))).ignored(),
+        Some(Ignored::TimeTooFast),
+        "there is one bound"
+    );
+    bench.now = NOW.after(seconds(71));
+    assert_eq!(bench.hear(0, at(4, NOW.after(seconds(22)))).prepares(), 1, "a tenth faster than the clock");
+    // Nor from one place to the next, in whichever order they come.
+    let mut bench = Bench::new(4, 1);
+    assert_eq!(bench.hear(0, at(2, NOW)).prepares(), 1);
+    let late = Time(NOW.0 - seconds(11).as_nanos() as u64);
+    assert_eq!(bench.hear(0, at(1, late)).ignored(), Some(Ignored::TimeTooFast));
 }
 
 /// Commits four batches, up to the first checkpoint; its digest.
