@@ -1,10 +1,17 @@
 //! `cargo xtask bench`: measurements that a reader can repeat.
 
+mod big;
 pub(crate) mod bytes;
 pub(crate) mod fs;
+mod git;
+mod peer;
 mod report;
+mod rows;
+mod run;
+mod small;
+mod sync;
 mod target;
-mod work;
+mod unpack;
 
 use std::path::Path;
 

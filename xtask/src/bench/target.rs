@@ -7,9 +7,9 @@ use std::process::Command;
 use anyhow::Context as _;
 use tests::{Mount, Up};
 
-use crate::root;
+use super::peer::{MountedPeer, Peer};
 
-/// All, in the order of the report's columns.
+/// Those that are always there, in the order of the report's columns; then come the peers.
 pub(crate) const NAMES: [&str; 3] = ["plain", "passthrough", "mangrove"];
 
 /// A running filesystem to measure.
@@ -19,6 +19,8 @@ pub(crate) enum Target {
     /// The passthrough example: every request goes through the kernel's FUSE and our thin layer to a
     /// folder. What FUSE itself costs.
     Passthrough {
+        /// The program that does it.
+        program: PathBuf,
         /// What is passed through.
         source: PathBuf,
         /// Where it is mounted.
@@ -28,14 +30,16 @@ pub(crate) enum Target {
     },
     /// `mangrove up`.
     Mangrove(Box<Up>),
+    /// Another filesystem, which somebody has mounted.
+    Peer(MountedPeer),
 }
 
 impl Target {
-    /// Starts it with its data in a new folder below `dir`.
+    /// Starts one of [`NAMES`] with its data in a new folder below `dir`.
     ///
     /// # Errors
     /// If it does not start.
-    pub(crate) fn start(name: &str, dir: &Path) -> anyhow::Result<Target> {
+    pub(crate) fn start(name: &str, dir: &Path, passthrough: &Path) -> anyhow::Result<Target> {
         let folder = |name: &str| -> anyhow::Result<PathBuf> {
             let path = dir.join(name);
             if path.exists() {
@@ -48,12 +52,21 @@ impl Target {
             "plain" => Ok(Target::Plain(folder("plain")?)),
             "passthrough" => {
                 let (source, mountpoint) = (folder("passthrough-source")?, folder("passthrough")?);
-                let mut target = Target::Passthrough { source, mountpoint, mount: None };
+                let program = passthrough.to_owned();
+                let mut target = Target::Passthrough { program, source, mountpoint, mount: None };
                 target.mount();
                 Ok(target)
             }
             _ => Ok(Target::Mangrove(Box::new(Up::start_in(dir)))),
         }
+    }
+
+    /// Starts with a new folder on a peer.
+    ///
+    /// # Errors
+    /// If there can be none.
+    pub(crate) fn peer(peer: &Peer) -> anyhow::Result<Target> {
+        Ok(Target::Peer(peer.start()?))
     }
 
     /// The folder to work in.
@@ -62,12 +75,13 @@ impl Target {
             Target::Plain(path) => path.clone(),
             Target::Passthrough { mountpoint, .. } => mountpoint.clone(),
             Target::Mangrove(up) => up.mountpoint(),
+            Target::Peer(peer) => peer.root(),
         }
     }
 
     fn mount(&mut self) {
-        if let Target::Passthrough { source, mountpoint, mount } = self {
-            let mut command = Command::new(root().join("target/release/examples/passthrough"));
+        if let Target::Passthrough { program, source, mountpoint, mount } = self {
+            let mut command = Command::new(&*program);
             let log = source.with_extension("log");
             command.arg(&*source).arg(&*mountpoint);
             *mount = Some(Mount::start_quiet("passthrough", &mut command, mountpoint, &log));
@@ -76,7 +90,10 @@ impl Target {
 
     /// Makes everything cold that can be made so: unmounts, forgets the local cache, mounts again,
     /// and as root has the kernel drop its caches.
-    pub(crate) fn cool(&mut self) {
+    ///
+    /// # Errors
+    /// If a peer does not come back.
+    pub(crate) fn cool(&mut self) -> anyhow::Result<()> {
         match self {
             Target::Plain(_) => {}
             Target::Passthrough { mount, .. } => {
@@ -88,8 +105,10 @@ impl Target {
                 up.forget_cache();
                 up.again();
             }
+            Target::Peer(peer) => peer.remount()?,
         }
         drop_caches();
+        Ok(())
     }
 
     /// Stops it.
@@ -98,6 +117,7 @@ impl Target {
             Target::Plain(path) => drop(fs::remove_dir_all(path)),
             Target::Passthrough { mount, .. } => mount.into_iter().for_each(Mount::stop),
             Target::Mangrove(mut up) => up.stop(),
+            Target::Peer(peer) => drop(peer),
         }
     }
 }

@@ -21,7 +21,7 @@ use mutation::Mutation;
 /// Where mutations are.
 const FOLDER: &str = "tests/sim/mutations";
 /// The crates that the simulator is built from, itself included.
-const CRATES: [&str; 4] = ["base", "bft", "meta", "tests/sim"];
+const CRATES: [&str; 8] = ["base", "bft", "meta", "chunk", "dht", "proto", "client", "tests/sim"];
 /// A few that are found at once: one of agreement, one of durability, one of progress.
 const SLICE: [&str; 3] = ["executes-when-prepared", "prepared-not-persisted", "no-vouchers"];
 
