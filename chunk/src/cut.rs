@@ -6,6 +6,10 @@
 //! the volume. With a public table the lengths of chunks identify known content (attacks on Borg,
 //! restic, Tarsnap and others, 2025); exclusive-or with one secret number, which the `fastcdc` crate
 //! offers, leaves the differences within the table public.
+//!
+//! The beginning of a file is cut finer than what is behind it, so that a small edit of a file of some
+//! megabytes sends less than a hundredth of it, and large files still have few chunks. Where a chunk
+//! begins decides, not how long the file is: a file that grows is cut as if it had been written at once.
 
 use core::fmt;
 
@@ -14,6 +18,10 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::keys::VolumeKeys;
 use crate::seal::CHUNK_MAX;
+
+/// How many average chunks of a file's beginning are cut finer, and how much.
+const FINE_CHUNKS: u64 = 256;
+const FINER: u32 = 4;
 
 /// How a volume's files are cut, bytes: powers of two, `min <= average <= max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +52,12 @@ impl Sizes {
             return Err(BadSizes::OutOfOrder { min, average, max });
         }
         Ok(Sizes { min, average, max })
+    }
+
+    /// The sizes to which the beginning of a file is cut: a quarter, where that is allowed.
+    fn finer(self) -> Sizes {
+        let (min, average) = ((self.min / FINER).max(64), (self.average / FINER).max(256));
+        Sizes { min, average, max: (self.max / FINER).max(1024) }
     }
 
     /// No chunk but a file's last is shorter.
@@ -116,10 +130,23 @@ struct Gear {
 
 /// Cuts files into chunks, the same way for everybody who has the volume's keys.
 pub struct Cutter {
+    /// For the beginning of a file, and for the rest.
+    fine: Class,
+    coarse: Class,
+    gear: Box<Gear>,
+}
+
+/// Sizes, and what is looked for to cut to them.
+struct Class {
     sizes: Sizes,
     /// Few bits match by chance below the average size, more above it: (strict, loose).
     masks: (u64, u64),
-    gear: Box<Gear>,
+}
+
+impl Class {
+    fn new(sizes: Sizes) -> Class {
+        Class { sizes, masks: select_masks(sizes.average as usize, Normalization::Level2) }
+    }
 }
 
 impl Cutter {
@@ -133,22 +160,32 @@ impl Cutter {
             gear.table[index] = u64::from_le_bytes(*bytes);
             gear.table_shifted[index] = gear.table[index] << 1;
         }
-        Cutter { sizes, masks: select_masks(sizes.average as usize, Normalization::Level2), gear }
+        Cutter { fine: Class::new(sizes.finer()), coarse: Class::new(sizes), gear }
     }
 
-    /// The sizes it cuts to.
+    /// The sizes it cuts to, but for the beginning of a file.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
-        self.sizes
+        self.coarse.sizes
     }
 
-    /// The length of the first chunk of `bytes`. `last` says that no more bytes follow; else the
-    /// answer is 0 when it depends on bytes that are not there yet (no boundary found, and fewer
-    /// than [`Sizes::max`] of them). Of no bytes, 0.
+    /// The sizes of a chunk that begins at this offset in a file.
     #[must_use]
-    pub fn cut(&self, bytes: &[u8], last: bool) -> usize {
-        let Sizes { min, average, max } = self.sizes;
-        let (strict, loose) = self.masks;
+    pub fn sizes_at(&self, offset: u64) -> Sizes {
+        self.class_at(offset).sizes
+    }
+
+    fn class_at(&self, offset: u64) -> &Class {
+        let fine = FINE_CHUNKS * u64::from(self.coarse.sizes.average);
+        if offset < fine { &self.fine } else { &self.coarse }
+    }
+
+    /// The length of the first chunk of `bytes`, which are at `offset` in their file. `last` says that
+    /// no more bytes follow; else the answer is 0 when it depends on bytes that are not there yet (no
+    /// boundary found, and fewer than [`Sizes::max`] of them). Of no bytes, 0.
+    #[must_use]
+    pub fn cut(&self, offset: u64, bytes: &[u8], last: bool) -> usize {
+        let Class { sizes: Sizes { min, average, max }, masks: (strict, loose) } = *self.class_at(offset);
         let (_, len) = cut_gear(
             bytes,
             min as usize,
@@ -166,11 +203,12 @@ impl Cutter {
         if decided { len } else { 0 }
     }
 
-    /// All chunks of `bytes`, of which no more follow.
+    /// All chunks of a file that is `bytes`.
     pub fn chunks<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let mut rest = bytes;
         core::iter::from_fn(move || {
-            let (chunk, tail) = rest.split_at(self.cut(rest, true));
+            let offset = bytes.len() - rest.len();
+            let (chunk, tail) = rest.split_at(self.cut(offset as u64, rest, true));
             rest = tail;
             (!chunk.is_empty()).then_some(chunk)
         })
@@ -186,7 +224,7 @@ impl Drop for Cutter {
 
 impl fmt::Debug for Cutter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cutter").field("sizes", &self.sizes).finish_non_exhaustive()
+        f.debug_struct("Cutter").field("sizes", &self.coarse.sizes).finish_non_exhaustive()
     }
 }
 
