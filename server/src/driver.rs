@@ -5,7 +5,6 @@
 //! waits: group commit) and only then sends and replies. So the core thinks while the disk syncs,
 //! and nothing is spoken that is not written.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc as std_mpsc;
@@ -22,6 +21,7 @@ use crate::log::{Finished, Log};
 use crate::peers::Peers;
 use crate::reads::Shelf;
 use crate::sessions::Sessions;
+use crate::teller::Teller;
 
 /// The core that a replica runs.
 pub(crate) type Core = bft::Replica<meta::State>;
@@ -86,7 +86,7 @@ impl Driver {
             fatal: parts.fatal,
             log_bytes: log_bytes.clone(),
             snapshotting: snapshotting.clone(),
-            liars: BTreeSet::new(),
+            teller: Teller::default(),
         };
         let thinking = Thinking {
             core: parts.core,
@@ -241,7 +241,7 @@ struct Voice {
     log_bytes: Arc<AtomicU64>,
     snapshotting: Arc<AtomicBool>,
     /// Whom it has told of.
-    liars: BTreeSet<base::ReplicaId>,
+    teller: Teller,
 }
 
 impl Voice {
@@ -325,21 +325,7 @@ impl Voice {
                 }
                 self.sessions.send(client, session, Bytes::from(reply.to_bytes()));
             }
-            bft::Event::Misbehaved { who, evidence } => {
-                // The first lie in full; a liar does not get to fill the disk with its name.
-                if self.liars.insert(who) {
-                    tracing::warn!(?who, ?evidence, "a replica lied; `status` counts what follows");
-                }
-            }
-            bft::Event::LeftView { asked_for } => tracing::info!(view = asked_for.0, "asks for a new view"),
-            bft::Event::EnteredView { view } => tracing::info!(view = view.0, "a new view has begun"),
-            bft::Event::Behind { last_executed, oldest_retained } => {
-                tracing::info!(%last_executed, %oldest_retained, "fell behind; a checkpoint will be fetched");
-            }
-            bft::Event::Transferred { seq, parts } => tracing::info!(%seq, parts, "fetched a checkpoint from peers"),
-            bft::Event::Rejoined { life } => tracing::info!(life, "this replica votes again"),
-            bft::Event::Diverged(divergence) => tracing::error!(?divergence, "this replica's state is not the others'"),
-            other => tracing::trace!(?other, "core event"),
+            event => self.teller.tell(Instant::now(), event),
         }
     }
 }

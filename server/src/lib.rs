@@ -34,6 +34,7 @@ mod reads;
 mod recovery;
 mod sessions;
 pub mod store;
+mod teller;
 
 pub use config::{NodeConfig, NodeConfigError};
 pub use node::{Node, NodeError};
