@@ -110,6 +110,8 @@ pub(crate) struct Using {
     #[command(flatten)]
     pub(crate) cache: Cache,
     #[command(flatten)]
+    pub(crate) lost: Lost,
+    #[command(flatten)]
     pub(crate) age: Age,
     /// Have every operation agreed on before it returns, and take no leases. Otherwise what nobody else uses
     /// is changed here at once and sent within seconds, or by fsync and sync; other mounts see it at once in
@@ -127,9 +129,23 @@ pub(crate) struct Cache {
     /// Disk for blocks at hand, MiB; 0 for none.
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     pub(crate) cache_disk: u64,
-    /// The folder for them, used by one mount at a time. Default: one below ~/.cache/mangrove.
+    /// The folder for them, used by one mount at a time. Default: one below ~/.cache/mangrove, removed when no
+    /// mount has used it for 30 days and another is made.
     #[arg(long, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
+}
+
+/// What becomes of what a mount loses because it was cut off for over a minute while others wanted the same.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Lost {
+    /// The folder that gets a folder for each such loss: what was done, in words, and the content of the files
+    /// that were written. Default: ~/.local/state/mangrove/lost; for root /var/lib/mangrove/lost.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) lost_dir: Option<PathBuf>,
+    /// How much content is kept there at most, with what was kept before and is not removed yet, MiB. The list
+    /// says what was left out. Nothing is removed but by you.
+    #[arg(long, default_value_t = 10240, value_name = "MIB")]
+    pub(crate) lost_size: u64,
 }
 
 #[derive(Debug, Subcommand)]
@@ -198,7 +214,7 @@ pub(crate) struct Mount {
     #[arg(num_args = 1..=2, required_unless_present = "restart", value_names = ["VOLUME", "MOUNTPOINT"])]
     pub(crate) what: Vec<PathBuf>,
     /// Mount options as mount(8) has them, with commas: ro, noexec, nodev, nosuid, noatime, allow_other, uid=N,
-    /// gid=N, cache-size=SIZE, cache-dir=DIR, writeback=off, cluster=FILE, key=FILE ...
+    /// gid=N, cache-size=SIZE, cache-dir=DIR, lost-dir=DIR, lost-size=SIZE, writeback=off, cluster=FILE, key=FILE ...
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub(crate) options: Vec<String>,
     /// Return when it is mounted; `umount` ends it.

@@ -40,6 +40,16 @@ pub(crate) fn cache_folder() -> anyhow::Result<PathBuf> {
     xdg("XDG_CACHE_HOME", ".cache")
 }
 
+/// Where what a mount lost is kept.
+pub(crate) fn lost_folder() -> anyhow::Result<PathBuf> {
+    let named = std::env::var_os("XDG_STATE_HOME").is_some();
+    let folder = match rustix::process::geteuid().is_root() && !named {
+        true => PathBuf::from("/var/lib/mangrove"),
+        false => xdg("XDG_STATE_HOME", ".local/state")?,
+    };
+    Ok(folder.join("lost"))
+}
+
 /// Where sockets and logs of running mounts are.
 pub(crate) fn runtime_folder() -> anyhow::Result<PathBuf> {
     let folder = match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {

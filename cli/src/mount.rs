@@ -16,7 +16,7 @@ use client::session::Session;
 use client::{Caller, Cluster};
 use fuse::{Supervised, Word};
 
-use crate::args::{Access, Mount, Umount, Using};
+use crate::args::{Access, Lost, Mount, Umount, Using};
 use crate::cluster::Stop;
 use crate::config;
 use crate::output::say;
@@ -25,6 +25,8 @@ use crate::output::say;
 const LEAVE_MAX: Duration = Duration::from_secs(20);
 /// How long an unmount may take to be heard of.
 const GONE_MAX: Duration = Duration::from_secs(10);
+/// When a cache that no mount uses is removed.
+const CACHE_UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A mounted volume.
 pub(crate) struct Mounted {
@@ -123,7 +125,7 @@ fn open(
     cluster: &Cluster,
     volume: client::connect::Volume,
     mountpoint: &Path,
-    Using { cache, age, ordered }: &Using,
+    Using { cache, lost, age, ordered }: &Using,
 ) -> anyhow::Result<Arc<Filesystem<Leased<Session>, Blocks>>> {
     // One folder a mount: two must not share one.
     let absolute = std::path::absolute(mountpoint)?;
@@ -139,6 +141,8 @@ fn open(
             ..CacheOptions::default()
         },
         max_age: age.max_age,
+        lost: lost_folder(lost),
+        lost_bytes_max: lost.lost_size.saturating_mul(1 << 20),
         ..Options::default()
     };
     let (id, user, session) = (cluster.view().cluster, cluster.user(), cluster.session().clone());
@@ -148,7 +152,25 @@ fn open(
         false => Leased::new(session, id, user, holder, volume.info.root),
     };
     let fs = Filesystem::open_volume(names, volume.blocks, volume.info, &volume.secret, options)?;
+    if cache.cache_dir.is_none() {
+        // Not before this mount's own cache is in use: it may be an old one.
+        remove_unused_caches(config::cache_folder()?);
+    }
     Ok(Arc::new(fs))
+}
+
+/// Removes the caches of mounts that were long ago, in the background.
+fn remove_unused_caches(within: PathBuf) {
+    tokio::task::spawn_blocking(move || match client::cache::remove_unused_caches(&within, CACHE_UNUSED) {
+        Ok(0) | Err(_) => {}
+        Ok(count) => tracing::info!(count, "caches that no mount has used for 30 days are removed"),
+    });
+}
+
+/// Where what is lost is kept. A mount is not refused for want of it.
+fn lost_folder(lost: &Lost) -> Option<PathBuf> {
+    let folder = lost.lost_dir.clone().map_or_else(config::lost_folder, Ok);
+    folder.inspect_err(|error| tracing::warn!(%error, "what this mount loses can't be kept; name --lost-dir")).ok()
 }
 
 /// The number by which replicas know the leases of this mount: the same for whoever mounts the volume here
@@ -177,7 +199,10 @@ impl Mounted {
         if !self.mount.leave(LEAVE_MAX).await {
             tracing::warn!("operations are still under way; the next process begins them again");
         }
-        Ok(self.fs.sync_all().await.is_ok())
+        let synced = self.fs.sync_all().await.is_ok();
+        self.fs.keep_lost().await;
+        // The next process tells who is to be told.
+        Ok(synced && !self.fs.is_any_untold())
     }
 
     /// Waits until somebody else has unmounted it.

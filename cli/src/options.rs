@@ -8,8 +8,9 @@ use crate::args::{Access, Using};
 
 /// What this program does something about, for the message that refuses what it does not know.
 const KNOWN: &str = "ro, rw, dev, nodev, suid, nosuid, exec, noexec, atime, noatime, allow_other, uid=N, gid=N, \
-                     cache-size=SIZE, cache-dir=DIR, max-age=AGE, writeback=on|off, cluster=FILE, key=FILE; _netdev, \
-                     nofail, defaults, auto, noauto, user, users and x-* are accepted and mean what mount(8) says";
+                     cache-size=SIZE, cache-dir=DIR, lost-dir=DIR, lost-size=SIZE, max-age=AGE, writeback=on|off, \
+                     cluster=FILE, key=FILE; _netdev, nofail, defaults, auto, noauto, user, users and x-* are \
+                     accepted and mean what mount(8) says";
 
 /// Words that are mount(8)'s business, or what is the case anyway.
 const ACCEPTED: &[&str] = &[
@@ -45,6 +46,8 @@ pub(crate) struct Asked {
     gid: Option<u32>,
     cache_mib: Option<u64>,
     cache_dir: Option<PathBuf>,
+    lost_dir: Option<PathBuf>,
+    lost_mib: Option<u64>,
     max_age: Option<String>,
     ordered: Option<bool>,
     cluster: Option<PathBuf>,
@@ -94,8 +97,10 @@ impl Asked {
         match name {
             "uid" => self.uid = Some(number()?),
             "gid" => self.gid = Some(number()?),
-            "cache-size" => self.cache_mib = Some(mebibytes(value)?),
+            "cache-size" => self.cache_mib = Some(mebibytes(name, value)?),
             "cache-dir" => self.cache_dir = Some(path()?),
+            "lost-dir" => self.lost_dir = Some(path()?),
+            "lost-size" => self.lost_mib = Some(mebibytes(name, value)?),
             "max-age" => self.max_age = Some(value.to_owned()),
             "cluster" => self.cluster = Some(path()?),
             "key" => self.key = Some(path()?),
@@ -117,6 +122,8 @@ impl Asked {
         access.key = self.key.clone().or(access.key.take());
         using.cache.cache_disk = self.cache_mib.unwrap_or(using.cache.cache_disk);
         using.cache.cache_dir = self.cache_dir.clone().or(using.cache.cache_dir.take());
+        using.lost.lost_dir = self.lost_dir.clone().or(using.lost.lost_dir.take());
+        using.lost.lost_size = self.lost_mib.unwrap_or(using.lost.lost_size);
         using.ordered = self.ordered.unwrap_or(using.ordered);
         if let Some(age) = &self.max_age {
             using.age.max_age = Some(crate::args::parse_age(age).map_err(|why| anyhow::anyhow!("max-age: {why}"))?);
@@ -156,8 +163,8 @@ impl Asked {
 }
 
 /// A size with K, M, G or T after it, or bytes; at least what it says, in MiB.
-fn mebibytes(text: &str) -> anyhow::Result<u64> {
-    let wrong = || format!("cache-size={text}: say a number and K, M, G or T: 2G");
+fn mebibytes(name: &str, text: &str) -> anyhow::Result<u64> {
+    let wrong = || format!("{name}={text}: say a number and K, M, G or T: 2G");
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let shift = match unit.to_ascii_uppercase().as_str() {
@@ -195,6 +202,19 @@ mod tests {
     }
 
     #[test]
+    fn where_losses_are_kept_can_be_said_either_way() {
+        use clap::Parser as _;
+        let line =
+            ["mangrove", "mount", "--lost-dir", "/a", "--lost-size", "5", "-o", "lost-dir=/b,lost-size=1G", "/m"];
+        let crate::args::Command::Mount(mut mount) = crate::args::Args::parse_from(line).command else { panic!() };
+        assert_eq!((mount.using.lost.lost_dir.as_deref(), mount.using.lost.lost_size), (Some("/a".as_ref()), 5));
+        let asked = parse(&mount.options).unwrap();
+        let mut access = Access { cluster: None, key: None };
+        asked.settle(&mut access, &mut mount.using).unwrap();
+        assert_eq!((mount.using.lost.lost_dir.as_deref(), mount.using.lost.lost_size), (Some("/b".as_ref()), 1024));
+    }
+
+    #[test]
     fn what_is_not_known_is_refused_with_what_is() {
         for list in ["rwx", "allow_root", "cache=3", "writeback=maybe", "uid=me", "cache-size=2X", "cache-size=", "max"]
         {
@@ -209,9 +229,9 @@ mod tests {
 
     #[test]
     fn sizes_are_rounded_up() {
-        assert_eq!(mebibytes("2G").unwrap(), 2048);
-        assert_eq!(mebibytes("1").unwrap(), 1);
-        assert_eq!(mebibytes("512m").unwrap(), 512);
-        assert!(mebibytes("99999999999T").is_err());
+        assert_eq!(mebibytes("cache-size", "2G").unwrap(), 2048);
+        assert_eq!(mebibytes("cache-size", "1").unwrap(), 1);
+        assert_eq!(mebibytes("cache-size", "512m").unwrap(), 512);
+        assert!(mebibytes("cache-size", "99999999999T").is_err());
     }
 }

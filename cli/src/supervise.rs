@@ -80,6 +80,10 @@ fn arguments(access: &Access, verbose: u8, using: &Using) -> anyhow::Result<Vec<
     if let Some(folder) = &cache.cache_dir {
         line.extend(["--cache-dir".into(), std::path::absolute(folder)?.into()]);
     }
+    line.extend(["--lost-size".into(), using.lost.lost_size.to_string().into()]);
+    if let Some(folder) = &using.lost.lost_dir {
+        line.extend(["--lost-dir".into(), std::path::absolute(folder)?.into()]);
+    }
     if let Some(age) = using.age.max_age {
         line.extend(["--max-age".into(), format!("{}ms", age.as_millis()).into()]);
     }

@@ -3,19 +3,31 @@
 //! Two traits, implemented by the real session and block client, and by in-process twins in tests.
 //! `Arc`s of either are either, so one client can carry several mounted volumes.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base::BlockId;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use meta::{Answer, Batch, Call, Denied, Ino};
+use meta::{Answer, Batch, Call, Denied, Ino, State};
+use tokio::time::Instant;
 
 /// The longest that somebody else's lease may have to be waited out.
 const LEASED_MAX: Duration = Duration::from_secs(90);
 /// How long to wait before asking again for what somebody else holds: at first, and at most.
 const LEASED_PAUSE: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(100));
+
+/// How long to wait before asking again for a lock: at first, and at most.
+pub const LOCK_PAUSE: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(100));
+/// Requests that a session has under way at once. While they are, further calls gather into the next request:
+/// a signature costs every replica a verification, so few large requests beat many small ones.
+pub const OUTSTANDING_MAX: usize = 4;
+/// How long a call may wait for the cluster before it fails.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a session waits for replies before a request is sent to all replicas.
+pub const RETRANSMIT: Duration = Duration::from_millis(300);
 
 /// Writes down all that was written, before leases are given back.
 pub type Flush = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
@@ -23,8 +35,47 @@ pub type Flush = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 /// Forgets all that is remembered because [`Metadata::lasts`] said so.
 pub type Forget = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// Waits until something is stored that is about to be named; may be called more than once.
-pub type Ready = Arc<dyn Fn() -> BoxFuture<'static, Result<(), Unavailable>> + Send + Sync>;
+/// Something that is about to be named, and must be stored before.
+pub trait Unstored: Send + Sync {
+    /// Waits until it is stored; may be called more than once.
+    fn stored(&self) -> BoxFuture<'static, Result<(), Unavailable>>;
+
+    /// It will not be named, and need not be stored.
+    fn give_up(&self);
+}
+
+/// What a commit waits for.
+pub type Ready = Arc<dyn Unstored>;
+
+/// Something that was done here and that replicas will never have.
+#[derive(Clone, Debug)]
+pub struct LostCall {
+    /// What.
+    pub call: Call,
+    /// The inode that it made.
+    pub made: Option<Ino>,
+}
+
+/// What a client did while it was cut off, and lost with its leases.
+pub struct Loss {
+    /// In order.
+    pub calls: Vec<LostCall>,
+    /// The files on which locks were lost.
+    pub locked: Vec<Ino>,
+    /// What is gone because of what was done.
+    pub removed: HashSet<Ino>,
+    /// The namespace as this client saw it, as far as it had leases on it still.
+    pub seen: State,
+}
+
+impl std::fmt::Debug for Loss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loss").field("calls", &self.calls.len()).field("locked", &self.locked).finish_non_exhaustive()
+    }
+}
+
+/// Takes what is lost, in the moment when it is: must not wait for anything, nor call back.
+pub type TakeLoss = Arc<dyn Fn(Loss) + Send + Sync>;
 
 /// The replicated namespace, as a session sees it.
 pub trait Metadata: Send + Sync + 'static {
@@ -63,7 +114,7 @@ pub trait Metadata: Send + Sync + 'static {
         ready: Ready,
     ) -> impl Future<Output = Result<Vec<Answer>, Unavailable>> + Send {
         async move {
-            ready().await?;
+            ready.stored().await?;
             self.calls(calls).await
         }
     }
@@ -83,6 +134,11 @@ pub trait Metadata: Send + Sync + 'static {
     /// Whether what is done to this inode is kept here for a while, for nobody else can see it.
     fn keeps(&self, _ino: Ino) -> bool {
         false
+    }
+
+    /// For how long nobody else can have seen this inode at least; `None` if somebody may now.
+    fn kept_for(&self, _ino: Ino) -> Option<Duration> {
+        None
     }
 
     /// Counts how often something stopped being this client's alone.
@@ -108,9 +164,29 @@ pub trait Metadata: Send + Sync + 'static {
         async { Ok(()) }
     }
 
+    /// Returns when replicas have all that was done here, or it is lost: whoever takes losses was told by then.
+    ///
+    /// # Errors
+    /// If replicas can't be reached.
+    fn settle(&self) -> impl Future<Output = Result<(), Unavailable>> + Send {
+        self.sync()
+    }
+
+    /// Says who takes what is lost.
+    fn before_losing(&self, _take: TakeLoss) {}
+
+    /// Whoever has this file open has forgotten content of it that was lost: until then commits that build on it
+    /// are refused as [`Denied::Stale`].
+    fn forget_content(&self, _ino: Ino) {}
+
     /// Waits until others may want what this client has leases on.
     fn recalled(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
+    }
+
+    /// Whether locks on this file were lost that somebody here may rely on still.
+    fn has_lost_locks(&self, _ino: Ino) -> bool {
+        false
     }
 
     /// Nobody relies any more on locks on this file that were lost: until then it is not changed.
@@ -227,6 +303,10 @@ impl<M: Metadata> Metadata for Arc<M> {
         M::keeps(self, ino)
     }
 
+    fn kept_for(&self, ino: Ino) -> Option<Duration> {
+        M::kept_for(self, ino)
+    }
+
     fn generation(&self) -> u64 {
         M::generation(self)
     }
@@ -243,8 +323,24 @@ impl<M: Metadata> Metadata for Arc<M> {
         M::sync(self).await
     }
 
+    async fn settle(&self) -> Result<(), Unavailable> {
+        M::settle(self).await
+    }
+
+    fn before_losing(&self, take: TakeLoss) {
+        M::before_losing(self, take);
+    }
+
+    fn forget_content(&self, ino: Ino) {
+        M::forget_content(self, ino);
+    }
+
     async fn recalled(&self) {
         M::recalled(self).await;
+    }
+
+    fn has_lost_locks(&self, ino: Ino) -> bool {
+        M::has_lost_locks(self, ino)
     }
 
     fn forget_lost(&self, ino: Ino) {

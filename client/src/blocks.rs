@@ -39,6 +39,8 @@ const HEDGE_MIN: Duration = Duration::from_millis(10);
 const HEDGE_MAX: Duration = Duration::from_secs(1);
 /// Read times remembered.
 const TIMES_MAX: usize = 256;
+/// Which part of them must be new before the percentile is looked for anew.
+const SLOW_EVERY: usize = 16;
 
 /// The storage nodes, as one store of blocks.
 #[derive(Clone, Debug)]
@@ -59,6 +61,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Times {
     recent: VecDeque<Duration>,
+    /// The 95th percentile of these when it was looked for last, and how many came since.
+    slow: Option<Duration>,
+    since: usize,
     average: BTreeMap<NodeId, Duration>,
 }
 
@@ -309,19 +314,24 @@ impl Times {
                 self.recent.pop_front();
             }
             self.recent.push_back(time);
+            self.since += 1;
         }
         let average = self.average.entry(node).or_insert(time);
         *average = (*average * 7 + time) / 8;
     }
 
     /// The observed 95th percentile, within bounds.
-    fn hedge_after(&self) -> Duration {
-        let mut sorted: Vec<Duration> = self.recent.iter().copied().collect();
-        if sorted.is_empty() {
-            return HEDGE_MAX;
+    fn hedge_after(&mut self) -> Duration {
+        if self.since > 0 && self.since * SLOW_EVERY >= self.recent.len() {
+            (self.slow, self.since) = (Some(self.percentile()), 0);
         }
-        sorted.sort_unstable();
-        sorted[(sorted.len() * 95 / 100).min(sorted.len() - 1)].clamp(HEDGE_MIN, HEDGE_MAX)
+        self.slow.map_or(HEDGE_MAX, |slow| slow.clamp(HEDGE_MIN, HEDGE_MAX))
+    }
+
+    fn percentile(&self) -> Duration {
+        let mut times: Vec<Duration> = self.recent.iter().copied().collect();
+        let at = (times.len() * 95 / 100).min(times.len() - 1);
+        *times.select_nth_unstable(at).1
     }
 
     fn quickest_first(&self, nodes: &mut [NodeId]) {

@@ -5,6 +5,7 @@
 //! is believed, and a disk that is full or broken only makes the cache smaller.
 
 mod disk;
+mod unused;
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -19,6 +20,7 @@ use tokio::sync::OnceCell;
 
 use crate::backend::{BlockError, BlockStore};
 use disk::DiskCache;
+pub use unused::remove_unused_caches;
 
 /// How much the cache may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,29 +204,21 @@ impl<K: Eq + Hash + Copy, V: Clone> Lru<K, V> {
         Some(entry.value.clone())
     }
 
-    pub(crate) fn contains(&self, key: &K) -> bool {
-        self.values.contains_key(key)
-    }
-
-    /// Adds a value and returns the keys that had to go for it. A value that alone costs too much
-    /// is not added.
-    pub(crate) fn insert(&mut self, key: K, value: V, cost: u64) -> Vec<K> {
+    /// Adds a value, for which others may have to go. One that alone costs too much is not added.
+    pub(crate) fn insert(&mut self, key: K, value: V, cost: u64) {
         self.remove(&key);
         if cost > self.cost_max {
-            return vec![key];
+            return;
         }
         self.tick += 1;
         self.order.insert(self.tick, key);
         self.values.insert(key, Entry { value, cost, tick: self.tick });
         self.cost += cost;
-        let mut gone = Vec::new();
         while self.cost > self.cost_max {
             let (_, oldest) = self.order.first_key_value().expect("something costs something");
             let oldest = *oldest;
             self.remove(&oldest);
-            gone.push(oldest);
         }
-        gone
     }
 
     pub(crate) fn remove(&mut self, key: &K) {
@@ -330,30 +324,80 @@ mod tests {
         assert!(cache.flights.flights.lock().is_empty());
     }
 
+    fn size_of(dir: &std::path::Path) -> u64 {
+        files(dir).iter().map(|file| file.metadata().expect("there").len()).sum()
+    }
+
     #[tokio::test]
     async fn disk_outlives_the_process_is_hash_checked_and_bounded() {
         let dir = tempfile::tempdir().expect("a folder");
         let shelf = Arc::new(Shelf::default());
-        let ids: Vec<_> = (0..3u8).map(|byte| shelf.add(vec![byte; 100])).collect();
-        let cache = BlockCache::new(shelf.clone(), &on_disk(dir.path(), 250));
-        for &id in &ids[..2] {
+        let ids: Vec<_> = (0..40u8).map(|byte| shelf.add(vec![byte; 1000])).collect();
+        let open = || BlockCache::new(shelf.clone(), &on_disk(dir.path(), 20_000));
+        let cache = open();
+        for &id in &ids[..10] {
+            cache.get(id).await.expect("there");
+        }
+        until(|| cache.disk.as_ref().expect("open").is_idle()).await;
+        drop(cache);
+
+        let cache = open();
+        for (byte, &id) in ids[..10].iter().enumerate() {
+            assert_eq!(cache.get(id).await.expect("there"), vec![byte as u8; 1000]);
+        }
+        assert_eq!(cache.counts(), CacheCounts { memory_hits: 0, disk_hits: 10, fetches: 0 });
+        for file in files(dir.path()) {
+            let mut bytes = std::fs::read(&file).expect("read");
+            bytes.iter_mut().skip(500).step_by(700).for_each(|byte| *byte ^= 1);
+            std::fs::write(file, bytes).expect("written");
+        }
+        assert_eq!(cache.get(ids[0]).await.expect("there"), vec![0; 1000], "a flipped bit is fetched again");
+        assert_eq!(cache.counts().fetches, 1);
+        for &id in &ids {
+            cache.get(id).await.expect("there");
+            until(|| cache.disk.as_ref().expect("open").is_idle()).await;
+            assert!(size_of(dir.path()) <= 20_000);
+        }
+        let before = cache.counts();
+        for &id in &ids[25..] {
+            cache.get(id).await.expect("there");
+        }
+        assert_eq!(cache.counts().fetches, before.fetches, "the newest are there");
+    }
+
+    #[tokio::test]
+    async fn what_is_torn_on_disk_is_left_out_and_what_is_used_stays() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let shelf = Arc::new(Shelf::default());
+        let ids: Vec<_> = (0..100u8).map(|byte| shelf.add(vec![byte; 1000])).collect();
+        std::fs::create_dir(dir.path().join("0f")).expect("made");
+        std::fs::write(dir.path().join("0f/01-0f"), "a block of an older release").expect("written");
+        let open = || BlockCache::new(shelf.clone(), &on_disk(dir.path(), 20_000));
+        let cache = open();
+        assert_eq!(size_of(dir.path()), 0);
+        for &id in &ids[..3] {
             cache.get(id).await.expect("there");
             until(|| cache.disk.as_ref().expect("open").is_idle()).await;
         }
         drop(cache);
+        let newest = files(dir.path()).into_iter().max().expect("a file");
+        let mut bytes = std::fs::read(&newest).expect("read");
+        bytes.truncate(bytes.len() - 1);
+        std::fs::write(&newest, bytes).expect("written");
 
-        let cache = BlockCache::new(shelf.clone(), &on_disk(dir.path(), 250));
-        assert_eq!(cache.get(ids[0]).await.expect("there"), vec![0; 100]);
-        assert_eq!(cache.counts(), CacheCounts { memory_hits: 0, disk_hits: 1, fetches: 0 });
-        for file in files(dir.path()) {
-            std::fs::write(file, vec![77; 100]).expect("written");
+        let cache = open();
+        for &id in &ids[..3] {
+            cache.get(id).await.expect("there");
         }
-        assert_eq!(cache.get(ids[0]).await.expect("there"), vec![0; 100], "a flipped bit is fetched again");
-        assert_eq!(cache.counts().fetches, 1);
-        until(|| cache.disk.as_ref().expect("open").is_idle()).await;
-        cache.get(ids[2]).await.expect("there");
-        until(|| cache.disk.as_ref().expect("open").is_idle()).await;
-        assert!(files(dir.path()).len() <= 2, "250 bytes hold two blocks of 100");
+        assert_eq!(cache.counts(), CacheCounts { memory_hits: 0, disk_hits: 2, fetches: 1 });
+        // One is asked for again and again while all the others pass.
+        for &id in &ids {
+            cache.get(id).await.expect("there");
+            until(|| cache.disk.as_ref().expect("open").is_idle()).await;
+            cache.get(ids[0]).await.expect("there");
+            until(|| cache.disk.as_ref().expect("open").is_idle()).await;
+        }
+        assert_eq!(cache.counts().fetches, 98, "each once");
     }
 
     #[tokio::test]

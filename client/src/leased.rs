@@ -7,11 +7,15 @@
 //! does not get its leases renewed in time stops using them before replicas give them to anybody else, and
 //! if they did, what was not sent is lost: the end of the log, and never something in the middle.
 //!
-//! Where to look: `local` is the copy and its log; `ship` sends the log; `cede` gives leases back;
-//! `elsewhere` looks at what is not held here; this file decides between them.
+//! Where to look: `local` is the copy and its log, `local/loss` their end; `ship` sends the log; `hold` asks for
+//! leases and `cede` gives them back; `elsewhere` looks at what is not held here; `away` is for when nobody
+//! answers; this file decides between them.
 
+mod away;
 mod cede;
+mod clock;
 mod elsewhere;
+mod hold;
 mod local;
 mod owned;
 mod ship;
@@ -20,22 +24,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{ClusterId, PublicKey};
-use meta::{Answer, Batch, Call, Denied, Ino, Local as Way, Op, Reply, is_about_orphan, is_logged};
+use meta::{Answer, Batch, Call, Denied, Ino, Op, is_about_orphan, is_logged};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
+use tokio::time::Instant;
 
-use crate::backend::{Flush, Forget, Metadata, Patience, Ready, Unavailable};
+use crate::backend::{Flush, Forget, Metadata, Patience, Ready, TakeLoss, Unavailable};
+pub use clock::SinceBoot;
+use clock::since_boot;
 use elsewhere::Looked;
-use local::{Local, Step, since_boot};
+use local::{Local, Step};
+use owned::is_lock_and_look;
 
 /// How often the background looks whether there is something to send.
 const TICK: Duration = Duration::from_millis(500);
 /// After how long what was done here is sent though nobody asked for it.
 const WRITE_BACK: Duration = Duration::from_secs(5);
 /// How many operations may wait to be sent before they are sent.
-const LOG_MAX: usize = 8192;
+const LOG_MAX: usize = 32768;
 /// And how many may wait before whoever does more waits for them.
-const LOG_BRAKE: usize = 4 * LOG_MAX;
+const LOG_BRAKE: usize = 2 * LOG_MAX;
 /// How often replicas are asked at most what others want.
 const HEED_PAUSE: Duration = Duration::from_millis(20);
 /// How long not to ask for a lease again that was refused: because of others, or of what it is on.
@@ -78,6 +86,7 @@ struct Core<M> {
     gate: RwLock<()>,
     /// Held by whoever sends the log.
     shipping: tokio::sync::Mutex<()>,
+    away: away::Away,
     flush: Mutex<Option<Flush>>,
     /// How what others remember of this client's own is forgotten, and the generation of when that was done last.
     forget: Mutex<Option<Forget>>,
@@ -97,23 +106,31 @@ impl<M: Metadata> Leased<M> {
     /// sets this client apart from the user's others: whoever had it before is fenced. Must be called on a
     /// tokio runtime.
     pub fn new(inner: M, cluster: ClusterId, user: PublicKey, holder: u64, root: Ino) -> Leased<M> {
-        Leased::start(inner, cluster, (user, holder), Some(root))
+        Leased::with_clock(inner, cluster, (user, holder), Some(root), Arc::new(since_boot))
     }
 
     /// The same without leases: everything is ordered. `holder` is whose locks are.
     pub fn ordered(inner: M, cluster: ClusterId, user: PublicKey, holder: u64) -> Leased<M> {
-        Leased::start(inner, cluster, (user, holder), None)
+        Leased::with_clock(inner, cluster, (user, holder), None, Arc::new(since_boot))
     }
 
-    fn start(inner: M, cluster: ClusterId, me: (PublicKey, u64), root: Option<Ino>) -> Leased<M> {
+    /// Either, `root` or none, on a machine with this clock.
+    pub fn with_clock(
+        inner: M,
+        cluster: ClusterId,
+        me: (PublicKey, u64),
+        root: Option<Ino>,
+        clock: SinceBoot,
+    ) -> Leased<M> {
         let core = Arc::new(Core {
             inner,
             cluster,
             me,
             takes_leases: root.is_some(),
-            local: Mutex::new(Local::new(cluster, root)),
+            local: Mutex::new(Local::new(cluster, root, clock)),
             gate: RwLock::default(),
             shipping: tokio::sync::Mutex::default(),
+            away: away::Away::default(),
             flush: Mutex::default(),
             forget: Mutex::default(),
             forgotten: tokio::sync::Mutex::default(),
@@ -148,7 +165,7 @@ impl<M: Metadata> Metadata for Leased<M> {
             self.core.brake().await;
             return Ok(answers);
         }
-        ready().await?;
+        ready.stored().await?;
         self.core.work_off(calls, answers).await
     }
 
@@ -162,6 +179,10 @@ impl<M: Metadata> Metadata for Leased<M> {
 
     fn keeps(&self, ino: Ino) -> bool {
         self.core.local.lock().keeps(ino, &self.core.me)
+    }
+
+    fn kept_for(&self, ino: Ino) -> Option<Duration> {
+        self.core.local.lock().kept_for(ino, &self.core.me)
     }
 
     fn generation(&self) -> u64 {
@@ -182,8 +203,24 @@ impl<M: Metadata> Metadata for Leased<M> {
         self.core.local.lock().tell_lost(losses)
     }
 
+    fn has_lost_locks(&self, ino: Ino) -> bool {
+        self.core.local.lock().owned.is_lost(ino)
+    }
+
     fn forget_lost(&self, ino: Ino) {
         self.core.local.lock().owned.forget_lost(ino);
+    }
+
+    async fn settle(&self) -> Result<(), Unavailable> {
+        self.core.ship().await
+    }
+
+    fn before_losing(&self, take: TakeLoss) {
+        self.core.local.lock().taker = Some(take);
+    }
+
+    fn forget_content(&self, ino: Ino) {
+        self.core.local.lock().forget_content(ino);
     }
 
     fn before_ceding(&self, flush: Flush) {
@@ -238,7 +275,7 @@ impl<M: Metadata> Core<M> {
     }
 
     async fn work(&self, calls: &[Call], mut answers: Vec<Answer>) -> Result<Vec<Answer>, Unavailable> {
-        let (mut patience, mut tries) = (Patience::new(), TRIES);
+        let (began, mut patience, mut tries) = (Instant::now(), Patience::new(), TRIES);
         while answers.len() < calls.len() {
             if let Some(call) = calls.get(answers.len()) {
                 let step = self.local.lock().step(call, &self.me, tries > 0);
@@ -258,7 +295,9 @@ impl<M: Metadata> Core<M> {
                     Looked::InOrder => {}
                 }
             }
+            self.reach().await?;
             let alone = self.gate.write().await;
+            self.failed_since(began)?;
             self.apply(calls, &mut answers, None);
             let Some(call) = calls.get(answers.len()) else { break };
             let step = self.local.lock().step(call, &self.me, tries > 0);
@@ -317,7 +356,7 @@ impl<M: Metadata> Core<M> {
             self.local.lock().end_generation();
         }
         self.forget().await;
-        let done = self.inner.batch(Batch { calls: run.clone(), by }).await;
+        let done = self.ask(Batch { calls: run.clone(), by }).await;
         let mut local = self.local.lock();
         let done = match done {
             Ok(done) => done,
@@ -344,90 +383,6 @@ impl<M: Metadata> Core<M> {
         }
         Ok(())
     }
-
-    /// Asks for a lease on a directory; or only to be known.
-    async fn hold(&self, call: &Call, directory: Option<Ino>) -> Result<(), Unavailable> {
-        let (by, fresh) = {
-            let local = self.local.lock();
-            (local.by(&self.me, None), !local.has_held())
-        };
-        let op = match directory {
-            Some(ino) => Op::Hold { holder: self.me.1, ino, fresh },
-            None => Op::Enroll { holder: self.me.1, fresh },
-        };
-        self.forget().await;
-        let asked = since_boot();
-        let done = self.inner.batch(Batch { calls: vec![Call { caller: call.caller.clone(), op }], by }).await;
-        let mut local = self.local.lock();
-        let mut done = match done {
-            Ok(done) => done,
-            Err(unknown) => {
-                local.give_up(self.cluster);
-                return Err(unknown);
-            }
-        };
-        if local.is_over(&done) {
-            local.lose(self.cluster);
-            return Ok(());
-        }
-        match done.pop() {
-            Some(Answer::Done(Reply::Held { epoch, lease, rows })) => {
-                local.take_hold(asked, epoch, &lease, &rows, &self.me)
-            }
-            refused => {
-                let pause = if refused == Some(Answer::Denied(Denied::Contended)) { REFUSED.0 } else { REFUSED.1 };
-                directory.inspect(|directory| local.note_refused(*directory, call.caller.uid, pause));
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks how long the leases last, and what others want.
-    async fn renew(&self) -> Result<(), Unavailable> {
-        self.lease(Op::Renew).await.map(drop)
-    }
-
-    async fn lease(&self, op: Op) -> Result<Vec<Ino>, Unavailable> {
-        let Some(by) = self.local.lock().by(&self.me, None) else { return Ok(Vec::new()) };
-        let epoch = by.epoch;
-        let asked = since_boot();
-        let mut done = self.inner.batch(Batch { calls: vec![as_root(op)], by: Some(by) }).await?;
-        let mut local = self.local.lock();
-        if let Some(Answer::Done(Reply::Lease(lease))) = done.pop() {
-            local.take_lease(asked, &lease, &self.me);
-            return Ok(lease.recalls);
-        }
-        // Others may have been granted meanwhile.
-        if local.has_epoch(epoch) {
-            local.lose(self.cluster);
-        }
-        Ok(Vec::new())
-    }
-
-    /// Fetches all names of a directory.
-    async fn fetch(&self, call: &Call, ino: Ino) -> Result<(), Unavailable> {
-        let mut cookie = 0;
-        loop {
-            let by = self.local.lock().by(&self.me, None);
-            let fetch = Call { caller: call.caller.clone(), op: Op::Fetch { ino, cookie } };
-            let mut done = self.inner.batch(Batch { calls: vec![fetch], by }).await?;
-            let mut local = self.local.lock();
-            match done.pop() {
-                Some(Answer::Done(Reply::Rows { rows, next })) => {
-                    local.take_rows(&rows, ino, next.is_none(), &self.me);
-                    match next {
-                        Some(next) => cookie = next,
-                        None => return Ok(()),
-                    }
-                }
-                _ => {
-                    // It may be gone, or not for this caller to see: then operations on it are ordered.
-                    local.note_unfetched(ino, call.caller.uid);
-                    return Ok(());
-                }
-            }
-        }
-    }
 }
 
 /// Sends the log now and then, and gives back what others want, for as long as anybody uses the volume.
@@ -437,6 +392,7 @@ async fn background<M: Metadata>(core: std::sync::Weak<Core<M>>) {
     loop {
         let Some(core) = core.upgrade() else { return };
         let heed = tokio::select! {
+            biased; // What happens must not hang on chance.
             _ = ticks.tick() => core.local.lock().is_asked(),
             () = core.pressed.notified() => false,
             () = core.inner.recalled() => core.local.lock().has_leases(),
@@ -466,24 +422,5 @@ async fn background<M: Metadata>(core: std::sync::Weak<Core<M>>) {
         if let Err(error) = worked.await {
             tracing::warn!(%error, "what was done here is not sent yet");
         }
-    }
-}
-
-/// Whether these begin with a lock and a look at the same file: both are refused for the same lease.
-fn is_lock_and_look(run: &[Call]) -> bool {
-    match run {
-        [first, second, ..] => {
-            matches!((&first.op, &second.op), (Op::Lock(lock), Op::Open { ino, .. }) if lock.ino == *ino)
-        }
-        _ => false,
-    }
-}
-
-/// What an operation needs before it can be done here.
-fn way_of(way: Way) -> Step {
-    match way {
-        Way::Can | Way::Cannot(None) => Step::Order,
-        Way::Fetch(directory) => Step::Fetch(directory),
-        Way::Cannot(Some(directory)) => Step::Hold(directory),
     }
 }

@@ -21,22 +21,15 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::backend::{Metadata, Unavailable};
+use crate::backend::{CALL_TIMEOUT, Metadata, OUTSTANDING_MAX, RETRANSMIT, Unavailable};
 use crate::exchange::Exchange;
 use crate::proofs::{Attempt, Proofs, Read, ReadCounts, Source};
 
-/// Requests under way at once. While they are, further calls gather into the next request: a
-/// signature costs every replica a verification, so few large requests beat many small ones.
-const OUTSTANDING_MAX: usize = 4;
 /// What calls of one request may add up to, bytes.
 const REQUEST_TARGET: usize = 96 << 10;
 /// What the answers to one request may add up to, bytes. Replicas refuse the calls of a batch whose
 /// answers go beyond `meta::ANSWERS_LEN_MAX`.
 const ANSWERS_TARGET: usize = meta::ANSWERS_LEN_MAX - (128 << 10);
-/// How long a call may wait for the cluster before it fails.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long to wait for replies before a request is sent to all replicas.
-const RETRANSMIT: Duration = Duration::from_millis(300);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 

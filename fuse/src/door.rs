@@ -10,10 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use client::backend::{BlockStore, Metadata};
 use client::fs::{Fallocate, FsError, Handle, OpenFlags, Seek, SetAttr};
-use meta::{Attr, AttrChange, Caller, Ino, RenameHow, XattrHow};
+use meta::{Attr, AttrChange, Caller, Ino, RenameHow};
 use parking_lot::Mutex;
 
 use crate::MountOptions;
@@ -64,6 +63,8 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         let told = Arc::new(Told::default());
         let forgetting = told.clone();
         fs.before_sharing(Arc::new(move || Box::pin(forgetting.clone().forget_lasting())));
+        let (doubting, root) = (told.clone(), fs.root());
+        fs.on_doubt(Arc::new(move |inos| doubting.doubt(inos, root)));
         Door {
             fs,
             ttl,
@@ -104,7 +105,7 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
 
     /// Like [`Door::wait`], for what changes files or names. Before the kernel learns that it has
     /// ended, what was listed ahead is void: it may be older. (Flushing and closing change nothing more.)
-    async fn changing<T>(
+    pub(crate) async fn changing<T>(
         &self,
         request: &Request,
         operation: impl Future<Output = client::fs::Result<T>>,
@@ -227,16 +228,23 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         Ok(Target(self.wait(request, self.fs.readlink(&caller, self.ino(inode))).await?.into()))
     }
 
-    async fn mknod(&self, request: &Request, parent: u64, name: &OsStr, mode: u32, device: u32) -> Result<Entry> {
+    async fn mknod(
+        &self,
+        request: &Request,
+        parent: u64,
+        name: &OsStr,
+        mode: request::NewMode,
+        device: u32,
+    ) -> Result<Entry> {
         let caller = self.caller(request);
-        let (kind, permissions) = (translate::kind(mode).ok_or(Errno::INVAL)?, translate::permissions(mode));
-        let made = self.fs.mknod(&caller, self.ino(parent), name.as_bytes(), kind, permissions, device);
+        let (kind, mode) = (translate::kind(mode.mode).ok_or(Errno::INVAL)?, translate::new_mode(mode));
+        let made = self.fs.mknod(&caller, self.ino(parent), name.as_bytes(), kind, mode, device);
         self.make(request, &caller, (parent, name.as_bytes()), made).await
     }
 
-    async fn mkdir(&self, request: &Request, parent: u64, name: &OsStr, mode: u32) -> Result<Entry> {
+    async fn mkdir(&self, request: &Request, parent: u64, name: &OsStr, mode: request::NewMode) -> Result<Entry> {
         let caller = self.caller(request);
-        let made = self.fs.mkdir(&caller, self.ino(parent), name.as_bytes(), translate::permissions(mode));
+        let made = self.fs.mkdir(&caller, self.ino(parent), name.as_bytes(), translate::new_mode(mode));
         self.make(request, &caller, (parent, name.as_bytes()), made).await
     }
 
@@ -302,17 +310,27 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         request: &Request,
         parent: u64,
         name: &OsStr,
-        mode: u32,
+        mode: request::NewMode,
         open: request::Open,
     ) -> Result<Created> {
         let (caller, flags) = (self.caller(request), translate::open_flags(open.flags));
         let generation = self.fs.generation();
-        let (mode, exclusive) = (translate::permissions(mode), translate::is_exclusive(open.flags));
+        let (mode, exclusive) = (translate::new_mode(mode), translate::is_exclusive(open.flags));
         let created = self.fs.create(&caller, self.ino(parent), name.as_bytes(), mode, flags, exclusive);
         let created = self.changing(request, created).await;
         let created = self.created(request, &caller, (parent, name.as_bytes()), flags, created).await?;
         let entry = self.entry(request, parent, &created.attr, generation).await;
         Ok(Created { entry, opened: self.opened(caller, &created, flags) })
+    }
+
+    async fn tmpfile(
+        &self,
+        request: &Request,
+        parent: u64,
+        mode: request::NewMode,
+        open: request::Open,
+    ) -> Result<Created> {
+        self.create_unnamed(request, parent, mode, open).await
     }
 
     async fn read(&self, request: &Request, inode: u64, read: request::Read) -> Result<Data> {
@@ -374,8 +392,10 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         synced
     }
 
-    async fn opendir(&self, _: &Request, _: u64, _: request::Open) -> Result<Opened> {
-        Ok(Opened { handle: self.listings.open(), flags: 0 })
+    async fn opendir(&self, request: &Request, inode: u64, _: request::Open) -> Result<Opened> {
+        let generation = self.fs.generation();
+        let flags = self.listing_flags(request, inode, generation).await;
+        Ok(Opened { handle: self.listings.open(), flags })
     }
 
     async fn readdir(
@@ -414,41 +434,19 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     }
 
     async fn setxattr(&self, request: &Request, inode: u64, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
-        refuse_acl(name)?;
-        let how = match flags {
-            0 => XattrHow::Set,
-            1 => XattrHow::Create,
-            2 => XattrHow::Replace,
-            _ => return Err(Errno::INVAL),
-        };
-        let caller = self.caller(request);
-        let set = self.wait(request, self.fs.setxattr(&caller, self.ino(inode), name.as_bytes(), value, how)).await;
-        self.changed(inode, set)
+        self.set_xattr(request, inode, name.as_bytes(), value, flags).await
     }
 
     async fn getxattr(&self, request: &Request, inode: u64, name: &OsStr, size: u32) -> Result<Xattr> {
-        refuse_acl(name)?;
-        let caller = self.caller(request);
-        let value = self.wait(request, self.fs.getxattr(&caller, self.ino(inode), name.as_bytes())).await?;
-        Xattr::fitting(value, size)
+        self.get_xattr(request, inode, name.as_bytes(), size).await
     }
 
     async fn listxattr(&self, request: &Request, inode: u64, size: u32) -> Result<Xattr> {
-        let caller = self.caller(request);
-        let names = self.wait(request, self.fs.listxattr(&caller, self.ino(inode))).await?;
-        let mut list = Vec::with_capacity(names.iter().map(|name| name.len() + 1).sum());
-        for name in names {
-            list.extend_from_slice(&name);
-            list.push(0);
-        }
-        Xattr::fitting(Bytes::from(list), size)
+        self.list_xattr(request, inode, size).await
     }
 
     async fn removexattr(&self, request: &Request, inode: u64, name: &OsStr) -> Result<()> {
-        refuse_acl(name)?;
-        let caller = self.caller(request);
-        let gone = self.wait(request, self.fs.removexattr(&caller, self.ino(inode), name.as_bytes())).await;
-        self.changed(inode, gone)
+        self.remove_xattr(request, inode, name.as_bytes()).await
     }
 
     async fn fallocate(&self, request: &Request, inode: u64, fallocate: request::Fallocate) -> Result<()> {
@@ -461,6 +459,10 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         done
     }
 
+    async fn copy_file_range(&self, request: &Request, inode: u64, copy: request::CopyFileRange) -> Result<Written> {
+        self.copy_range(request, inode, copy).await
+    }
+
     async fn lseek(&self, request: &Request, inode: u64, handle: u64, offset: i64, whence: u32) -> Result<Offset> {
         self.adopt(request, inode, handle, OpenFlags::reading()).await?;
         let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
@@ -471,11 +473,6 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         };
         self.wait(request, self.fs.seek(Handle(handle), offset, what)).await.map(Offset)
     }
-}
-
-/// Access control lists are not kept, and must not look as if they were.
-fn refuse_acl(name: &OsStr) -> Result<()> {
-    if name.as_bytes().starts_with(b"system.posix_acl_") { Err(Errno::OPNOTSUPP) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::wire::Errno;
 pub(crate) fn errno(error: &FsError) -> Errno {
     match error {
         FsError::Denied(why) => denied(*why),
-        FsError::Unavailable(_) | FsError::Corrupt(_) => Errno::IO,
+        FsError::Unavailable(_) | FsError::Corrupt(_) | FsError::Lost(_) => Errno::IO,
         FsError::NoSpace => Errno::NOSPC,
         FsError::NameTooLong => Errno::NAMETOOLONG,
         FsError::Invalid => Errno::INVAL,

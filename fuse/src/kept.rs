@@ -97,6 +97,16 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
         Opened { handle: opened.handle.0, flags: direct | if pages_good { open_flag::KEEP_CACHE } else { 0 } }
     }
 
+    /// Whether the kernel may keep what it reads of a directory, and whether what it kept is good: only if what it
+    /// is can't have been changed by others since it was opened to be kept. What is changed here the kernel knows.
+    pub(crate) async fn listing_flags(&self, request: &Request, inode: u64, generation: u64) -> u32 {
+        let ino = self.ino(inode);
+        if self.lasts(request, ino, generation).await.is_zero() {
+            return 0;
+        }
+        open_flag::CACHE_DIR | if self.told.open_listing(ino, generation) { open_flag::KEEP_CACHE } else { 0 }
+    }
+
     /// After a commit: times and space that the kernel was told before were estimates, and would be
     /// seen to change later though nothing does.
     pub(crate) fn committed(&self, handle: u64) {

@@ -17,6 +17,7 @@ mod changes;
 mod control;
 mod door;
 mod errno;
+mod files;
 mod groups;
 mod kept;
 mod ledger;
@@ -29,6 +30,7 @@ mod takeover;
 mod told;
 mod translate;
 pub mod wire;
+mod xattrs;
 
 /// The kind of our mounts, as `/proc/self/mountinfo` has it.
 pub const KIND: &str = "fuse.mangrove";

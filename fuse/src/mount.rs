@@ -127,10 +127,13 @@ pub async fn serve<M: Metadata, B: BlockStore>(
 }
 
 /// The replicas clear set-id bits themselves. The kernel would ask for `security.capability`, which is
-/// a round of agreement, at each write.
+/// a round of agreement, at each write. They also take the umask off, because it is for the directory to say
+/// whether that is done. The kernel judges before they do, by what it remembers: or its cache of names would
+/// lead users through directories that are closed to them.
 fn session_options() -> SessionOptions {
     let locks = capability::POSIX_LOCKS | capability::FLOCK_LOCKS;
-    let capabilities = capability::DEFAULT | capability::HANDLE_KILLPRIV_V2 | locks;
+    let lists = capability::POSIX_ACL | capability::DONT_MASK;
+    let capabilities = capability::DEFAULT | capability::HANDLE_KILLPRIV_V2 | lists | locks;
     SessionOptions { capabilities, ..Default::default() }
 }
 

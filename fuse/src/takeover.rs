@@ -154,7 +154,7 @@ impl<M: Metadata, B: BlockStore> Door<M, B> {
     /// `fsyncdir`.
     pub(crate) async fn sync_names(&self, request: &Request, inode: u64) -> Result<()> {
         self.inherited.tell_lost(inode, 0, true)?;
-        self.wait(request, self.fs.sync_names()).await
+        self.wait(request, self.fs.sync_inode(self.ino(inode))).await
     }
 
     /// After names in a directory, or an inode's attributes, were changed, and before that is answered.

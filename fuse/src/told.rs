@@ -6,10 +6,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use meta::{Attr, Ino, Kind};
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
+use crate::wire::abi::ROOT;
 use crate::wire::{Notifier, Request};
 
 /// The longest that an operation may go on after its caller was interrupted: others' leases are waited for,
@@ -21,6 +23,10 @@ const UNSETTLED: Duration = Duration::from_secs(300);
 pub(crate) struct Told {
     files: Mutex<HashMap<Ino, Known>>,
     directories: Mutex<HashMap<Ino, Attr>>,
+    /// In which generation of leases directories were opened whose listings it keeps.
+    listings: Mutex<HashMap<Ino, u64>>,
+    /// Of which version the attributes are that it has, and which access lists there were then.
+    listed: Mutex<HashMap<Ino, Listed>>,
     /// Of which inodes, by the kernel's numbers, it may believe the attributes for as long as a lease lasts.
     lasting: Mutex<HashSet<u64>>,
     /// Shared by answers that say so until the kernel has them; held alone while it is made to forget.
@@ -40,14 +46,49 @@ struct Known {
     pages: Option<u64>,
 }
 
+/// The access lists of one inode, by name: as good as its attributes of this version are.
+#[derive(Clone, Debug, Default)]
+struct Listed {
+    version: u64,
+    lists: Vec<(Vec<u8>, Option<Bytes>)>,
+}
+
 impl Told {
     /// The kernel is about to get these attributes.
     pub(crate) fn tell(&self, attr: &Attr) {
+        {
+            let mut listed = self.listed.lock();
+            let listed = listed.entry(attr.ino).or_default();
+            if listed.version < attr.version {
+                *listed = Listed { version: attr.version, lists: Vec::new() };
+            }
+        }
         match attr.kind {
             Kind::File => self.files.lock().entry(attr.ino).or_default().attributes = Some(attr.content_version),
             Kind::Directory => drop(self.directories.lock().insert(attr.ino, *attr)),
             _ => {}
         }
+    }
+
+    /// An access list as of the attributes that the kernel has, if that is known; and which version they are.
+    pub(crate) fn list(&self, ino: Ino, name: &[u8]) -> (Option<Option<Bytes>>, u64) {
+        let listed = self.listed.lock();
+        let Some(listed) = listed.get(&ino) else { return (None, 0) };
+        let known = listed.lists.iter().find(|(known, _)| known == name).map(|(_, list)| list.clone());
+        (known, listed.version)
+    }
+
+    /// Keeps an access list that was asked for when the kernel had attributes of that version.
+    pub(crate) fn keep_list(&self, ino: Ino, name: &[u8], version: u64, list: Option<Bytes>) {
+        if let Some(listed) = self.listed.lock().get_mut(&ino).filter(|listed| listed.version == version) {
+            listed.lists.retain(|(known, _)| known != name);
+            listed.lists.push((name.to_vec(), list));
+        }
+    }
+
+    /// A list was set: what is known is not so, whatever attributes the kernel has.
+    pub(crate) fn drop_lists(&self, ino: Ino) {
+        self.listed.lock().remove(&ino);
     }
 
     /// A file is opened with these attributes: whether the kernel has others, and whether the pages it
@@ -69,11 +110,31 @@ impl Told {
         before.is_some_and(|before| before != version)
     }
 
+    /// A directory is opened whose listing the kernel will keep: whether the one that it has is of this generation
+    /// of leases, which have not ended in between.
+    pub(crate) fn open_listing(&self, ino: Ino, generation: u64) -> bool {
+        self.listings.lock().insert(ino, generation) == Some(generation)
+    }
+
     /// The kernel's cached pages may hold what is not so.
     pub(crate) fn doubt_pages(&self, ino: Ino) {
         if let Some(known) = self.files.lock().get_mut(&ino) {
             known.pages = None;
         }
+    }
+
+    /// What the kernel was told of these inodes, and its cached pages of them, is not so. Waits for nothing.
+    pub(crate) fn doubt(&self, inos: &[Ino], root: Ino) {
+        inos.iter().for_each(|ino| self.doubt_pages(*ino));
+        let Some(notifier) = self.notifier.get().cloned() else { return };
+        let inodes: Vec<u64> = inos.iter().map(|ino| if *ino == root { ROOT } else { ino.0 }).collect();
+        tokio::spawn(async move {
+            for inode in inodes {
+                if let Err(errno) = notifier.inval_inode(inode, 0, 0).await {
+                    tracing::warn!(%errno, inode, "the kernel keeps pages of what was lost");
+                }
+            }
+        });
     }
 
     /// A directory that is there no more and that the kernel still knows, because a process is in it:
@@ -86,6 +147,8 @@ impl Told {
     pub(crate) fn forget(&self, ino: Ino) {
         self.files.lock().remove(&ino);
         self.directories.lock().remove(&ino);
+        self.listed.lock().remove(&ino);
+        self.listings.lock().remove(&ino);
         // What may be believed for long is kept: it may know the inode anew by now, or by other names.
     }
 
@@ -163,6 +226,17 @@ impl Told {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_listing_is_good_for_one_generation_of_leases() {
+        let told = Told::default();
+        assert!(!told.open_listing(Ino(5), 1));
+        assert!(told.open_listing(Ino(5), 1));
+        assert!(!told.open_listing(Ino(5), 2), "others may have changed it in between");
+        assert!(told.open_listing(Ino(5), 2));
+        told.forget(Ino(5));
+        assert!(!told.open_listing(Ino(5), 2));
+    }
+
     #[tokio::test]
     async fn forgetting_waits_for_answers_that_say_that_something_lasts() {
         let told = Arc::new(Told::default());
@@ -178,6 +252,49 @@ mod tests {
         drop(request);
         forgetting.await;
         assert!(told.lasting.lock().is_empty());
+    }
+
+    #[test]
+    fn a_list_is_known_for_as_long_as_the_attributes_are() {
+        let told = Told::default();
+        let time = meta::Timestamp::default();
+        let attr = Attr {
+            ino: Ino(7),
+            volume: meta::VolumeId(1),
+            kind: Kind::File,
+            mode: 0o640,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            size: 0,
+            allocated: 0,
+            rdev: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+            version: 5,
+            content_version: 1,
+        };
+        assert_eq!(told.list(Ino(7), b"list"), (None, 0));
+        told.tell(&attr);
+        assert_eq!(told.list(Ino(7), b"list"), (None, 5));
+        told.keep_list(Ino(7), b"list", 5, None);
+        told.keep_list(Ino(7), b"other", 5, Some(Bytes::from_static(b"x")));
+        told.tell(&Attr { version: 4, ..attr });
+        assert_eq!(told.list(Ino(7), b"list"), (Some(None), 5));
+        assert_eq!(told.list(Ino(7), b"other"), (Some(Some(Bytes::from_static(b"x"))), 5));
+        told.tell(&Attr { version: 6, ..attr });
+        assert_eq!(told.list(Ino(7), b"other"), (None, 6), "the inode changed");
+        told.keep_list(Ino(7), b"list", 5, None);
+        assert_eq!(told.list(Ino(7), b"list"), (None, 6), "asked for before it did");
+        told.keep_list(Ino(7), b"list", 6, None);
+        told.drop_lists(Ino(7));
+        told.keep_list(Ino(7), b"list", 6, None);
+        assert_eq!(told.list(Ino(7), b"list"), (None, 0), "it was set");
+        told.tell(&attr);
+        told.forget(Ino(7));
+        assert_eq!(told.list(Ino(7), b"list"), (None, 0));
     }
 
     #[tokio::test]

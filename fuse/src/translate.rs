@@ -3,7 +3,7 @@
 use client::fs::{OpenFlags, VolumeSpace};
 use meta::{Attr, Kind};
 
-use crate::wire::request::{SetTime, Timestamp};
+use crate::wire::request::{NewMode, SetTime, Timestamp};
 use crate::wire::{Attributes, Statistics};
 
 /// The file type of a directory, as in `st_mode`.
@@ -63,6 +63,11 @@ pub(crate) fn kind(mode: u32) -> Option<Kind> {
         0o060_000 => Some(Kind::BlockDevice),
         _ => None,
     }
+}
+
+/// What something new is made with.
+pub(crate) fn new_mode(mode: NewMode) -> client::fs::NewMode {
+    client::fs::NewMode { mode: permissions(mode.mode), umask: (mode.umask & 0o777) as u16 }
 }
 
 /// The low twelve bits.

@@ -153,6 +153,67 @@ async fn what_a_lease_covers_is_asked_for_once() {
     unmount(world.mount).await;
 }
 
+/// The names in a directory, in order.
+fn list(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leased_directory_is_listed_once() {
+    let Some(world) = World::new().await else { return };
+    let (path, calls) = (world.path().join("kept"), world.calls.clone());
+    blocking(move || {
+        fs::create_dir(&path).unwrap();
+        let expected: Vec<_> = (100..800).map(|index| format!("f{index}")).collect();
+        expected.iter().for_each(|name| fs::write(path.join(name), "four").unwrap());
+        assert_eq!(list(&path), expected);
+        assert_eq!(list(&path), expected);
+        let before = calls.load(Ordering::SeqCst);
+        assert_eq!(list(&path), expected);
+        assert_eq!(calls.load(Ordering::SeqCst), before, "asked again");
+        // What is changed here is seen, in a directory that is open, too.
+        fs::remove_file(path.join("f100")).unwrap();
+        assert_eq!(list(&path), expected[1..]);
+        fs::rename(path.join("f101"), path.join("g")).unwrap();
+        fs::create_dir(path.join("h")).unwrap();
+        assert_eq!(list(&path).len(), expected.len());
+        assert!(list(&path).ends_with(&["g".into(), "h".into()]));
+    })
+    .await;
+    unmount(world.mount).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_shows_what_others_changed() {
+    let Some(world) = World::new().await else { return };
+    let (path, ino) = world.directory("shared").await;
+    let mut expected = vec!["file".to_owned()];
+    for round in 0..8 {
+        let seen = path.clone();
+        let lists = blocking(move || [list(&seen), list(&seen), list(&seen)]).await;
+        assert!(lists.iter().all(|list| *list == expected), "round {round}: {lists:?}");
+        let name = format!("made{round}");
+        match round % 3 {
+            2 => {
+                world.other.unlink(&world.me, ino, expected[1].as_bytes()).await.unwrap();
+                expected.remove(1);
+            }
+            _ => {
+                let mode = OpenFlags::writing();
+                let made = world.other.create(&world.me, ino, name.as_bytes(), 0o644, mode, true).await.unwrap();
+                world.other.release(made.handle).await.unwrap();
+                expected.push(name);
+            }
+        }
+    }
+    let seen = path.clone();
+    assert_eq!(blocking(move || list(&seen)).await, expected);
+    unmount(world.mount).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_change_is_seen_at_once() {
     let Some(world) = World::new().await else { return };

@@ -2,7 +2,9 @@
 
 use base::{PublicKey, Time, canonical_enum, canonical_struct};
 
-use crate::op::{Attr, AttrChange, Caller, Denied, GROUPS_MAX, Kind, SetTime, Timestamp};
+use crate::acl::Lists;
+use crate::inode::Inode;
+use crate::op::{Attr, AttrChange, Caller, Denied, GROUPS_MAX, Kind, NewInode, SetTime, Timestamp};
 
 /// Permission to read, as in `access(2)`.
 pub const READ: u8 = 4;
@@ -24,7 +26,7 @@ pub(crate) const STICKY: u16 = 0o1000;
 const GROUP_EXECUTE: u16 = 0o010;
 const ANY_EXECUTE: u16 = 0o111;
 /// The id that means "none" to `chown(2)`; nobody can own a file as it.
-const NO_ID: u32 = u32::MAX;
+pub(crate) const NO_ID: u32 = u32::MAX;
 
 /// What a principal (a key) may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,36 +115,26 @@ impl Context<'_> {
         is_in_group(self.caller, gid)
     }
 
-    /// Whether `who` (an inode's mode and owners) lets the caller do all of `mask`.
-    pub(crate) fn may(&self, attr: &Attr, mask: u8) -> bool {
+    /// Whether `who` (an inode's mode, owners and access list) lets the caller do all of `mask`.
+    pub(crate) fn may(&self, who: &Inode, mask: u8) -> bool {
+        let attr = &who.attr;
         if self.is_root() {
             return mask & EXECUTE == 0 || attr.kind == Kind::Directory || attr.mode & ANY_EXECUTE != 0;
         }
-        let mask = u16::from(mask);
-        self.bits(attr.mode, attr.uid, attr.gid) & mask == mask
-    }
-
-    /// The three permission bits that count for the caller, who is not root: the first class it
-    /// belongs to decides, even if a later one would allow more.
-    pub(crate) fn bits(&self, mode: u16, uid: u32, gid: u32) -> u16 {
-        let shift = match () {
-            () if self.caller.uid == uid => 6,
-            () if self.in_group(gid) => 3,
-            () => 0,
-        };
-        mode >> shift & 7
+        self.allows(attr.mode, (attr.uid, attr.gid), who.named(), mask)
     }
 
     /// Refuses with [`Denied::Access`] unless the caller [`may`](Self::may).
-    pub(crate) fn need(&self, attr: &Attr, mask: u8) -> Result<(), Denied> {
-        if self.may(attr, mask) { Ok(()) } else { Err(Denied::Access) }
+    pub(crate) fn need(&self, who: &Inode, mask: u8) -> Result<(), Denied> {
+        if self.may(who, mask) { Ok(()) } else { Err(Denied::Access) }
     }
 
     /// Whether the caller may take `victim`'s name out of `directory`: write and search, and in a
     /// sticky directory the ownership of either.
-    pub(crate) fn need_removal(&self, directory: &Attr, victim: &Attr) -> Result<(), Denied> {
+    pub(crate) fn need_removal(&self, directory: &Inode, victim: &Attr) -> Result<(), Denied> {
         self.need(directory, WRITE | EXECUTE)?;
-        if directory.mode & STICKY != 0 && !self.owns(directory) && !self.owns(victim) {
+        let sticky = directory.attr.mode & STICKY != 0;
+        if sticky && !self.owns(&directory.attr) && !self.owns(victim) {
             return Err(Denied::NotPermitted);
         }
         Ok(())
@@ -154,7 +146,8 @@ impl Context<'_> {
     }
 
     /// Whether the caller may make this change of attributes.
-    pub(crate) fn need_change(&self, attr: &Attr, change: &AttrChange) -> Result<(), Denied> {
+    pub(crate) fn need_change(&self, inode: &Inode, change: &AttrChange) -> Result<(), Denied> {
+        let attr = &inode.attr;
         if let Some(mode) = change.mode {
             check_mode(mode)?;
             if attr.kind == Kind::Symlink {
@@ -173,33 +166,42 @@ impl Context<'_> {
         if (other_uid || other_gid) && !self.is_root() {
             return Err(Denied::NotPermitted);
         }
-        self.need_time(attr, change.atime)?;
-        self.need_time(attr, change.mtime)
+        self.need_time(inode, change.atime)?;
+        self.need_time(inode, change.mtime)
     }
 
-    fn need_time(&self, attr: &Attr, time: Option<SetTime>) -> Result<(), Denied> {
+    fn need_time(&self, inode: &Inode, time: Option<SetTime>) -> Result<(), Denied> {
         match time {
             None => Ok(()),
-            Some(_) if self.owns(attr) => Ok(()),
-            Some(SetTime::Now) => self.need(attr, WRITE),
+            Some(_) if self.owns(&inode.attr) => Ok(()),
+            Some(SetTime::Now) => self.need(inode, WRITE),
             Some(SetTime::At(_)) => Err(Denied::NotPermitted),
         }
     }
 
-    /// The mode and group of what the caller makes in `directory`: a set-gid directory gives its
-    /// group to everything in it, and the bit to its subdirectories.
-    pub(crate) fn inherited(&self, directory: &Attr, kind: Kind, mode: u16) -> (u16, u32) {
-        if directory.mode & SET_GID == 0 {
-            return (mode, self.caller.gid);
+    /// What is given to what the caller makes in `directory`: a set-gid directory gives its group to
+    /// everything in it, and the bit to its subdirectories; one with a list for it gives that.
+    pub(crate) fn inherited(&self, directory: &Inode, new: &NewInode) -> Inherited {
+        let (mode, lists) = directory.bequest(new);
+        let Attr { mode: theirs, gid, .. } = directory.attr;
+        if theirs & SET_GID == 0 {
+            return Inherited { mode, gid: self.caller.gid, lists };
         }
-        let stranger = !self.is_root() && !self.in_group(directory.gid);
-        let mode = match kind {
+        let stranger = !self.is_root() && !self.in_group(gid);
+        let mode = match new.kind {
             Kind::Directory => mode | SET_GID,
-            _ if stranger && mode & GROUP_EXECUTE != 0 => mode & !SET_GID,
+            _ if stranger && new.mode & GROUP_EXECUTE != 0 => mode & !SET_GID,
             _ => mode,
         };
-        (mode, directory.gid)
+        Inherited { mode, gid, lists }
     }
+}
+
+/// What a new inode has of its directory.
+pub(crate) struct Inherited {
+    pub(crate) mode: u16,
+    pub(crate) gid: u32,
+    pub(crate) lists: Option<Box<Lists>>,
 }
 
 /// The mode of a file once this caller has written to it.

@@ -52,7 +52,7 @@ pub(crate) fn need_write(cx: &Context<'_>, inode: &Inode, opened: bool) -> Resul
         Body::Directory { .. } => return Err(Denied::IsDirectory),
         Body::Symlink { .. } | Body::Special => return Err(Denied::Invalid),
     };
-    if cx.may(&inode.attr, WRITE) {
+    if cx.may(inode, WRITE) {
         return Ok(());
     }
     let before = || cx.owns(&inode.attr) || formers.iter().any(|former| former.let_write(cx));

@@ -4,7 +4,7 @@ use core::ops::Bound;
 
 use base::canonical_struct;
 
-use crate::access::{Context, READ, WRITE, check_mode};
+use crate::access::{Context, Inherited, READ, WRITE, check_mode};
 use crate::inode::{Body, Inode, NO_HOME};
 use crate::op::{
     Attr, Denied, DirEntry, ENTRIES_MAX, Ino, Kind, LINKS_MAX, NewInode, Reply, SEAL_LEN, SealedName, TARGET_MAX,
@@ -19,6 +19,7 @@ pub(crate) const FIRST_COOKIE: u64 = 3;
 /// Once the encoded entries of a listing are this long, bytes, it ends.
 const LISTING_LEN_MAX: usize = 96 * 1024;
 const SYMLINK_MODE: u16 = 0o777;
+const UMASK_BITS: u16 = 0o777;
 
 /// What a name in a directory leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,46 +39,71 @@ impl State {
         new: &NewInode,
         exclusive: bool,
     ) -> Result<Reply, Denied> {
-        let directory = *self.searchable(cx, parent)?;
+        let directory = self.searchable(cx, parent)?;
         if let Some(entry) = self.entry(parent, name) {
             return self.create_over(entry, new, exclusive);
         }
-        cx.need(&directory, WRITE)?;
+        cx.need(directory, WRITE)?;
         check_new(cx, new)?;
         if new.kind == Kind::Directory {
-            need_subdirectory(&directory)?;
+            need_subdirectory(&directory.attr)?;
         }
-        self.need_inode(directory.volume)?;
+        let (volume, inherited) = (directory.attr.volume, cx.inherited(directory, new));
+        self.need_inode(volume)?;
         self.need_number(cx)?;
 
         let ino = self.draw_ino_for(cx)?;
-        let mode_and_gid = cx.inherited(&directory, new.kind, new.mode);
-        let attr = self.new_attr(cx, ino, directory.volume, new, mode_and_gid);
-        self.add_inode(Inode { attr, xattrs_len: 0, home: parent, body: Body::new(new) });
+        let attr = self.new_attr(cx, ino, volume, new, &inherited);
+        let Inherited { lists, .. } = inherited;
+        self.add_inode(Inode { attr, xattrs_len: 0, home: parent, lists, body: Body::new(new) });
         self.bind(parent, name, ino, None);
         self.touch_directory(cx.stamp(), parent, 1, i32::from(new.kind == Kind::Directory));
         Ok(Reply::Created { attr, fresh: true })
     }
 
+    /// Makes a file without a name, as if in this directory.
+    pub(crate) fn create_unnamed(&mut self, cx: &Context<'_>, parent: Ino, new: &NewInode) -> Result<Reply, Denied> {
+        let directory = self.searchable(cx, parent)?;
+        cx.need(directory, WRITE)?;
+        check_new(cx, new)?;
+        if new.kind != Kind::File {
+            return Err(Denied::Invalid);
+        }
+        let (volume, inherited) = (directory.attr.volume, cx.inherited(directory, new));
+        self.need_inode(volume)?;
+        self.need_number(cx)?;
+
+        let ino = self.draw_ino_for(cx)?;
+        let attr = Attr { nlink: 0, ..self.new_attr(cx, ino, volume, new, &inherited) };
+        let Inherited { lists, .. } = inherited;
+        self.add_inode(Inode { attr, xattrs_len: 0, home: parent, lists, body: Body::new(new) });
+        self.set_orphan(ino, cx.key, cx.now);
+        Ok(Reply::Created { attr, fresh: true })
+    }
+
     pub(crate) fn link(&mut self, cx: &Context<'_>, ino: Ino, parent: Ino, name: &SealedName) -> Result<Reply, Denied> {
-        let attr = self.attr(ino)?;
+        let inode = self.inode(ino)?;
+        let attr = &inode.attr;
         let directory = self.searchable(cx, parent)?;
         if self.entry(parent, name).is_some() {
             return Err(Denied::Exists);
         }
         cx.need(directory, WRITE)?;
         match attr {
-            _ if attr.volume != directory.volume => return Err(Denied::CrossVolume),
+            _ if attr.volume != directory.attr.volume => return Err(Denied::CrossVolume),
             _ if attr.kind == Kind::Directory => return Err(Denied::NotPermitted),
-            _ if attr.nlink == 0 => return Err(Denied::NotFound),
+            _ if attr.nlink == 0 => self.need_nameable(cx, inode)?,
             _ if attr.nlink >= LINKS_MAX => return Err(Denied::TooManyLinks),
             _ => {}
         }
+        self.end_orphan(ino);
         self.bind(parent, name, ino, None);
         self.touch_directory(cx.stamp(), parent, 1, 0);
         let inode = self.change(ino);
         inode.attr.nlink += 1;
-        if inode.home != parent {
+        if inode.attr.nlink == 1 {
+            inode.home = parent;
+        } else if inode.home != parent {
             inode.home = NO_HOME;
         }
         inode.touch(cx.stamp());
@@ -181,7 +207,7 @@ impl State {
         ino: Ino,
         volume: VolumeId,
         new: &NewInode,
-        (mode, gid): (u16, u32),
+        inherited: &Inherited,
     ) -> Attr {
         let at = cx.stamp();
         let is = |kind| new.kind == kind;
@@ -189,9 +215,9 @@ impl State {
             ino,
             volume,
             kind: new.kind,
-            mode: if is(Kind::Symlink) { SYMLINK_MODE } else { mode },
+            mode: if is(Kind::Symlink) { SYMLINK_MODE } else { inherited.mode },
             uid: cx.caller.uid,
-            gid,
+            gid: inherited.gid,
             nlink: if is(Kind::Directory) { 2 } else { 1 },
             size: new.target.len().saturating_sub(SEAL_LEN) as u64,
             allocated: 0,
@@ -238,6 +264,9 @@ pub(crate) fn need_subdirectory(directory: &Attr) -> Result<(), Denied> {
 
 fn check_new(cx: &Context<'_>, new: &NewInode) -> Result<(), Denied> {
     check_mode(new.mode)?;
+    if new.umask & !UMASK_BITS != 0 {
+        return Err(Denied::Invalid);
+    }
     let target_fits = match new.kind {
         Kind::Symlink => (SEAL_LEN + 1..=SEAL_LEN + TARGET_MAX).contains(&new.target.len()),
         _ => new.target.is_empty(),

@@ -21,9 +21,9 @@ impl State {
             // Somebody else is this holder now; or it should give something back first.
             return Err(Denied::Contended);
         }
-        let directory = *self.directory(ino)?;
-        cx.need(&directory, READ | WRITE | EXECUTE)?;
-        let space = self.space(directory.volume).ok_or(Denied::Stale)?;
+        let directory = self.directory(ino)?;
+        cx.need(directory, READ | WRITE | EXECUTE)?;
+        let space = self.space(directory.attr.volume).ok_or(Denied::Stale)?;
         if space.quota_bytes != 0 || space.quota_inodes != 0 {
             // What a holder does could be refused when it is too late.
             return Err(Denied::NotPermitted);

@@ -1,9 +1,10 @@
 //! Inodes: attributes, opening, changing attributes.
 
-use base::{Decode, DecodeError, Encode, Reader, Time, canonical_enum, canonical_struct};
+use base::{Decode, DecodeError, Encode, Reader, Time, canonical_enum};
 use bytes::Bytes;
 
 use crate::access::{Context, SET_GID, WRITE};
+use crate::acl::{Lists, Named};
 use crate::directory::FIRST_COOKIE;
 use crate::op::{Attr, AttrChange, Content, Denied, Ino, Kind, NewInode, Reply, SetTime, Timestamp};
 use crate::orphan::ORPHAN_TERM;
@@ -19,11 +20,43 @@ pub(crate) struct Inode {
     pub(crate) attr: Attr,
     /// What its extended attributes take of `XATTRS_LEN_MAX`, bytes.
     pub(crate) xattrs_len: u64,
-    /// The directory it is in; of a root, itself; [`NO_HOME`] if it is in several, or was.
+    /// The directory it is in; of a root, itself; [`NO_HOME`] if it is in several, or was. Of a file that has
+    /// no name yet, the directory it was made in.
     pub(crate) home: Ino,
+    /// Its access lists, if it has any.
+    pub(crate) lists: Option<Box<Lists>>,
     pub(crate) body: Body,
 }
-canonical_struct!(Inode { attr, xattrs_len, home, body });
+
+/// In the place of a body's tag: access lists, before the body. Without them a row is as before there were any.
+const LISTED: u8 = 0xFF;
+
+impl Encode for Inode {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (&self.attr, self.xattrs_len, self.home).encode(out);
+        if let Some(lists) = &self.lists {
+            LISTED.encode(out);
+            lists.encode(out);
+        }
+        self.body.encode(out);
+    }
+}
+
+impl Decode for Inode {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (attr, xattrs_len, home) = Decode::decode(input)?;
+        let mut ahead = input.clone();
+        let lists = match u8::decode(&mut ahead)? {
+            LISTED => {
+                *input = ahead;
+                let lists = Lists::decode(input)?.kept();
+                Some(lists.ok_or(DecodeError::Invalid { what: "access lists" })?)
+            }
+            _ => None,
+        };
+        Ok(Inode { attr, xattrs_len, home, lists, body: Decode::decode(input)? })
+    }
+}
 
 /// The home of what is in no single directory.
 pub(crate) const NO_HOME: Ino = Ino(0);
@@ -56,25 +89,35 @@ canonical_enum!(Body {
 /// Permissions that a file once had. POSIX lets a handle that was opened for writing write on
 /// after the mode was changed. Replicas do not see handles, and taking a client's word for it
 /// would let it write to any file; so they let in whoever *could* have opened the file before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Former {
     mode: u16,
     uid: u32,
     gid: u32,
+    /// What its access list said beside the mode.
+    named: Option<Named>,
     /// When it is forgotten.
     until: Time,
 }
 
+/// In a former mode: an access list follows. Modes have twelve bits.
+const WITH_LIST: u16 = 0x8000;
+
 impl Encode for Former {
     fn encode(&self, out: &mut Vec<u8>) {
-        (self.mode, (self.uid, self.gid), self.until).encode(out);
+        let listed = if self.named.is_some() { WITH_LIST } else { 0 };
+        (self.mode | listed, (self.uid, self.gid), self.until).encode(out);
+        if let Some(named) = &self.named {
+            named.encode(out);
+        }
     }
 }
 
 impl Decode for Former {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let (mode, (uid, gid), until) = Decode::decode(input)?;
-        Ok(Former { mode, uid, gid, until })
+        let (mode, (uid, gid), until): (u16, _, _) = Decode::decode(input)?;
+        let named = if mode & WITH_LIST != 0 { Some(Named::decode(input)?) } else { None };
+        Ok(Former { mode: mode & !WITH_LIST, uid, gid, named, until })
     }
 }
 
@@ -85,8 +128,8 @@ impl Former {
 
     /// Whether the caller could open the file for writing then. (An owner always could, in effect.)
     pub(crate) fn let_write(&self, cx: &Context<'_>) -> bool {
-        let write = u16::from(WRITE);
-        self.is_remembered(cx.now) && (cx.caller.uid == self.uid || cx.bits(self.mode, self.uid, self.gid) & write != 0)
+        let allowed = || cx.allows(self.mode, (self.uid, self.gid), self.named.as_ref(), WRITE);
+        self.is_remembered(cx.now) && (cx.caller.uid == self.uid || allowed())
     }
 }
 
@@ -116,18 +159,21 @@ impl Inode {
         self.attr.content_version += 1;
     }
 
-    /// Remembers the permissions `new` replaces, if somebody could lose a right to write by it.
-    fn remember_permissions(&mut self, new: &Attr, now: Time) {
+    /// Remembers the permissions that `new` replaces, and the access list if that is to change, if somebody
+    /// could lose a right to write by it.
+    pub(crate) fn remember_permissions(&mut self, new: &Attr, relisted: bool, now: Time) {
+        let named = self.named().cloned();
         let (old, Body::File { formers, .. }) = (&self.attr, &mut self.body) else { return };
         let owned = (old.uid, old.gid) != (new.uid, new.gid);
         let owner_lost = old.uid != new.uid && old.uid != 0;
-        let others_lost = old.mode & 0o022 != 0 && (owned || old.mode & !new.mode & 0o022 != 0);
+        let others_lost = old.mode & 0o022 != 0 && (owned || relisted || old.mode & !new.mode & 0o022 != 0);
         formers.retain(|former| former.is_remembered(now));
         if owner_lost || others_lost {
             if formers.len() == FORMERS_MAX {
                 formers.remove(0);
             }
-            formers.push(Former { mode: old.mode, uid: old.uid, gid: old.gid, until: now.after(ORPHAN_TERM) });
+            let until = now.after(ORPHAN_TERM);
+            formers.push(Former { mode: old.mode, uid: old.uid, gid: old.gid, named, until });
         }
     }
 }
@@ -139,8 +185,9 @@ impl State {
     }
 
     pub(crate) fn set_attr(&mut self, cx: &Context<'_>, ino: Ino, change: &AttrChange) -> Result<Reply, Denied> {
-        let mut attr = *self.attr(ino)?;
-        cx.need_change(&attr, change)?;
+        let inode = self.inode(ino)?;
+        cx.need_change(inode, change)?;
+        let mut attr = inode.attr;
         for time in [change.atime, change.mtime].into_iter().flatten() {
             check_set_time(time)?;
         }
@@ -164,7 +211,7 @@ impl State {
         attr.mtime = change.mtime.map_or(attr.mtime, resolve);
 
         let inode = self.change(ino);
-        inode.remember_permissions(&attr, cx.now);
+        inode.remember_permissions(&attr, false, cx.now);
         inode.attr = attr;
         inode.touch(cx.stamp());
         Ok(Reply::Attr(inode.attr))

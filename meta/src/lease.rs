@@ -4,7 +4,8 @@
 //! by *zones*: a directory with everything below it, down to the next zone. The nearest record at or above
 //! a directory says whose it is: held by one client, which may change it on its own copy of this state
 //! machine and send the [log](crate::Log) of that later; or open, which means that several want it and every
-//! operation is ordered for a while. What is not in a directory, or in several, belongs to no zone.
+//! operation is ordered for a while. What is not in a directory, or in several, belongs to no zone; what has no
+//! name yet is of the directory that it was made in.
 //!
 //! Whatever somebody else asks of a zone that is held is refused with [`Denied::Leased`] and the holder is
 //! asked to cede the directory concerned. One that does not answer is waited out: when its lease has run
@@ -94,7 +95,6 @@ impl State {
         let inode = self.inodes.get(&ino)?;
         let mut at = match inode.attr.kind {
             Kind::Directory => ino,
-            _ if inode.attr.nlink == 0 => return None,
             _ => inode.home,
         };
         for _ in 0..DEPTH_MAX {
@@ -162,21 +162,24 @@ impl State {
         if self.zones.len() == 0 && !cx.logged {
             return Ok(());
         }
+        let mut leased = false;
         for ino in self.touched(op) {
             loop {
                 match self.zone_of(ino) {
                     Some((_, Zone::Held { by, .. })) if Some(by.1) == cx.by && by.0 == *cx.key => break,
                     Some((_, Zone::Held { by, .. })) if self.is_over(&by) => self.fence(&by),
                     Some((_, Zone::Held { by, .. })) => {
+                        // Whoever else is in the way is asked, too: terms are waited out together.
                         self.recall(&by, ino);
-                        return Err(Denied::Leased);
+                        leased = true;
+                        break;
                     }
                     _ if cx.logged => return Err(Denied::Fenced),
                     _ => break,
                 }
             }
         }
-        Ok(())
+        if leased { Err(Denied::Leased) } else { Ok(()) }
     }
 
     /// Whether `op` concerns what somebody holds.
@@ -193,6 +196,7 @@ impl State {
             | Op::Create { parent, name, .. }
             | Op::Unlink { parent, name, .. }
             | Op::Rmdir { parent, name } => [Some(*parent), named(parent, name)].into_iter().flatten().collect(),
+            Op::CreateUnnamed { parent, .. } => vec![*parent],
             Op::Link { ino, parent, name } => {
                 [Some(*ino), Some(*parent), named(parent, name)].into_iter().flatten().collect()
             }
@@ -210,6 +214,8 @@ impl State {
             | Op::Access { ino, .. }
             | Op::Open { ino, .. }
             | Op::SetAttr { ino, .. }
+            | Op::SetAcl { ino, .. }
+            | Op::GetAcl { ino, .. }
             | Op::ReadLink { ino }
             | Op::SetXattr { ino, .. }
             | Op::GetXattr { ino, .. }
@@ -217,13 +223,14 @@ impl State {
             | Op::RemoveXattr { ino, .. } => vec![*ino],
             Op::Commit(commit) => vec![commit.ino],
             Op::Lock(request) | Op::GetLock(request) => vec![request.ino],
+            // Nobody but who keeps it can use an orphan that had a name; it is in no zone.
+            Op::KeepOrphan { ino } | Op::ReleaseOrphan { ino } => {
+                self.zone_of(*ino).map(|_| *ino).into_iter().collect()
+            }
             Op::VolumeCreate(_)
             | Op::VolumeGet { .. }
             | Op::VolumeList
             | Op::StatFs { .. }
-            // Nobody but who keeps it can use an orphan.
-            | Op::KeepOrphan { .. }
-            | Op::ReleaseOrphan { .. }
             | Op::Hold { .. }
             | Op::Renew
             | Op::Cede { .. }
@@ -367,8 +374,10 @@ pub fn is_logged(op: &Op) -> bool {
     matches!(
         op,
         Op::SetAttr { .. }
+            | Op::SetAcl { .. }
             | Op::Commit(_)
             | Op::Create { .. }
+            | Op::CreateUnnamed { .. }
             | Op::Link { .. }
             | Op::Unlink { .. }
             | Op::Rmdir { .. }
@@ -379,6 +388,12 @@ pub fn is_logged(op: &Op) -> bool {
             | Op::ReleaseOrphan { .. }
             | Op::Lock(_)
     )
+}
+
+/// Whether it takes one of the holder's inode numbers to do this without asking.
+#[must_use]
+pub fn makes_inode(op: &Op) -> bool {
+    matches!(op, Op::Create { .. } | Op::CreateUnnamed { .. })
 }
 
 /// What a log is to say of an operation that a holder did on its own copy, with this answer. Of a lock it says

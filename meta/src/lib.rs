@@ -5,19 +5,20 @@
 //! extended attributes and who may do what, as one [`State`] that `bft` drives through
 //! [`base::StateMachine`]. A file's bytes are known here only as a sealed recipe ([`Content`]).
 //!
-//! Where to look: [`op`] is what can be asked and answered; `state` takes a batch apart; `access`
-//! holds the POSIX permission rules; `read` answers what looks at single rows, whoever holds them, and
-//! `proven` does so from rows that were proven; `lease` says who may change what without asking, `grant`
-//! gives that out, and `partial` is a holder's own copy; `lock` says who may lock what, and `filelocks` which
-//! locks a file has; `directory` and `rename` change names; `inode`, `content`,
-//! `xattr`, `orphan` and `volume` change what names lead to; `table` keeps rows and digests them;
-//! `snapshot` writes them down; `audit` is the namespace's fsck.
+//! Where to look: [`op`] is what can be asked and answered; `state` takes a batch apart; `access` holds the
+//! POSIX permission rules and `acl` access lists; `read` answers what looks at single rows, whoever holds
+//! them, and `proven` does so from rows that were proven; `lease` says who may change what without asking,
+//! `grant` gives that out, and `partial` is a holder's own copy; `lock` says who may lock what, and
+//! `filelocks` which locks a file has; `directory` and `rename` change names; `inode`, `content`, `xattr`,
+//! `orphan` and `volume` change what names lead to; `table` keeps rows and digests them; `snapshot` writes
+//! them down; `audit` is the namespace's fsck.
 //!
 //! **Invariants:** no clock, no randomness, no disk: the same batches give the same digest on every
 //! machine. [`State::apply_batch`] is total. A refused call changes nothing (but for leases: who is in
 //! the way is asked, or fenced): every rule is checked before the first change.
 
 mod access;
+mod acl;
 mod audit;
 mod content;
 mod directory;
@@ -42,9 +43,10 @@ mod volume;
 mod xattr;
 
 pub use access::{EXECUTE, Grant, OPENED, READ, SET_IDS, Uids, WRITE, written_mode};
+pub use acl::{ACL_NAMED_MAX, Acl, AclEntry, AclKind};
 pub use audit::Unsound;
 pub use filelocks::{FILE_LOCKS_MAX, FILE_WAITERS_MAX, FileLocks, LOCK_END, Lock, LockOwner, WAIT_TERM};
-pub use lease::{LEASE_TERM, is_about_orphan, is_logged, logged_as};
+pub use lease::{LEASE_TERM, is_about_orphan, is_logged, logged_as, makes_inode};
 pub use lock::HOLDER_LOCKS_MAX;
 pub use op::*;
 pub use orphan::ORPHAN_TERM;

@@ -288,7 +288,7 @@ fn need_rights(cx: &Context<'_>, inode: &Inode, request: &LockRequest) -> Result
     let write = need_write(cx, inode, true);
     match (request.kind, request.mode) {
         (LockKind::Posix, LockMode::Exclusive) | (LockKind::Append, _) => write,
-        _ if cx.may(&inode.attr, READ) && !matches!(write, Err(Denied::IsDirectory | Denied::Invalid)) => Ok(()),
+        _ if cx.may(inode, READ) && !matches!(write, Err(Denied::IsDirectory | Denied::Invalid)) => Ok(()),
         _ => write,
     }
 }

@@ -8,6 +8,7 @@
 use base::{Decode, DecodeError, Encode, Reader, Time, canonical_enum, canonical_struct};
 use bytes::Bytes;
 
+pub use crate::acl::{Acl, AclEntry, AclKind};
 pub use crate::filelocks::{LockHow, LockKind, LockMode, LockRequest, LockSeen, Locked};
 pub use crate::types::*;
 
@@ -217,7 +218,7 @@ pub enum Op {
     Commit(Commit),
     /// Makes an inode and its first name. -> [`Reply::Created`]
     Create { parent: Ino, name: SealedName, new: NewInode, exclusive: bool },
-    /// Gives a non-directory another name. -> [`Reply::Attr`]
+    /// Gives a non-directory another name; or its first, to what was made without. -> [`Reply::Attr`]
     Link { ino: Ino, parent: Ino, name: SealedName },
     /// Removes a non-directory's name. `keep`: if that was its last name, keep the inode as an
     /// orphan, because the caller has it open. -> [`Reply::Unlinked`]
@@ -234,7 +235,7 @@ pub enum Op {
     SetXattr { ino: Ino, class: XattrClass, name: SealedName, value: Bytes, how: XattrHow },
     /// Reads an extended attribute. -> [`Reply::Value`]
     GetXattr { ino: Ino, class: XattrClass, name: SealedName },
-    /// Lists extended attributes. -> [`Reply::Names`]
+    /// Lists extended attributes. -> [`Reply::Names`], or [`Reply::Listed`] if there are access lists
     ListXattr { ino: Ino },
     /// Removes an extended attribute. -> [`Reply::Unit`]
     RemoveXattr { ino: Ino, class: XattrClass, name: SealedName },
@@ -264,6 +265,13 @@ pub enum Op {
     /// Makes the signer's holder with this number known, to have locks without leases. `fresh` as for `Hold`.
     /// -> [`Reply::Held`]
     Enroll { holder: u64, fresh: bool },
+    /// Makes a regular file without a name, which the signer keeps as it keeps an orphan. Until it is let go
+    /// the signer may [`Op::Link`] it. -> [`Reply::Created`]
+    CreateUnnamed { parent: Ino, new: NewInode },
+    /// Gives an inode an access list, or takes it away; only its owner may. -> [`Reply::Attr`]
+    SetAcl { ino: Ino, kind: AclKind, acl: Option<Acl> },
+    /// An access list. -> [`Reply::Acl`]
+    GetAcl { ino: Ino, kind: AclKind },
 }
 canonical_enum!(Op {
     0 => VolumeCreate(spec),
@@ -298,6 +306,9 @@ canonical_enum!(Op {
     29 => Lock(request),
     30 => GetLock(request),
     31 => Enroll { holder, fresh },
+    32 => CreateUnnamed { parent, new },
+    33 => SetAcl { ino, kind, acl },
+    34 => GetAcl { ino, kind },
 });
 
 /// What was asked for.
@@ -339,6 +350,10 @@ pub enum Reply {
     Locked(Locked),
     /// A lock that is in the way, if one is.
     Conflict(Option<LockSeen>),
+    /// An access list.
+    Acl(Acl),
+    /// As `Names`; and which access lists there are: its own, and one for what is made in it.
+    Listed { names: Vec<(XattrClass, SealedName)>, access: bool, default: bool },
 }
 canonical_enum!(Reply {
     0 => Unit,
@@ -359,6 +374,8 @@ canonical_enum!(Reply {
     15 => Rows { rows, next },
     16 => Locked(locked),
     17 => Conflict(seen),
+    18 => Acl(acl),
+    19 => Listed { names, access, default },
 });
 
 /// Why an operation was refused. Each maps to one `errno` at a door.

@@ -1,4 +1,7 @@
 //! Orphans: inodes without a name that somebody still has open; and the end of an inode.
+//!
+//! One that lost its last name never has one again. One that was made without a name may be given one by
+//! whoever keeps it; until then it has a home, the directory in which it was made, and is leased with that.
 
 use core::time::Duration;
 
@@ -6,6 +9,7 @@ use base::{PublicKey, Time, canonical_struct};
 
 use crate::access::Context;
 use crate::filelocks::FileLocks;
+use crate::inode::{Inode, NO_HOME};
 use crate::op::{Denied, Ino, Kind, Reply};
 use crate::read::Look as _;
 use crate::state::State;
@@ -15,7 +19,7 @@ use crate::xattr::xattrs_of;
 /// this long who could write to it before its permissions were changed.
 pub const ORPHAN_TERM: Duration = Duration::from_secs(3600);
 
-/// An inode that lost its last name while its owner had it open.
+/// An inode without a name that its owner has open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Orphan {
     /// The key that keeps it.
@@ -33,6 +37,9 @@ impl State {
         inode.attr.nlink -= 1;
         inode.touch(cx.stamp());
         let left = inode.attr.nlink;
+        if left == 0 {
+            inode.home = NO_HOME;
+        }
         match (left, keep) {
             (0, true) => self.set_orphan(ino, cx.key, cx.now),
             (0, false) => self.destroy(ino),
@@ -86,7 +93,7 @@ impl State {
         if orphan.owner == *cx.key.as_array() { Ok(*orphan) } else { Err(Denied::NotPermitted) }
     }
 
-    fn set_orphan(&mut self, ino: Ino, owner: &PublicKey, now: Time) {
+    pub(crate) fn set_orphan(&mut self, ino: Ino, owner: &PublicKey, now: Time) {
         let orphan = Orphan { owner: *owner.as_array(), until: now.after(ORPHAN_TERM) };
         if let Some(before) = self.orphans.insert(ino, orphan) {
             self.expiry.remove(&(before.until, ino));
@@ -98,5 +105,18 @@ impl State {
         self.orphans.remove(&ino);
         self.expiry.remove(&(until, ino));
         self.destroy(ino);
+    }
+
+    /// Refuses a first name to what had one before, and to who did not make it.
+    pub(crate) fn need_nameable(&self, cx: &Context<'_>, inode: &Inode) -> Result<(), Denied> {
+        let kept = self.orphans.get(&inode.attr.ino).is_some_and(|orphan| orphan.owner == *cx.key.as_array());
+        if kept && inode.home != NO_HOME { Ok(()) } else { Err(Denied::NotFound) }
+    }
+
+    /// An inode that was made without a name gets one: it is an orphan no more.
+    pub(crate) fn end_orphan(&mut self, ino: Ino) {
+        if let Some(orphan) = self.orphans.remove(&ino) {
+            self.expiry.remove(&(orphan.until, ino));
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::access::{Context, EXECUTE, READ};
 use crate::filelocks::FileLocks;
 use crate::inode::Inode;
 use crate::lease::{Holder, HolderId, Zone};
-use crate::op::{Answer, Call, Denied, ENTRIES_MAX, Ino, Kind, Op, Reply, Row, SealedName};
+use crate::op::{Answer, Attr, Call, Denied, ENTRIES_MAX, Ino, Kind, Op, Reply, Row, SealedName};
 use crate::proven::may_have;
 use crate::read::Look as _;
 use crate::state::State;
@@ -62,7 +62,8 @@ impl State {
             names.extend(self.zones.get(&child).map(|_| self.zones.row_name(&child)));
             let known = self.inodes.get(&child).filter(|inode| self.may_fetch(cx, inode));
             let Some(inode) = known else { continue };
-            len += 1024 + inode.xattrs_len as usize;
+            let rows = if inode.lists.is_some() { 2 } else { 1 };
+            len += rows * 1024 + inode.xattrs_len as usize;
             names.push(self.inodes.row_name(&child));
             names.extend(self.locks.get(&child).map(|locks| {
                 len += locks.to_bytes().len();
@@ -78,11 +79,10 @@ impl State {
 
     /// Whether the caller could learn by other calls all that is sent of an inode.
     fn may_fetch(&self, cx: &Context<'_>, inode: &Inode) -> bool {
-        let attr = &inode.attr;
-        let mut classes = self.xattrs.range(xattrs_of(attr.ino)).map(|((_, class, _), _)| *class);
+        let mut classes = self.xattrs.range(xattrs_of(inode.attr.ino)).map(|((_, class, _), _)| *class);
         inode.xattrs_len <= XATTRS_FETCHED_MAX
             && (cx.is_root() || may_have(cx, inode))
-            && (inode.xattrs_len == 0 || classes.all(|class| need_xattr_read(cx, attr, class).is_ok()))
+            && (inode.xattrs_len == 0 || classes.all(|class| need_xattr_read(cx, inode, class).is_ok()))
     }
 
     /// Whether all extended attributes of an inode are in this copy.
@@ -196,6 +196,17 @@ impl State {
         self.inodes.get(&ino).is_some()
     }
 
+    /// An inode's attributes, if it is in this copy.
+    #[must_use]
+    pub fn known(&self, ino: Ino) -> Option<&Attr> {
+        self.inode_row(ino).map(|inode| &inode.attr)
+    }
+
+    /// All names in this copy: the directory that each is in, and what it leads to.
+    pub fn names(&self) -> impl Iterator<Item = (Ino, &SealedName, Ino)> {
+        self.entries.iter().map(|((directory, name), entry)| (*directory, name, entry.ino))
+    }
+
     /// Takes note of the ranges of inode numbers that replicas say the holder has: of those that it did not
     /// know. (Of the others it may have used more than they know.)
     pub fn grant_inos(&mut self, me: &(PublicKey, u64), inos: &[(Ino, Ino)]) {
@@ -222,6 +233,10 @@ impl State {
             if self.has_inode(request.ino) {
                 self.unsure.insert(request.ino);
             }
+            return;
+        }
+        if matches!(op, Op::CreateUnnamed { .. }) {
+            // The directory stays as it is, and the file was not here.
             return;
         }
         let mut doubted = self.touched(op);
@@ -308,6 +323,7 @@ impl State {
             | Op::Create { parent, name, .. }
             | Op::Unlink { parent, name, .. }
             | Op::Rmdir { parent, name } => named(*parent, name),
+            Op::CreateUnnamed { parent, .. } => return self.locally_in(*parent, me),
             Op::Link { ino, parent, name } => self.mine(*ino, me).is_some() && named(*parent, name),
             Op::Rename { from, from_name, to, to_name, .. } => named(*from, from_name) && named(*to, to_name),
             Op::ReadDir { ino, cookie, max } => self.lists(*ino, *cookie, *max, me),
@@ -316,6 +332,8 @@ impl State {
             | Op::Access { ino, .. }
             | Op::Open { ino, .. }
             | Op::SetAttr { ino, .. }
+            | Op::SetAcl { ino, .. }
+            | Op::GetAcl { ino, .. }
             | Op::ReadLink { ino } => self.mine(*ino, me).is_some(),
             Op::SetXattr { ino, .. }
             | Op::GetXattr { ino, .. }
@@ -332,6 +350,11 @@ impl State {
             _ => false,
         };
         if can { Local::Can } else { Local::Cannot(None) }
+    }
+
+    /// Whether the holder can apply what looks at a directory and at none of its names.
+    fn locally_in(&self, directory: Ino, me: &HolderId) -> Local {
+        if self.mine(directory, me).is_some() { Local::Can } else { Local::Cannot(Some(directory)) }
     }
 
     fn mine(&self, ino: Ino, me: &HolderId) -> Option<&Inode> {

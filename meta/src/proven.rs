@@ -64,8 +64,8 @@ impl State {
 /// Whether the caller could learn by other calls what this inode's row holds.
 pub(crate) fn may_have(cx: &Context<'_>, inode: &Inode) -> bool {
     match &inode.body {
-        Body::File { .. } => [READ, WRITE, EXECUTE].into_iter().any(|mask| cx.may(&inode.attr, mask)),
-        Body::Directory { .. } => cx.may(&inode.attr, EXECUTE),
+        Body::File { .. } => [READ, WRITE, EXECUTE].into_iter().any(|mask| cx.may(inode, mask)),
+        Body::Directory { .. } => cx.may(inode, EXECUTE),
         Body::Symlink { .. } | Body::Special => true,
     }
 }

@@ -7,6 +7,7 @@ use base::PublicKey;
 use bytes::Bytes;
 
 use crate::access::{Context, EXECUTE, Grant, OPENED, READ, WRITE};
+use crate::acl::AclKind;
 use crate::content::need_write;
 use crate::directory::Entry;
 use crate::inode::{Body, Inode};
@@ -37,6 +38,7 @@ pub(crate) trait Look {
             Op::Access { ino, mask } => self.access(cx, *ino, *mask),
             Op::Open { ino, mask } => self.open(cx, *ino, *mask),
             Op::ReadLink { ino } => self.read_link(*ino),
+            Op::GetAcl { ino, kind } => self.get_acl(*ino, *kind),
             Op::GetXattr { ino, class, name } => self.get_xattr(cx, &(*ino, *class, name.clone())),
             _ => return None,
         })
@@ -62,7 +64,7 @@ pub(crate) trait Look {
         if mask & !(READ | WRITE | EXECUTE) != 0 {
             return Err(Denied::Invalid);
         }
-        cx.need(self.attr(ino)?, mask)?;
+        cx.need(self.inode(ino)?, mask)?;
         Ok(Reply::Unit)
     }
 
@@ -77,7 +79,7 @@ pub(crate) trait Look {
         }
         match &inode.body {
             Body::File { content, .. } => {
-                cx.need(&inode.attr, asked)?;
+                cx.need(inode, asked)?;
                 if opened {
                     need_write(cx, inode, true)?;
                 }
@@ -96,8 +98,13 @@ pub(crate) trait Look {
     }
 
     fn get_xattr(&self, cx: &Context<'_>, key: &XattrKey) -> Result<Reply, Denied> {
-        need_xattr_read(cx, self.attr(key.0)?, key.1)?;
+        need_xattr_read(cx, self.inode(key.0)?, key.1)?;
         self.xattr_row(key).cloned().map(Reply::Value).ok_or(Denied::NoAttribute)
+    }
+
+    /// Everybody may read it, as everybody may read a mode.
+    fn get_acl(&self, ino: Ino, kind: AclKind) -> Result<Reply, Denied> {
+        self.inode(ino)?.acl(kind).map(Reply::Acl).ok_or(Denied::NoAttribute)
     }
 
     fn stat_fs(&self, volume: VolumeId) -> Result<Reply, Denied> {
@@ -131,17 +138,17 @@ pub(crate) trait Look {
         Ok(&self.inode(ino)?.attr)
     }
 
-    /// The attributes of a directory.
-    fn directory(&self, ino: Ino) -> Result<&Attr, Denied> {
-        let attr = self.attr(ino)?;
-        if attr.kind == Kind::Directory { Ok(attr) } else { Err(Denied::NotDirectory) }
+    /// The inode, if it is a directory's.
+    fn directory(&self, ino: Ino) -> Result<&Inode, Denied> {
+        let inode = self.inode(ino)?;
+        if inode.attr.kind == Kind::Directory { Ok(inode) } else { Err(Denied::NotDirectory) }
     }
 
-    /// The attributes of a directory in which the caller may look names up.
-    fn searchable(&self, cx: &Context<'_>, ino: Ino) -> Result<&Attr, Denied> {
-        let attr = self.directory(ino)?;
-        cx.need(attr, EXECUTE)?;
-        Ok(attr)
+    /// A directory in which the caller may look names up.
+    fn searchable(&self, cx: &Context<'_>, ino: Ino) -> Result<&Inode, Denied> {
+        let directory = self.directory(ino)?;
+        cx.need(directory, EXECUTE)?;
+        Ok(directory)
     }
 
     fn entry(&self, parent: Ino, name: &SealedName) -> Option<Entry> {
@@ -149,7 +156,7 @@ pub(crate) trait Look {
     }
 
     /// A name in a directory that the caller may search.
-    fn find(&self, cx: &Context<'_>, parent: Ino, name: &SealedName) -> Result<(&Attr, Entry), Denied> {
+    fn find(&self, cx: &Context<'_>, parent: Ino, name: &SealedName) -> Result<(&Inode, Entry), Denied> {
         let directory = self.searchable(cx, parent)?;
         Ok((directory, self.entry(parent, name).ok_or(Denied::NotFound)?))
     }

@@ -2,7 +2,7 @@
 
 use crate::access::{Context, WRITE};
 use crate::directory::{Entry, need_subdirectory};
-use crate::inode::NO_HOME;
+use crate::inode::{Inode, NO_HOME};
 use crate::op::{Attr, Denied, Ino, Kind, RenameHow, Reply, SealedName};
 use crate::read::Look as _;
 use crate::state::State;
@@ -28,7 +28,7 @@ type Named = (Entry, Attr);
 impl State {
     pub(crate) fn rename(&mut self, cx: &Context<'_>, op: Rename<'_>) -> Result<Reply, Denied> {
         let (from, to) = (self.searchable(cx, op.from)?, self.searchable(cx, op.to)?);
-        if from.volume != to.volume {
+        if from.attr.volume != to.attr.volume {
             return Err(Denied::CrossVolume);
         }
         let source = self.named(op.from, op.from_name)?.ok_or(Denied::NotFound)?;
@@ -42,7 +42,8 @@ impl State {
             _ => {}
         }
         self.need_no_loop(&op, &source.1, target.as_ref().map(|(_, attr)| attr))?;
-        need_rename(cx, &op, (from, to), &source.1, target.as_ref().map(|(_, attr)| attr))?;
+        let replaced = target.map(|(entry, _)| self.inode(entry.ino)).transpose()?;
+        need_rename(cx, &op, (from, to), self.inode(source.0.ino)?, replaced)?;
         match (op.how, target) {
             (RenameHow::Exchange, Some(target)) => self.exchange(cx, &op, source, target),
             _ => self.move_entry(cx, &op, source, target),
@@ -160,34 +161,34 @@ impl State {
 fn need_rename(
     cx: &Context<'_>,
     op: &Rename<'_>,
-    (from, to): (&Attr, &Attr),
-    source: &Attr,
-    target: Option<&Attr>,
+    (from, to): (&Inode, &Inode),
+    source: &Inode,
+    target: Option<&Inode>,
 ) -> Result<(), Denied> {
-    let is_directory = |attr: &Attr| attr.kind == Kind::Directory;
-    cx.need_removal(from, source)?;
+    let is_directory = |inode: &Inode| inode.attr.kind == Kind::Directory;
+    cx.need_removal(from, &source.attr)?;
     match target {
         None => cx.need(to, WRITE)?,
-        Some(target) => cx.need_removal(to, target)?,
+        Some(target) => cx.need_removal(to, &target.attr)?,
     }
     let exchange = op.how == RenameHow::Exchange;
     if op.from != op.to {
         // A directory that changes its parent is changed itself: in its `..`.
         let moving = [Some(source), target.filter(|_| exchange)];
-        for attr in moving.into_iter().flatten().filter(|attr| is_directory(attr)) {
-            cx.need(attr, WRITE)?;
+        for inode in moving.into_iter().flatten().filter(|inode| is_directory(inode)) {
+            cx.need(inode, WRITE)?;
         }
         if is_directory(source) && !target.is_some_and(is_directory) {
-            need_subdirectory(to)?;
+            need_subdirectory(&to.attr)?;
         }
         if exchange && target.is_some_and(is_directory) && !is_directory(source) {
-            need_subdirectory(from)?;
+            need_subdirectory(&from.attr)?;
         }
     }
     match target.filter(|_| !exchange) {
         Some(target) if is_directory(source) && !is_directory(target) => Err(Denied::NotDirectory),
         Some(target) if !is_directory(source) && is_directory(target) => Err(Denied::IsDirectory),
-        Some(target) if is_directory(target) && target.size != 0 => Err(Denied::NotEmpty),
+        Some(target) if is_directory(target) && target.attr.size != 0 => Err(Denied::NotEmpty),
         _ => Ok(()),
     }
 }

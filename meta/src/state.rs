@@ -192,7 +192,9 @@ impl State {
             Op::SetAttr { ino, change } => self.set_attr(cx, *ino, change),
             Op::Commit(commit) => self.commit(cx, commit),
             Op::Create { parent, name, new, exclusive } => self.create(cx, *parent, name, new, *exclusive),
+            Op::CreateUnnamed { parent, new } => self.create_unnamed(cx, *parent, new),
             Op::Link { ino, parent, name } => self.link(cx, *ino, *parent, name),
+            Op::SetAcl { ino, kind, acl } => self.set_acl(cx, *ino, *kind, acl.as_ref()),
             Op::Unlink { parent, name, keep } => self.unlink(cx, *parent, name, *keep),
             Op::Rmdir { parent, name } => self.rmdir(cx, *parent, name),
             Op::Rename { from, from_name, to, to_name, how, keep } => {
@@ -222,6 +224,7 @@ impl State {
             | Op::Access { .. }
             | Op::Open { .. }
             | Op::ReadLink { .. }
+            | Op::GetAcl { .. }
             | Op::GetXattr { .. } => unreachable!("a read of single rows"),
         }
     }
@@ -282,7 +285,9 @@ fn answer_len(answer: &Answer) -> usize {
     SHORT_ANSWER_LEN
         + match answer {
             Answer::Done(Reply::Entries { entries, .. }) => entries.iter().map(listed_len).sum(),
-            Answer::Done(Reply::Names(names)) => names.iter().map(|(_, name)| name.as_bytes().len() + 8).sum(),
+            Answer::Done(Reply::Names(names) | Reply::Listed { names, .. }) => {
+                names.iter().map(|(_, name)| name.as_bytes().len() + 8).sum()
+            }
             Answer::Done(Reply::Value(bytes) | Reply::Target(bytes)) => bytes.len(),
             Answer::Done(Reply::Opened { content, .. }) => content.sealed.len(),
             Answer::Done(Reply::Volume(volume)) => volume.to_bytes().len(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use base::{BlockId, PublicKey, Time, canonical_enum, canonical_struct};
+use base::{BlockId, Decode, DecodeError, Encode, PublicKey, Reader, Time, canonical_enum, canonical_struct};
 use bytes::Bytes;
 
 use crate::op::{Ino, SealedName, Timestamp, VolumeId};
@@ -221,14 +221,43 @@ canonical_struct!(Commit { ino, base, content, mtime, atime, opened });
 pub struct NewInode {
     /// What kind.
     pub kind: Kind,
-    /// Mode bits, the umask already taken off.
+    /// Mode bits.
     pub mode: u16,
+    /// Which of them are not given, of the low nine; unless the directory has a list for what is made in it.
+    pub umask: u16,
     /// Device number, for devices.
     pub rdev: u32,
     /// Sealed target, for symbolic links.
     pub target: Bytes,
 }
-canonical_struct!(NewInode { kind, mode, rdev, target });
+
+/// In the tag of a new inode's kind: there is a umask. Without this bit it reads as before there were any.
+const MASKED: u8 = 0x80;
+
+impl Encode for NewInode {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let tag = out.len();
+        self.kind.encode(out);
+        if self.umask != 0 {
+            out[tag] |= MASKED;
+            self.umask.encode(out);
+        }
+        (self.mode, self.rdev, &self.target).encode(out);
+    }
+}
+
+impl Decode for NewInode {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let tag = u8::decode(input)?;
+        let kind = Kind::from_bytes(&[tag & !MASKED])?;
+        let umask = if tag & MASKED != 0 { u16::decode(input)? } else { 0 };
+        if tag & MASKED != 0 && umask == 0 {
+            return Err(DecodeError::Invalid { what: "umask" });
+        }
+        let (mode, rdev, target) = Decode::decode(input)?;
+        Ok(NewInode { kind, mode, umask, rdev, target })
+    }
+}
 
 /// Flags of `renameat2(2)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use base::canonical_struct;
 use bytes::Bytes;
 
-use crate::access::{Context, check_mode};
+use crate::access::{Context, Inherited, check_mode};
 use crate::inode::{Body, Inode};
 use crate::op::{Chunking, Denied, Ino, Kind, NewInode, Redundancy, Reply, Space, Volume, VolumeId, VolumeSpec};
 use crate::read::Look as _;
@@ -42,11 +42,12 @@ impl State {
         }
         let id = self.draw_volume();
         let root = self.draw_ino();
-        let new = NewInode { kind: Kind::Directory, mode: spec.root_mode, rdev: 0, target: Bytes::new() };
-        let attr = self.new_attr(cx, root, id, &new, (new.mode, cx.caller.gid));
+        let new = NewInode { kind: Kind::Directory, mode: spec.root_mode, umask: 0, rdev: 0, target: Bytes::new() };
+        let owned = Inherited { mode: new.mode, gid: cx.caller.gid, lists: None };
+        let attr = self.new_attr(cx, root, id, &new, &owned);
         let volume = Volume { id, root, spec: spec.clone() };
         self.usage.insert(id, Usage::default());
-        self.add_inode(Inode { attr, xattrs_len: 0, home: root, body: Body::new(&new) });
+        self.add_inode(Inode { attr, xattrs_len: 0, home: root, lists: None, body: Body::new(&new) });
         self.volumes.insert(id, volume.clone());
         Ok(Reply::Volume(volume))
     }

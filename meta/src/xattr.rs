@@ -5,6 +5,7 @@ use core::ops::{Bound, RangeBounds};
 use bytes::Bytes;
 
 use crate::access::{Context, READ, STICKY, WRITE};
+use crate::inode::Inode;
 use crate::op::{Attr, Denied, Ino, Kind, Reply, SEAL_LEN, SealedName, XATTR_VALUE_MAX, XattrClass, XattrHow};
 use crate::read::Look as _;
 use crate::state::State;
@@ -39,7 +40,7 @@ impl State {
         how: XattrHow,
     ) -> Result<Reply, Denied> {
         let inode = self.inode(ino)?;
-        need_xattr_write(cx, &inode.attr, class)?;
+        need_xattr_write(cx, inode, class)?;
         let key = (ino, class, name);
         let before = self.xattrs.get(&key).map_or(0, |value| xattr_len(&key.2, value));
         match how {
@@ -60,13 +61,17 @@ impl State {
 
     /// Names of trusted attributes are listed to root alone; the others need no permission.
     pub(crate) fn list_xattr(&self, cx: &Context<'_>, ino: Ino) -> Result<Reply, Denied> {
-        self.inode(ino)?;
+        let listed = self.inode(ino)?.listed();
         let keys = self.xattrs.range(xattrs_of(ino)).map(|((_, class, name), _)| (*class, name.clone()));
-        Ok(Reply::Names(keys.filter(|(class, _)| cx.is_root() || *class != XattrClass::Trusted).collect()))
+        let names = keys.filter(|(class, _)| cx.is_root() || *class != XattrClass::Trusted).collect();
+        Ok(match listed {
+            (false, false) => Reply::Names(names),
+            (access, default) => Reply::Listed { names, access, default },
+        })
     }
 
     pub(crate) fn remove_xattr(&mut self, cx: &Context<'_>, key: &XattrKey) -> Result<Reply, Denied> {
-        need_xattr_write(cx, self.attr(key.0)?, key.1)?;
+        need_xattr_write(cx, self.inode(key.0)?, key.1)?;
         let value = self.xattrs.remove(key).ok_or(Denied::NoAttribute)?;
         let inode = self.change(key.0);
         inode.xattrs_len -= xattr_len(&key.2, &value);
@@ -80,16 +85,17 @@ fn has_user_xattrs(attr: &Attr) -> bool {
 }
 
 /// Whether the caller may read an attribute of this class.
-pub(crate) fn need_xattr_read(cx: &Context<'_>, attr: &Attr, class: XattrClass) -> Result<(), Denied> {
+pub(crate) fn need_xattr_read(cx: &Context<'_>, inode: &Inode, class: XattrClass) -> Result<(), Denied> {
     match class {
-        XattrClass::User if !has_user_xattrs(attr) => Err(Denied::NoAttribute),
-        XattrClass::User => cx.need(attr, READ),
+        XattrClass::User if !has_user_xattrs(&inode.attr) => Err(Denied::NoAttribute),
+        XattrClass::User => cx.need(inode, READ),
         XattrClass::Trusted if !cx.is_root() => Err(Denied::NoAttribute),
         XattrClass::Trusted | XattrClass::Security | XattrClass::System => Ok(()),
     }
 }
 
-fn need_xattr_write(cx: &Context<'_>, attr: &Attr, class: XattrClass) -> Result<(), Denied> {
+fn need_xattr_write(cx: &Context<'_>, inode: &Inode, class: XattrClass) -> Result<(), Denied> {
+    let attr = &inode.attr;
     let sticky = attr.kind == Kind::Directory && attr.mode & STICKY != 0;
     let allowed = match class {
         XattrClass::User => has_user_xattrs(attr) && (!sticky || cx.owns(attr)),
@@ -99,5 +105,5 @@ fn need_xattr_write(cx: &Context<'_>, attr: &Attr, class: XattrClass) -> Result<
     if !allowed {
         return Err(Denied::NotPermitted);
     }
-    if class == XattrClass::User { cx.need(attr, WRITE) } else { Ok(()) }
+    if class == XattrClass::User { cx.need(inode, WRITE) } else { Ok(()) }
 }

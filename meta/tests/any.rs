@@ -78,14 +78,42 @@ fn class() -> impl Strategy<Value = XattrClass> {
     ]
 }
 
+fn acl_kind() -> impl Strategy<Value = AclKind> {
+    prop_oneof![Just(AclKind::Access), Just(AclKind::Default)]
+}
+
+/// Lists that now and then are none.
+fn acl() -> impl Strategy<Value = Acl> {
+    let entry = || (0u32..4, 0u8..8).prop_map(|(id, may)| AclEntry { id, may });
+    let entries = || proptest::collection::vec(entry(), 0..3);
+    let class = || prop_oneof![20 => 0u8..8, 1 => any::<u8>()];
+    (class(), class(), class(), proptest::option::weighted(0.8, class()), entries(), entries()).prop_map(
+        |(owner, group, other, mask, mut users, mut groups)| {
+            users.sort_by_key(|user| user.id);
+            groups.sort_by_key(|group| group.id);
+            Acl { owner, group, other, mask, users, groups }
+        },
+    )
+}
+
+fn umask() -> impl Strategy<Value = u16> {
+    prop_oneof![4 => Just(0u16), 2 => 0u16..0o1000, 1 => any::<u16>()]
+}
+
 fn name_op() -> impl Strategy<Value = Op> {
-    let create = (ino(), some_name(), kind(), mode(), any::<bool>())
-        .prop_map(|(parent, name, kind, mode, exclusive)| Op::Create { parent, name, new: new(kind, mode), exclusive });
+    let create = (ino(), some_name(), kind(), mode(), umask(), any::<bool>()).prop_map(
+        |(parent, name, kind, mode, umask, exclusive)| {
+            let new = NewInode { umask, ..new(kind, mode) };
+            Op::Create { parent, name, new, exclusive }
+        },
+    );
     let how = prop_oneof![Just(RenameHow::Replace), Just(RenameHow::NoReplace), Just(RenameHow::Exchange)];
     let rename = (ino(), some_name(), ino(), some_name(), how, any::<bool>())
         .prop_map(|(from, from_name, to, to_name, how, keep)| Op::Rename { from, from_name, to, to_name, how, keep });
     prop_oneof![
         8 => create,
+        2 => (ino(), kind(), mode())
+            .prop_map(|(parent, kind, mode)| Op::CreateUnnamed { parent, new: new(kind, mode) }),
         4 => rename,
         1 => (ino(), some_name()).prop_map(|(parent, name)| Op::Lookup { parent, name }),
         2 => (ino(), ino(), some_name()).prop_map(|(ino, parent, name)| Op::Link { ino, parent, name }),
@@ -110,6 +138,9 @@ fn inode_op() -> impl Strategy<Value = Op> {
         1 => ino().prop_map(|ino| Op::ListXattr { ino }),
         1 => (ino(), class(), some_name()).prop_map(|(ino, class, name)| Op::GetXattr { ino, class, name }),
         1 => (ino(), class(), some_name()).prop_map(|(ino, class, name)| Op::RemoveXattr { ino, class, name }),
+        3 => (ino(), acl_kind(), proptest::option::of(acl()))
+            .prop_map(|(ino, kind, acl)| Op::SetAcl { ino, kind, acl }),
+        1 => (ino(), acl_kind()).prop_map(|(ino, kind)| Op::GetAcl { ino, kind }),
         1 => ino().prop_map(|ino| Op::KeepOrphan { ino }),
         1 => ino().prop_map(|ino| Op::ReleaseOrphan { ino }),
     ]

@@ -37,12 +37,14 @@ impl Scene {
         let mut op = op.clone();
         let parts: Vec<&mut Ino> = match &mut op {
             Op::Lookup { parent, .. } | Op::Create { parent, .. } | Op::Unlink { parent, .. } => vec![parent],
-            Op::Rmdir { parent, .. } => vec![parent],
+            Op::Rmdir { parent, .. } | Op::CreateUnnamed { parent, .. } => vec![parent],
             Op::Link { ino, parent, .. } => vec![ino, parent],
             Op::Rename { from, to, .. } => vec![from, to],
             Op::GetAttr { ino } | Op::SetAttr { ino, .. } | Op::ReadDir { ino, .. } | Op::Parent { ino } => vec![ino],
             Op::Commit(commit) => vec![&mut commit.ino],
             Op::SetXattr { ino, .. } | Op::GetXattr { ino, .. } => vec![ino],
+            Op::KeepOrphan { ino } | Op::ReleaseOrphan { ino } => vec![ino],
+            Op::SetAcl { ino, .. } | Op::GetAcl { ino, .. } => vec![ino],
             other => panic!("{other:?}"),
         };
         for part in parts {
@@ -158,15 +160,24 @@ fn play(steps: &[Step]) -> Scene {
         let (ino, other) = (pick(*first), pick(*second));
         let (a, b) = (name(&format!("n{}", a % 4)), name(&format!("n{}", b % 4)));
         let kind = if what % 2 == 0 { Kind::File } else { Kind::Directory };
-        let class = [XattrClass::User, XattrClass::Trusted][usize::from(what / 18 % 2)];
-        let op = match what % 18 {
-            0..=3 => Op::Create { parent: ino, name: a, new: new(kind, 0o755), exclusive: what % 3 == 0 },
+        let class = [XattrClass::User, XattrClass::Trusted][usize::from(what / 21 % 2)];
+        let op = match what % 21 {
+            0..=3 => {
+                let new = NewInode { umask: u16::from(*second as u8), ..new(kind, 0o775) };
+                Op::Create { parent: ino, name: a, new, exclusive: what % 3 == 0 }
+            }
             4 => Op::Unlink { parent: ino, name: a, keep: false },
             5 => Op::Rmdir { parent: ino, name: a },
             6 => Op::Link { ino, parent: other, name: a },
             7 | 8 => {
-                let how = [RenameHow::Replace, RenameHow::NoReplace, RenameHow::Exchange][usize::from(what / 18 % 3)];
+                let how = [RenameHow::Replace, RenameHow::NoReplace, RenameHow::Exchange][usize::from(what / 21 % 3)];
                 Op::Rename { from: ino, from_name: a, to: other, to_name: b, how, keep: false }
+            }
+            9 if what / 21 % 3 == 0 => {
+                let users = vec![AclEntry { id: u32::from(*what), may: 5 }];
+                let list = Acl { owner: 7, group: 5, other: 1, mask: Some(4), users, groups: vec![] };
+                let kind = if first % 2 == 0 { AclKind::Access } else { AclKind::Default };
+                Op::SetAcl { ino, kind, acl: (second % 3 > 0).then_some(list) }
             }
             9 => Op::SetAttr { ino, change: AttrChange { mode: Some(0o700), ..AttrChange::default() } },
             10 => Op::Commit(Commit {
@@ -180,12 +191,16 @@ fn play(steps: &[Step]) -> Scene {
             11 => Op::ReadDir { ino, cookie: 0, max: 100 },
             12 => Op::Lookup { parent: ino, name: a },
             13 => Op::Parent { ino },
+            14 if what / 21 % 2 == 0 => Op::GetAcl { ino, kind: [AclKind::Access, AclKind::Default][second % 2] },
             14 => Op::GetAttr { ino },
             15 => {
-                let how = [XattrHow::Set, XattrHow::Create, XattrHow::Replace][usize::from(what / 36 % 3)];
+                let how = [XattrHow::Set, XattrHow::Create, XattrHow::Replace][usize::from(what / 42 % 3)];
                 Op::SetXattr { ino, class, name: a, value: sealed(&format!("{what}")), how }
             }
             16 => Op::GetXattr { ino, class, name: a },
+            17 | 18 => Op::CreateUnnamed { parent: ino, new: new(Kind::File, 0o600) },
+            19 if what / 21 % 2 == 0 => Op::KeepOrphan { ino },
+            19 => Op::ReleaseOrphan { ino },
             _ => {
                 // A mount does not keep what it did to itself for long.
                 scene.mounts.iter_mut().for_each(|mount| mount.ship(&mut scene.world));
@@ -269,6 +284,24 @@ fn whoever_does_not_answer_is_fenced_when_its_time_is_up_and_loses_the_end_of_it
     let answers = scene.world.state.apply_batch(scene.world.now, &key(1), &batch);
     assert_eq!(answers, vec![Answer::Denied(Denied::Fenced)]);
     assert_eq!(mount.ordered(&mut scene.world, Op::Renew), Err(Denied::Fenced));
+}
+
+#[test]
+fn all_who_are_in_the_way_are_asked_at_once() {
+    let mut scene = Scene::new(3);
+    let root = scene.world.root;
+    let [from, to] = ["from", "to"].map(|text| scene.world.dir(0, root, text, 0o755));
+    scene.world.file(0, from, "file", 0o644);
+    scene.mounts[0].hold(&mut scene.world, from).unwrap();
+    scene.mounts[1].hold(&mut scene.world, to).unwrap();
+    let rename =
+        Op::Rename { from, from_name: name("file"), to, to_name: name("file"), how: RenameHow::Replace, keep: false };
+    assert_eq!(scene.mounts[2].ordered(&mut scene.world, rename.clone()), Err(Denied::Leased));
+    assert_eq!(scene.world.state.recalled().count(), 2);
+    // Neither of them answers: one term is waited out, not one after the other.
+    scene.world.now = scene.world.now.after(LEASE_TERM);
+    scene.world.later(1);
+    assert!(scene.mounts[2].ordered(&mut scene.world, rename).is_ok());
 }
 
 #[test]
@@ -454,4 +487,28 @@ fn beginning_anew_again_and_again_does_not_keep_others_out() {
     assert_eq!(scene.mounts[1].ordered(&mut scene.world, look.clone()), Err(Denied::Leased));
     let _ = greedy(&mut scene);
     assert_eq!(scene.mounts[1].ordered(&mut scene.world, look), Err(Denied::NotFound), "it is open for a while");
+}
+
+#[test]
+fn a_file_without_a_name_is_leased_with_the_directory_it_was_made_in() {
+    let mut scene = Scene::new(2);
+    let root = scene.world.root;
+    scene.run(0, &Op::GetAttr { ino: root });
+    let before = scene.local;
+    scene.run(0, &Op::CreateUnnamed { parent: root, new: new(Kind::File, 0o600) });
+    let made = *scene.inos.last().unwrap();
+    let commit = Commit { ino: made, base: None, content: content(9, 9), mtime: None, atime: None, opened: true };
+    scene.run(0, &Op::Commit(commit));
+    scene.run(0, &Op::Link { ino: made, parent: root, name: name("f") });
+    assert!(scene.local - before >= 3, "nobody was asked");
+    scene.run(0, &Op::CreateUnnamed { parent: root, new: new(Kind::File, 0o600) });
+    let other = *scene.inos.last().unwrap();
+    scene.mounts[0].ship(&mut scene.world);
+    for op in [Op::GetAttr { ino: other }, Op::ReleaseOrphan { ino: other }] {
+        assert_eq!(scene.mounts[1].ordered(&mut scene.world, op), Err(Denied::Leased));
+    }
+    // Given back, it is for replicas to say what becomes of it.
+    scene.run(1, &Op::Lookup { parent: root, name: name("f") });
+    scene.run(0, &Op::Link { ino: other, parent: root, name: name("g") });
+    scene.run(1, &Op::Lookup { parent: root, name: name("g") });
 }

@@ -24,9 +24,12 @@ pub const CHECKS: &[CheckFn] = &[
     ("symbolic links keep their target", symbolic_links),
     ("modes and times are kept", modes_and_times),
     ("extended attributes", extended_attributes),
+    ("access lists are kept, and show in the mode", access_lists),
     ("holes read as zeros and cost nothing", sparse),
     ("truncating and extending", truncate),
     ("an unlinked file lives while it is open", unlinked_but_open),
+    ("a file without a name can be given one", unnamed),
+    ("a copy has what its source had", copies),
     ("appends of two writers do not overwrite each other", append),
     ("names of 255 bytes, and not of 256", long_names),
     ("a directory can be emptied while it is read", readdir_while_deleting),
@@ -166,6 +169,38 @@ fn extended_attributes(dir: &Path) {
     assert_eq!(sys::removexattr(&path, "user.short"), Err(Errno::NODATA));
 }
 
+fn access_lists(dir: &Path) {
+    let path = dir.join("file");
+    fs::write(&path, "x").expect("write");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("chmod");
+    let (access, default) = ("system.posix_acl_access", "system.posix_acl_default");
+    let none = u32::MAX;
+    let list = |entries: &[(u16, u16, u32)]| {
+        let entry =
+            |(tag, may, id): &(u16, u16, u32)| [&tag.to_le_bytes()[..], &may.to_le_bytes(), &id.to_le_bytes()].concat();
+        [2u32.to_le_bytes().to_vec(), entries.iter().flat_map(entry).collect()].concat()
+    };
+    let set = |path: &Path, name: &str, value: &[u8]| sys::setxattr(path, name, value, sys::XattrFlags::empty());
+    let mut value = [0; 256];
+    let mut get = |path: &Path, name: &str| sys::getxattr(path, name, &mut value).map(|len| value[..len].to_vec());
+    let mode = |path: &Path| fs::metadata(path).expect("stat").mode() & 0o7777;
+    assert_eq!(get(&path, access), Err(Errno::NODATA));
+    let named = list(&[(1, 6, none), (2, 7, 1234), (4, 4, none), (16, 6, none), (32, 0, none)]);
+    set(&path, access, &named).expect("set an access list");
+    assert_eq!((get(&path, access), mode(&path)), (Ok(named.clone()), 0o660));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o604)).expect("chmod");
+    let masked = list(&[(1, 6, none), (2, 7, 1234), (4, 4, none), (16, 0, none), (32, 4, none)]);
+    assert_eq!(get(&path, access), Ok(masked));
+    set(&path, access, &list(&[(1, 7, none), (4, 5, none), (32, 1, none)])).expect("set one that is a mode");
+    assert_eq!((get(&path, access), mode(&path)), (Err(Errno::NODATA), 0o751));
+    assert_eq!(set(&path, default, &named), Err(Errno::ACCESS));
+    set(dir, default, &named).expect("set a default list");
+    fs::create_dir(dir.join("inner")).expect("mkdir");
+    assert_eq!((get(&dir.join("inner"), default), mode(&dir.join("inner"))), (Ok(named), 0o660));
+    sys::removexattr(dir, default).expect("take it away");
+    assert_eq!(get(dir, default), Err(Errno::NODATA));
+}
+
 fn sparse(dir: &Path) {
     const HOLE: u64 = 64 << 20;
     let file = OpenOptions::new().create_new(true).read(true).write(true).open(dir.join("file")).expect("open");
@@ -226,6 +261,60 @@ fn unlinked_but_open(dir: &Path) {
     assert_eq!(bytes, [noise(4, 0, 100_000), b"more".to_vec()].concat());
     fs::write(&path, "another").expect("the name is free");
     assert_eq!(file.metadata().expect("fstat").len(), 100_004);
+}
+
+fn unnamed(dir: &Path) {
+    let (mode, flags) = (sys::Mode::from_raw_mode(0o640), sys::OFlags::TMPFILE | sys::OFlags::RDWR);
+    let mut file = File::from(sys::open(dir, flags, mode).expect("open with O_TMPFILE"));
+    file.write_all(&noise(5, 0, 100_000)).expect("write");
+    let before = file.metadata().expect("fstat");
+    assert_eq!((before.nlink(), before.mode() & 0o7777, before.len()), (0, 0o640, 100_000));
+    assert_eq!(list(dir), Vec::<String>::new());
+    let link = |file: &File, name: &str| {
+        let own = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
+        sys::linkat(sys::CWD, own, sys::CWD, dir.join(name), sys::AtFlags::SYMLINK_FOLLOW)
+    };
+    link(&file, "named").expect("linkat");
+    assert_eq!(link(&file, "named"), Err(Errno::EXIST));
+    assert_eq!((file.metadata().expect("fstat").nlink(), list(dir)), (1, vec!["named".into()]));
+    file.write_all(b"more").expect("write");
+    drop(file);
+    let bytes = fs::read(dir.join("named")).expect("read");
+    assert!(bytes == [noise(5, 0, 100_000), b"more".to_vec()].concat());
+    fs::remove_file(dir.join("named")).expect("unlink");
+    // One that is to stay without a name does, and so does one that lost its name.
+    let kept = File::from(sys::open(dir, flags | sys::OFlags::EXCL, mode).expect("open with O_TMPFILE and O_EXCL"));
+    assert_eq!(link(&kept, "no"), Err(Errno::NOENT));
+    let lost = File::create(dir.join("lost")).expect("create");
+    fs::remove_file(dir.join("lost")).expect("unlink");
+    assert_eq!(link(&lost, "no"), Err(Errno::NOENT));
+    assert_eq!(list(dir), Vec::<String>::new());
+}
+
+fn copies(dir: &Path) {
+    let open = |name: &str| {
+        let mut options = OpenOptions::new();
+        options.create_new(true).read(true).write(true).open(dir.join(name)).expect("open")
+    };
+    let (source, target) = (open("source"), open("target"));
+    let bytes = noise(6, 0, 1_000_000);
+    source.write_all_at(&bytes, 0).expect("write");
+    target.write_all_at(&noise(7, 0, 300_000), 0).expect("write");
+    let copy = |mut from: u64, mut to: u64, len: usize| {
+        sys::copy_file_range(&source, Some(&mut from), &target, Some(&mut to), len).expect("copy_file_range")
+    };
+    let mut want = noise(7, 0, 300_000);
+    assert_eq!(copy(100_001, 250_003, 500_000), 500_000);
+    want.truncate(250_003);
+    want.extend_from_slice(&bytes[100_001..600_001]);
+    assert_eq!(copy(999_000, 10, 5_000), 1_000, "up to the end");
+    want[10..1_010].copy_from_slice(&bytes[999_000..]);
+    source.write_all_at(b"later", 200_000).expect("write");
+    target.sync_all().expect("fsync");
+    assert!(fs::read(dir.join("target")).expect("read") == want);
+    let mut at = 0;
+    let itself = sys::copy_file_range(&source, Some(&mut at), &source, Some(&mut 10), 100);
+    assert_eq!(itself, Err(Errno::INVAL), "ranges that overlap");
 }
 
 fn append(dir: &Path) {

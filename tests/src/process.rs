@@ -71,7 +71,7 @@ pub fn mangrove(home: &Path) -> Command {
     let mut command = Command::new(mangrove_binary());
     command.env("HOME", home).env("XDG_CONFIG_HOME", home.join(".config"));
     command.env("XDG_DATA_HOME", home.join(".local/share")).env("XDG_CACHE_HOME", cache_folder(home));
-    command.env("XDG_RUNTIME_DIR", home);
+    command.env("XDG_RUNTIME_DIR", home).env("XDG_STATE_HOME", home.join(".local/state"));
     command.env_remove("MANGROVE_CLUSTER").env_remove("MANGROVE_KEY").stdin(Stdio::null());
     command
 }

@@ -106,12 +106,16 @@ fn a_mount_that_stood_still_for_too_long_is_cut_off_and_says_so() {
     needs_mount!();
     let _turn = one_at_a_time();
     let cluster = Cluster::start();
-    let (still, other) = (cluster.mount("still"), cluster.mount("other"));
+    let kept = cluster.outside().join("kept");
+    let option = format!("lost-dir={}", kept.display());
+    let (still, other) = (cluster.mount_with("still", &["-o", &option]), cluster.mount("other"));
     let mut file = File::create(still.path().join("before")).expect("created");
     file.write_all(b"synced").expect("written");
     file.sync_all().expect("synced");
     let mut unsent = File::create(still.path().join("unsent")).expect("created");
     unsent.write_all(b"never seen").expect("written");
+    fs::create_dir(still.path().join("dir")).expect("made");
+    fs::write(still.path().join("dir/closed"), "nor this").expect("written");
     let server = still.server().expect("it is served");
     kill_process(server, Signal::STOP).expect("stopped");
 
@@ -127,6 +131,12 @@ fn a_mount_that_stood_still_for_too_long_is_cut_off_and_says_so() {
     let now = listed(other.path());
     kill_process(server, Signal::CONT).expect("continued");
     assert!(unsent.sync_all().is_err(), "what was not sent is lost, and whoever asks is told");
+    // It has something yet that was not sent, and there is no such file.
+    assert_eq!(unsent.sync_all().map_err(|error| error.kind()), Err(std::io::ErrorKind::StaleNetworkFileHandle));
+    file.sync_all().expect("nothing of this one is lost");
+    let root = File::open(still.path()).expect("opened");
+    assert!(root.sync_all().is_err(), "names were lost, too");
+    root.sync_all().expect("told once");
     assert_eq!(listed(still.path()), now);
     assert_eq!(fs::read_to_string(still.path().join("meanwhile")).expect("read"), "by the other");
     fs::write(still.path().join("after"), "goes on").expect("written");
@@ -134,4 +144,11 @@ fn a_mount_that_stood_still_for_too_long_is_cut_off_and_says_so() {
     drop((file, unsent));
     still.stop();
     other.stop();
+
+    let folders: Vec<_> = fs::read_dir(&kept).expect("listed").map(|entry| entry.unwrap().path()).collect();
+    let [folder] = folders.as_slice() else { panic!("one loss, one folder: {folders:?}") };
+    let read = |path: &str| fs::read_to_string(folder.join(path)).expect("kept");
+    assert_eq!((read("files/unsent"), read("files/dir/closed")), ("never seen".into(), "nor this".into()));
+    let text = read("what-was-lost.txt");
+    assert!(text.contains("made the file unsent") && text.contains("made the directory dir"), "{text}");
 }

@@ -7,7 +7,6 @@ use meta::{Attr, Caller, Content, Denied, Ino, Op};
 
 use super::error::{FsError, Result};
 use super::handles::{Handle, Open, OpenFlags};
-use super::locks::HandleLocks;
 use super::{Filesystem, Shared};
 use crate::backend::{BlockStore, Metadata};
 
@@ -49,10 +48,8 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
                 append: flags.append | before.append,
                 ..OpenFlags::default()
             };
-            handles.insert(
-                handle,
-                Arc::new(Open { file, flags, caller: caller.clone(), locks: HandleLocks::default(), adopted: true }),
-            )
+            let (locks, writes) = Default::default();
+            handles.insert(handle, Arc::new(Open { file, flags, caller: caller.clone(), locks, writes, adopted: true }))
         };
         match other {
             // It was adopted for less, and may be in use as that.
@@ -72,13 +69,15 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
             Some(file) => drop(shared.commit(&file, Vec::new()).await?),
             None => drop(shared.call_attr(caller, Op::GetAttr { ino }).await?),
         }
-        shared.sync_names().await
+        self.sync_inode(ino).await
     }
 
-    /// Whether a crash would lose something of a file: what is not committed, or locks on it.
+    /// Whether a crash would lose something of a file: what is not committed, locks on it, or the word that
+    /// something of it was lost.
     #[must_use]
     pub fn is_dirty(&self, ino: Ino) -> bool {
-        self.shared.file(ino).is_some_and(|file| file.is_dirty() || file.owners.any())
+        let shared = &self.shared;
+        shared.losses.is_untold(ino) || shared.file(ino).is_some_and(|file| file.is_dirty() || file.owners.any())
     }
 
     /// Whether what is done to an inode is kept here for a while, before replicas have it.

@@ -34,6 +34,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let alone = state.orphan || self.metadata.keeps(open.file.ino);
         if alone {
             state.write(None, bytes.clone(), &open.caller, &self.budget)?;
+            open.writes.wrote(state.seq);
         }
         Ok(alone)
     }
@@ -66,7 +67,11 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     async fn append_alone(self: &Arc<Self>, open: &Arc<Open>, bytes: Bytes) -> Result<()> {
         // What was written to the file otherwise goes first, so that only this is at stake.
         self.commit(&open.file, Vec::new()).await?;
-        open.file.state.lock().write(None, bytes, &open.caller, &self.budget)?;
+        {
+            let mut state = open.file.state.lock();
+            state.write(None, bytes, &open.caller, &self.budget)?;
+            open.writes.wrote(state.seq);
+        }
         let (mut committed, mut patience) = (self.commit(&open.file, Vec::new()).await, Patience::new());
         while let Err(FsError::Unavailable(_)) = &committed
             && patience.wait().await.is_ok()
@@ -79,7 +84,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         {
             // Tried again later it would stand where others have written meanwhile.
             let mut pipeline = open.file.pipeline.lock().await;
-            self.drop_changes(&open.file, &mut pipeline);
+            self.drop_changes(&open.file, &mut pipeline, Some(&**open));
         }
         committed.map(drop)
     }

@@ -132,7 +132,10 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let open = handle.map(|handle| self.handle(handle)).transpose()?;
         if let Some(open) = open.filter(|open| open.flags.write && open.file.ino == ino) {
             open.locks.check()?;
-            open.file.state.lock().truncate(size, &open.caller, &self.budget);
+            self.note_write(&open);
+            let mut state = open.file.state.lock();
+            state.truncate(size, &open.caller, &self.budget);
+            open.writes.wrote(state.seq);
             return Ok(());
         }
         let flags = OpenFlags { write: true, truncate: size == 0, ..OpenFlags::default() };

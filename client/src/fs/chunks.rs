@@ -17,7 +17,7 @@ use crate::backend::BlockStore;
 use crate::cache::{BlockCache, Lru, SingleFlight};
 
 /// Most chunks fetched at a time for one call.
-const FETCHES_MAX: usize = 16;
+const FETCHES_MAX: usize = 48;
 /// Most readers for whom chunks are fetched ahead at a time.
 const AHEAD_MAX: usize = 16;
 

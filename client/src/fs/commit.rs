@@ -4,23 +4,28 @@
 //! is the content bound to the inode. If somebody else committed in the meantime, what was written
 //! here since the base is laid over their content, and that is committed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::task::Poll;
 
+use base::BlockId;
+use futures::future::BoxFuture;
 use meta::{Answer, Attr, Call, Caller, Commit, Content, Denied, Op, Reply};
 
 use super::error::{FsError, Result};
 use super::file::{OpenFile, Pipeline};
 use super::layout::Layout;
+use super::outbox::Outbox;
 use super::overlay::Overlay;
 use super::stage::{Order, blocking};
 use super::{Shared, attr_of, unexpected};
-use crate::backend::{BlockStore, Metadata, Ready, Unavailable};
+use crate::backend::{BlockStore, Metadata, Ready, Unavailable, Unstored};
 
 /// How often content is merged with somebody else's before giving up.
 const MERGES_MAX: usize = 16;
 
 /// A commit that names more blocks that are not stored yet waits for them in any case.
-const DEFERRED_MAX: usize = 16;
+const DEFERRED_MAX: usize = 64;
 
 /// How a try to commit ended.
 enum Tried {
@@ -28,6 +33,29 @@ enum Tried {
     Done(Vec<Answer>),
     /// Somebody else committed first.
     Stale,
+}
+
+/// The blocks that a commit names.
+struct Named<B> {
+    outbox: Arc<Outbox<B>>,
+    ino: meta::Ino,
+    ids: BTreeSet<BlockId>,
+}
+
+impl<B: BlockStore> Unstored for Named<B> {
+    fn stored(&self) -> BoxFuture<'static, std::result::Result<(), Unavailable>> {
+        let (outbox, ino, mut ids) = (self.outbox.clone(), self.ino, self.ids.clone());
+        Box::pin(async move {
+            // The log is sent: what comes after this needs its blocks, too.
+            outbox.hurry();
+            let settled = outbox.settle(ino, &mut ids).await;
+            settled.map_err(|why| Unavailable(format!("what was written is not stored yet: {why}")))
+        })
+    }
+
+    fn give_up(&self) {
+        self.outbox.discard(self.ino, &self.ids);
+    }
 }
 
 impl<M: Metadata, B: BlockStore> Shared<M, B> {
@@ -42,11 +70,15 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             return Ok(Vec::new());
         }
         let (shared, file) = (self.clone(), file.clone());
-        let committed = tokio::spawn(async move {
+        let mut commit = Box::pin(async move {
             let mut pipeline = file.pipeline.lock().await;
             shared.commit_locked(&file, &mut pipeline, then).await
         });
-        committed.await.map_err(|failure| FsError::Unavailable(failure.to_string()))?
+        // A small file under a lease waits for nothing, and needs no task of its own.
+        if let Poll::Ready(committed) = futures::poll!(&mut commit) {
+            return committed;
+        }
+        tokio::spawn(commit).await.map_err(|failure| FsError::Unavailable(failure.to_string()))?
     }
 
     async fn commit_locked(
@@ -149,20 +181,18 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             return Ok(None);
         }
         // They are pending until the commit is done: if it is not, the next one waits for them, too.
-        let (outbox, ids) = (self.outbox.clone(), pipeline.pending.clone());
-        Ok(Some(Arc::new(move || {
-            let (outbox, mut ids) = (outbox.clone(), ids.clone());
-            Box::pin(async move {
-                let settled = outbox.settle(ino, &mut ids).await;
-                settled.map_err(|why| Unavailable(format!("what was written is not stored yet: {why}")))
-            })
-        })))
+        Ok(Some(Arc::new(Named { outbox: self.outbox.clone(), ino, ids: pipeline.pending.clone() })))
     }
 
     /// Lays what the commit under way covers over the content that replicas hold now; returns the
     /// size of both together.
     async fn merge(self: &Arc<Self>, file: &Arc<OpenFile>, pipeline: &mut Pipeline) -> Result<u64> {
-        let writer = file.state.lock().writer.clone();
+        let writer = {
+            let mut state = file.state.lock();
+            state.forget_base();
+            state.writer.clone()
+        };
+        self.metadata.forget_content(file.ino);
         // The mode may have changed since the file was opened, or never have allowed it.
         let (attr, content) = self.open_content(&writer, file.ino, meta::WRITE | meta::OPENED).await?;
         let theirs = Layout::from_recipe(&self.chunks.recipe(file.ino, &content).await?);

@@ -1,5 +1,7 @@
 //! Reading and writing open files.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use meta::Denied;
 
@@ -81,15 +83,17 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         if len == 0 {
             return Ok(0);
         }
-        let earlier = open.file.state.lock().error.take();
-        if let Some(error) = shared.outbox.take_failure(open.file.ino).or(earlier) {
-            shared.outbox.retry();
-            return Err(error);
-        }
+        shared.tell_dropped(&open)?;
+        shared.tell_earlier(&open)?;
         shared.make_room().await?;
+        shared.note_write(&open);
         match open.flags.append {
             true => shared.append(handle, &open, bytes).await?,
-            false => drop(open.file.state.lock().write(Some(offset), bytes, &open.caller, &shared.budget)?),
+            false => {
+                let mut state = open.file.state.lock();
+                state.write(Some(offset), bytes, &open.caller, &shared.budget)?;
+                open.writes.wrote(state.seq);
+            }
         }
         shared.stage_in_background(&open.file);
         Ok(len)
@@ -109,6 +113,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
             return Err(FsError::Invalid);
         }
         let end = checked_end(offset, len)?;
+        self.shared.note_write(&open);
         let (budget, mut state) = (&self.shared.budget, open.file.state.lock());
         match how {
             Fallocate::Allocate => state.allocate(end, &open.caller, budget),
@@ -118,6 +123,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
             }
             Fallocate::ZeroRange => state.zero(offset..end, true, &open.caller, budget),
         }
+        open.writes.wrote(state.seq);
         Ok(())
     }
 
@@ -163,8 +169,16 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         self.chunks.read(parts).await
     }
 
+    /// Tells whoever writes, once, that something written before could not be stored.
+    pub(super) fn tell_earlier(self: &Arc<Self>, open: &Open) -> Result<()> {
+        let earlier = open.file.state.lock().error.take();
+        let Some(error) = self.outbox.take_failure(open.file.ino).or(earlier) else { return Ok(()) };
+        self.outbox.retry();
+        Err(error)
+    }
+
     /// Takes over content that replicas are known to hold and this mount does not.
-    async fn freshen(&self, open: &Open) -> Result<()> {
+    pub(super) async fn freshen(&self, open: &Open) -> Result<()> {
         let stale = {
             let state = open.file.state.lock();
             state.stale && !state.is_dirty()

@@ -13,6 +13,9 @@ pub enum FsError {
     /// EIO: too few replicas or storage nodes answered. Trying again may help.
     #[error("the cluster can't be reached: {0}")]
     Unavailable(String),
+    /// EIO: what was done here and not synced is lost: this mount was cut off for too long.
+    #[error("changes made here were lost: this mount was cut off for too long{0}")]
+    Lost(String),
     /// ENOSPC: the storage nodes are full.
     #[error("no space left on the storage nodes")]
     NoSpace,

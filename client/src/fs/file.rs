@@ -18,7 +18,7 @@ use super::layout::Layout;
 use super::locks::LockOwners;
 use super::outbox::Budget;
 use super::overlay::{Overlay, Ranges};
-use super::view;
+use super::view::{self, Part, Source};
 
 /// An open file.
 #[derive(Debug)]
@@ -58,6 +58,9 @@ pub(super) struct State {
     pub(super) size: u64,
     /// Counts writes.
     pub(super) seq: u64,
+    /// Of them, those that the commit under way covers, and those that are committed or given up.
+    committing_seq: u64,
+    pub(super) settled_seq: u64,
     /// What changed since the last commit began.
     pub(super) changes: Changes,
     /// What the commit under way covers.
@@ -71,6 +74,8 @@ pub(super) struct State {
     pub(super) writer: Caller,
     /// Replicas are known to hold newer content.
     pub(super) stale: bool,
+    /// What is known of it was lost: whatever replicas have is newer.
+    doubted: bool,
     /// It has no name any more, and is kept for us.
     pub(super) orphan: bool,
     /// It has no name any more, because of another mount: it is that one's to let go.
@@ -157,6 +162,8 @@ impl OpenFile {
             content,
             overlay: Overlay::default(),
             seq: 0,
+            committing_seq: 0,
+            settled_seq: 0,
             changes: Changes::default(),
             committing: None,
             touched: None,
@@ -164,6 +171,7 @@ impl OpenFile {
             error: None,
             writer: Caller::default(),
             stale: false,
+            doubted: false,
             orphan: attr.nlink == 0,
             borrowed: attr.nlink == 0,
             staging: false,
@@ -204,7 +212,7 @@ impl OpenFile {
     pub(super) fn refresh(&self, attr: Attr, content: &Content) {
         let mut state = self.state.lock();
         state.note(attr);
-        if !state.is_dirty() && attr.content_version > state.base {
+        if !state.is_dirty() && (attr.content_version > state.base || state.doubted) {
             state.rebase(attr, content.clone(), None);
         }
     }
@@ -220,7 +228,7 @@ impl State {
         if attr.version >= self.attr.version {
             self.attr = attr;
             self.fetched = Some(Instant::now());
-            self.stale = attr.content_version > self.base;
+            self.stale = self.doubted || attr.content_version > self.base;
             self.borrowed |= attr.nlink == 0 && !self.orphan;
             self.orphan = attr.nlink == 0;
         }
@@ -242,6 +250,7 @@ impl State {
 
     /// Content that replicas hold, and its layout if it is known.
     pub(super) fn rebase(&mut self, attr: Attr, content: Content, layout: Option<Layout>) {
+        self.doubted = false;
         self.note(attr);
         self.base = attr.content_version;
         self.stale = self.attr.content_version > self.base;
@@ -274,6 +283,27 @@ impl State {
         });
     }
 
+    /// Lays parts of a file, this one or another, one after the other at `offset`. The layout is there, and the
+    /// pipeline held.
+    pub(super) fn lay(&mut self, offset: u64, parts: Vec<Part>, writer: &Caller, budget: &Budget) {
+        let end = offset + parts.iter().map(Part::len).sum::<u64>();
+        self.change(writer, budget, |state| {
+            state.overlay.drop_until(offset..end, state.seq);
+            let layout = state.layout.as_mut().expect("it is loaded before anything is laid into it");
+            layout.set(offset..end, parts.iter().map(Part::piece));
+            let mut at = offset;
+            for part in parts {
+                let len = part.len();
+                if let Source::Bytes(bytes) = part.source {
+                    state.overlay.write(at, bytes, state.seq);
+                }
+                at += len;
+            }
+            state.changes.written.add(offset..end);
+            state.grow(end);
+        });
+    }
+
     /// Makes the file at least `size` long.
     pub(super) fn allocate(&mut self, size: u64, writer: &Caller, budget: &Budget) {
         if size > self.size {
@@ -296,8 +326,20 @@ impl State {
         budget.adjust(self.overlay.charge(), 0);
         self.overlay.clear();
         (self.changes, self.committing, self.error) = (Changes::default(), None, None);
-        (self.touched, self.dirty_since) = (None, None);
+        (self.touched, self.dirty_since, self.settled_seq) = (None, None, self.seq);
         self.rebase(attr, content, None);
+    }
+
+    /// What was committed here and is the base was lost. What was not committed stays, to be laid over what
+    /// replicas have.
+    pub(super) fn doubt(&mut self) {
+        (self.attr.version, self.fetched) = (0, None);
+        (self.stale, self.doubted) = (true, true);
+    }
+
+    /// The base is not known: a commit would build on nothing that replicas have.
+    pub(super) fn forget_base(&mut self) {
+        self.base = u64::MAX;
     }
 
     /// The changes a commit that begins now covers: they are committing from here on.
@@ -307,6 +349,7 @@ impl State {
         }
         assert!(self.committing.is_none(), "one commit at a time, under the pipeline lock");
         self.committing = Some(std::mem::take(&mut self.changes));
+        self.committing_seq = self.seq;
         self.dirty_since = None;
         true
     }
@@ -323,6 +366,7 @@ impl State {
     /// The commit under way was applied.
     pub(super) fn end_commit(&mut self, attr: Attr, content: Content) {
         self.committing = None;
+        (self.doubted, self.settled_seq) = (false, self.committing_seq);
         self.note(attr);
         self.base = attr.content_version;
         self.stale = self.attr.content_version > self.base;

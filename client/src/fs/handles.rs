@@ -8,6 +8,9 @@ use meta::{Attr, Call, Caller, Commit, Content, Denied, Ino, Kind, NewInode, Op,
 use super::error::{FsError, Result};
 use super::file::OpenFile;
 use super::locks::HandleLocks;
+use super::losses::Writes;
+use super::names::NewMode;
+use super::opening::LettingGo;
 use super::{Filesystem, Shared, attr_of, unexpected};
 use crate::backend::{BlockStore, Metadata};
 
@@ -65,6 +68,7 @@ pub(super) struct Open {
     pub(super) flags: OpenFlags,
     pub(super) caller: Caller,
     pub(super) locks: HandleLocks,
+    pub(super) writes: Writes,
     /// Another process opened it, with flags that are not all known.
     pub(super) adopted: bool,
 }
@@ -81,9 +85,8 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         self.shared.open(caller, ino, flags).await
     }
 
-    /// Makes a regular file (the umask already taken off `mode`) and opens it; the mode does not
-    /// limit this first handle. If the name is taken by a file and `exclusive` is not set, opens
-    /// that one.
+    /// Makes a regular file and opens it; the mode does not limit this first handle. If the name is taken by a
+    /// file and `exclusive` is not set, opens that one.
     ///
     /// # Errors
     /// As [`Filesystem::open`]; `Denied(Exists)` if `exclusive` and the name is taken.
@@ -92,19 +95,50 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         caller: &Caller,
         parent: Ino,
         name: &[u8],
-        mode: u16,
+        mode: impl Into<NewMode>,
         flags: OpenFlags,
         exclusive: bool,
     ) -> Result<Opened> {
         let shared = &self.shared;
         let sealed = shared.seal_name(parent, name)?;
-        let new = NewInode { kind: Kind::File, mode, rdev: 0, target: Default::default() };
+        let NewMode { mode, umask } = mode.into();
+        let new = NewInode { kind: Kind::File, mode, umask, rdev: 0, target: Default::default() };
         let _opening = shared.begin_open();
         match shared.call(caller, Op::Create { parent, name: sealed, new, exclusive }).await? {
             Reply::Created { attr, fresh: false } => shared.open(caller, attr.ino, flags).await,
             Reply::Created { attr, fresh: true } => {
                 let file = shared.attach(attr, &Content::default())?;
-                Ok(shared.add_handle(file, caller, flags))
+                Ok(shared.add_handle(file, caller, flags, true))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Makes a regular file without a name, as if in `parent`, and opens it (`O_TMPFILE`). It lives while it is
+    /// open, or until [`Filesystem::link`] gives it a name.
+    ///
+    /// # Errors
+    /// `Denied` if the caller may not make files there; `Invalid` if it is not opened for writing.
+    pub async fn create_unnamed(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        mode: impl Into<NewMode>,
+        flags: OpenFlags,
+    ) -> Result<Opened> {
+        if !flags.write {
+            return Err(FsError::Invalid);
+        }
+        let shared = &self.shared;
+        let NewMode { mode, umask } = mode.into();
+        let new = NewInode { kind: Kind::File, mode, umask, rdev: 0, target: Default::default() };
+        let _opening = shared.begin_open();
+        match shared.call(caller, Op::CreateUnnamed { parent, new }).await? {
+            Reply::Created { attr, .. } => {
+                let file = shared.attach(attr, &Content::default())?;
+                // It is this mount's to let go.
+                file.state.lock().borrowed = false;
+                Ok(shared.add_handle(file, caller, flags, true))
             }
             other => Err(unexpected(&other)),
         }
@@ -116,25 +150,32 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     ///
     /// # Errors
     /// Why it is not; what was written is kept and tried again by the next flush, `fsync` or in
-    /// the background.
+    /// the background. `Lost`: something written through this handle before is gone; once.
     pub async fn flush(&self, handle: Handle) -> Result<()> {
         let open = self.shared.handle(handle)?;
         open.locks.check()?;
-        if open.flags.write {
-            self.shared.commit(&open.file, Vec::new()).await?;
+        if !open.flags.write {
+            return Ok(());
         }
-        Ok(())
+        let committed = self.shared.commit(&open.file, Vec::new()).await;
+        self.shared.tell_lost(&open, false)?;
+        committed.map(drop)
     }
 
     /// For `fsync(2)`: everything written to the file is durable and committed when it returns.
     ///
     /// # Errors
-    /// As [`Filesystem::flush`].
+    /// As [`Filesystem::flush`]. `Lost`, once for each handle that wrote.
     pub async fn fsync(&self, handle: Handle) -> Result<()> {
         let open = self.shared.handle(handle)?;
         open.locks.check()?;
-        self.shared.commit(&open.file, Vec::new()).await?;
-        self.shared.sync_names().await
+        let begun = open.writes.begin_sync();
+        let committed = self.shared.commit(&open.file, Vec::new()).await;
+        let settled = if committed.is_ok() { self.shared.settle().await } else { Ok(()) };
+        self.shared.tell_lost(&open, true)?;
+        committed.and(settled)?;
+        open.writes.end_sync(begun);
+        Ok(())
     }
 
     /// The attributes that replicas gave last: after a flush, those with which it was committed.
@@ -171,7 +212,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             let (attr, content) = self.open_content(caller, ino, flags.mask()).await?;
             self.attach(attr, &content)?
         };
-        Ok(self.add_handle(file, caller, flags))
+        Ok(self.add_handle(file, caller, flags, flags.truncate))
     }
 
     /// Opens a file and makes it empty, in one request.
@@ -225,17 +266,25 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         Ok(file)
     }
 
-    fn add_handle(&self, file: Arc<OpenFile>, caller: &Caller, flags: OpenFlags) -> Opened {
+    fn add_handle(&self, file: Arc<OpenFile>, caller: &Caller, flags: OpenFlags, changed: bool) -> Opened {
         let attr = file.state.lock().local_attr();
         let handle = Handle(self.next_handle.fetch_add(1, Ordering::Relaxed));
-        let open = Open { file, flags, caller: caller.clone(), locks: HandleLocks::default(), adopted: false };
+        let (locks, writes) = Default::default();
+        let open = Open { file, flags, caller: caller.clone(), locks, writes, adopted: false };
+        if changed {
+            // Opening it changed it.
+            self.note_write(&open);
+        }
         self.handles.lock().insert(handle, Arc::new(open));
         Opened { handle, attr }
     }
 
     /// Takes a handle off its file, and ends with the file if it was the last.
     pub(super) async fn detach(self: &Arc<Self>, open: &Open) -> Result<()> {
-        let file = &open.file;
+        self.unpin(&open.file, &open.caller).await
+    }
+
+    pub(super) async fn unpin(self: &Arc<Self>, file: &Arc<OpenFile>, caller: &Caller) -> Result<()> {
         let last = {
             let mut files = self.files.lock();
             let (_, handles) = files.get_mut(&file.ino).expect("a file with handles is kept");
@@ -245,11 +294,24 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         if !last {
             return Ok(());
         }
-        if file.state.lock().orphan {
-            if !self.give_up(file).await || file.state.lock().borrowed {
+        let (orphan, borrowed) = {
+            let state = file.state.lock();
+            (state.orphan, state.borrowed)
+        };
+        if orphan && borrowed {
+            self.give_up(file).await;
+            return Ok(());
+        }
+        if orphan {
+            // First: nobody is to name what was given up.
+            let going = self.begin_letting_go(file.ino, caller);
+            if going != LettingGo::Opened {
+                self.give_up(file).await;
+            }
+            if going != LettingGo::Now {
                 return Ok(());
             }
-            let released = self.let_go(file.ino, &open.caller).await;
+            let released = self.let_go(file.ino, caller).await;
             // Its last name may have gone another way than through here.
             return match released {
                 Err(FsError::Denied(Denied::Invalid | Denied::Stale | Denied::NotPermitted)) => Ok(()),
@@ -273,6 +335,12 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             Err(error) => !error.may_pass(),
         };
         if hopeless {
+            {
+                let state = file.state.lock();
+                if state.is_dirty() && self.losses.concern(file.ino) {
+                    self.keep_changes(&state);
+                }
+            }
             self.give_up(file).await;
         }
         let mut files = self.files.lock();

@@ -20,10 +20,8 @@ use super::error::{FsError, Result};
 use super::file::{OpenFile, Pipeline};
 use super::handles::{Handle, Open};
 use super::{Filesystem, Shared, unexpected};
-use crate::backend::{BlockStore, Metadata};
+use crate::backend::{BlockStore, LOCK_PAUSE, Metadata};
 
-/// How long to wait before asking again for a lock: at first, and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(100));
 /// How often, and after what pause, giving a lock back is tried again that failed.
 const RETRIES: (usize, Duration) = (600, Duration::from_secs(1));
 
@@ -122,7 +120,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         open.locks.check()?;
         let how = if wait == LockWait::Yes { LockHow::Wait } else { LockHow::Try };
         let request = lock.request(open.file.ino, how);
-        let (interrupted, mut pause) = (interrupted.shared(), PAUSE.0);
+        let (interrupted, mut pause) = (interrupted.shared(), LOCK_PAUSE.0);
         loop {
             let released = shared.released.notified();
             tokio::pin!(released);
@@ -155,7 +153,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
                     return Err(FsError::Interrupted);
                 }
                 () = released => {}
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOCK_PAUSE.1),
             }
         }
     }
@@ -321,34 +319,46 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     /// Locks on this file were lost, and others may have had them since. What was written and not committed is
     /// dropped, and handles that had locks are of no more use.
     pub(super) fn lose_locks(&self, file: &OpenFile, pipeline: &mut Pipeline) {
-        for open in self.handles.lock().values().filter(|open| open.file.ino == file.ino) {
+        for open in self.handles_of(file.ino) {
             if open.locks.taken.load(Ordering::Acquire) {
                 open.locks.lost.store(true, Ordering::Release);
             }
         }
         file.owners.0.lock().clear();
-        let dropped = self.drop_changes(file, pipeline);
-        if dropped {
-            // Whoever writes next is told.
-            file.state.lock().error = Some(Denied::Fenced.into());
-        }
+        let dropped = self.drop_changes(file, pipeline, None);
         tracing::error!(ino = file.ino.0, dropped, "locks were lost; files that had them must be closed");
         self.metadata.forget_lost(file.ino);
         self.released.notify_waiters();
     }
 
-    /// Forgets what was written to a file and not committed; says whether there was anything.
-    pub(super) fn drop_changes(&self, file: &OpenFile, pipeline: &mut Pipeline) -> bool {
-        let dropped = {
+    /// Forgets what was written to a file and not committed; says whether there was anything. It is kept for
+    /// who looks for it, and each handle through which it was written is told; but not if all of that is what was
+    /// written through `failing`, which is told otherwise.
+    pub(super) fn drop_changes(&self, file: &OpenFile, pipeline: &mut Pipeline, failing: Option<&Open>) -> bool {
+        let handles = self.handles_of(file.ino);
+        let dirty = {
             let mut state = file.state.lock();
-            let (attr, content, dirty) = (state.attr, state.content.clone(), state.is_dirty());
+            let dirty = state.is_dirty();
+            let mut lost = failing.is_none();
+            for open in handles.iter().filter(|open| dirty && open.locks.check().is_ok()) {
+                let fails = failing.is_some_and(|failing| std::ptr::eq(failing, &**open));
+                lost |= !fails && open.writes.drop_after(state.settled_seq);
+            }
+            if dirty && lost {
+                self.keep_changes(&state);
+            }
+            let (attr, content) = (state.attr, state.content.clone());
             state.reset(attr, content, &self.budget);
             state.stale = true;
             dirty
         };
         self.outbox.discard(file.ino, &pipeline.pending);
         pipeline.pending.clear();
-        dropped
+        dirty
+    }
+
+    fn handles_of(&self, ino: Ino) -> Vec<Arc<Open>> {
+        self.handles.lock().values().filter(|open| open.file.ino == ino).cloned().collect()
     }
 }
 

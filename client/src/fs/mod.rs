@@ -6,24 +6,29 @@
 //! asked of the replicas every time, except what was changed here and is not committed yet; what only
 //! looks may be answered by one of them, with proof, if the options allow it to be a little old.
 //!
-//! Where to look: `names` and `attrs` are the namespace; `handles` opens, flushes and closes;
+//! Where to look: `names`, `attrs`, `xattr` and `acl` are the namespace; `handles` opens, flushes and closes;
 //! `adopt` takes over handles of a process that is gone;
 //! `opening` keeps what loses its name while it is opened; `data` reads and writes; `locks`
-//! keeps others out, and `append` is a write to the end among others; `file` is what is
-//! known of an open file; `overlay`, `layout` and `view` say where its bytes are; `stage`, `outbox`
-//! and `commit` are the way down; `room` keeps the bound; `chunks` is the way up.
+//! keeps others out, and `append` is a write to the end among others; `copy` shares what is sealed; `file` is
+//! what is known of an open file; `overlay`, `layout` and `view` say where its bytes are; `stage`, `outbox`
+//! and `commit` are the way down; `room` keeps the bound; `chunks` is the way up. Where that was for nothing,
+//! because leases ended before, `losses` knows who is to be told, and `lost` keeps what can be kept.
 
+mod acl;
 mod adopt;
 mod append;
 mod attrs;
 mod chunks;
 mod commit;
+mod copy;
 mod data;
 mod error;
 mod file;
 mod handles;
 mod layout;
 mod locks;
+mod losses;
+mod lost;
 mod names;
 mod opening;
 mod outbox;
@@ -35,6 +40,7 @@ mod xattr;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -57,7 +63,8 @@ pub use data::{Fallocate, Seek};
 pub use error::{FsError, Result};
 pub use handles::{Handle, OpenFlags, Opened};
 pub use locks::{FileLock, LockWait};
-pub use names::{Entries, Entry};
+pub use losses::Doubt;
+pub use names::{Entries, Entry, NewMode};
 
 /// How many files are committed at a time.
 const COMMITS_MAX: usize = 256;
@@ -81,6 +88,11 @@ pub struct Options {
     pub linger: Duration,
     /// How old names, attributes and links may be that one replica proves; `None`: every one is ordered.
     pub max_age: Option<Duration>,
+    /// The folder of this machine that gets a folder for each loss, with what could be kept of what was done here
+    /// and lost because this mount was cut off; `None`: nothing is kept.
+    pub lost: Option<PathBuf>,
+    /// How much content may be in there, bytes.
+    pub lost_bytes_max: u64,
 }
 
 impl Default for Options {
@@ -89,11 +101,13 @@ impl Default for Options {
             cache: CacheOptions::default(),
             dirty_bytes_max: 64 << 20,
             stage_bytes: 4 << 20,
-            read_ahead_bytes: 8 << 20,
+            read_ahead_bytes: 16 << 20,
             write_back: Duration::from_secs(30),
             dirty_attr_ttl: Duration::from_secs(1),
             linger: Duration::from_secs(5),
             max_age: None,
+            lost: None,
+            lost_bytes_max: 10 << 30,
         }
     }
 }
@@ -128,6 +142,7 @@ struct Shared<M, B> {
     released: tokio::sync::Notify,
     /// Held by the one writer that makes room.
     relief: tokio::sync::Mutex<()>,
+    losses: Arc<losses::Losses>,
     space: Mutex<StoreSpace>,
     /// How many threads may seal at a time.
     threads: usize,
@@ -153,6 +168,9 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         let outbox = Arc::new(Outbox::new(cache.clone(), budget.clone()));
         let cutter = Arc::new(Cutter::new(sizes, &keys));
         let chunks = Arc::new(Chunks::new(keys, cache, outbox.clone(), options.cache.opened_bytes));
+        let (losses, lots) = losses::Losses::new(options.lost.clone());
+        let (taking, rescuing) = (losses.clone(), outbox.clone());
+        metadata.before_losing(Arc::new(move |loss| taking.take(loss, &rescuing)));
         let shared = Arc::new(Shared {
             metadata,
             volume,
@@ -167,12 +185,14 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
             opening: Mutex::default(),
             released: tokio::sync::Notify::new(),
             relief: tokio::sync::Mutex::default(),
+            losses,
             space: Mutex::default(),
             threads: std::thread::available_parallelism().map_or(2, usize::from),
         });
         let weak = Arc::downgrade(&shared);
+        let flushed = weak.clone();
         shared.metadata.before_ceding(Arc::new(move || {
-            let weak = weak.clone();
+            let weak = flushed.clone();
             Box::pin(async move {
                 if let Some(shared) = weak.upgrade() {
                     // What fails stays, and is tried again.
@@ -180,6 +200,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
                 }
             })
         }));
+        tokio::spawn(lost::keep(weak, lots));
         let background = tokio::spawn(room::background(Arc::downgrade(&shared))).abort_handle();
         Ok(Filesystem { shared, background })
     }
@@ -255,6 +276,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     pub async fn close(&self) -> Result<()> {
         let synced = self.sync_all().await;
         self.shared.metadata.close().await;
+        self.keep_lost().await;
         synced
     }
 }

@@ -1,6 +1,7 @@
 //! The namespace: finding, making, linking, renaming, removing and listing names.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,6 +11,22 @@ use meta::{Attr, Caller, Denied, Ino, Kind, NewInode, Op, RenameHow, Reply, Seal
 use super::error::{FsError, Result};
 use super::{Filesystem, Shared, sealed_name, unexpected};
 use crate::backend::{BlockStore, Metadata};
+
+/// Mode bits for something new, and what its maker wants to be taken off them (`umask(2)`): which is so
+/// unless the directory has an access list for what is made in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NewMode {
+    /// The bits asked for.
+    pub mode: u16,
+    /// Which of the low nine are not given.
+    pub umask: u16,
+}
+
+impl From<u16> for NewMode {
+    fn from(mode: u16) -> NewMode {
+        NewMode { mode, umask: 0 }
+    }
+}
 
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,12 +77,13 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         }
     }
 
-    /// Makes a directory; the umask is already taken off `mode`.
+    /// Makes a directory.
     ///
     /// # Errors
     /// `Denied(Exists)` and others.
-    pub async fn mkdir(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u16) -> Result<Attr> {
-        let new = NewInode { kind: Kind::Directory, mode, rdev: 0, target: Bytes::new() };
+    pub async fn mkdir(&self, caller: &Caller, parent: Ino, name: &[u8], mode: impl Into<NewMode>) -> Result<Attr> {
+        let NewMode { mode, umask } = mode.into();
+        let new = NewInode { kind: Kind::Directory, mode, umask, rdev: 0, target: Bytes::new() };
         self.shared.make(caller, parent, name, new).await
     }
 
@@ -79,13 +97,14 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         parent: Ino,
         name: &[u8],
         kind: Kind,
-        mode: u16,
+        mode: impl Into<NewMode>,
         rdev: u32,
     ) -> Result<Attr> {
         if matches!(kind, Kind::Directory | Kind::Symlink) {
             return Err(FsError::Invalid);
         }
-        let new = NewInode { kind, mode, rdev, target: Bytes::new() };
+        let NewMode { mode, umask } = mode.into();
+        let new = NewInode { kind, mode, umask, rdev, target: Bytes::new() };
         self.shared.make(caller, parent, name, new).await
     }
 
@@ -101,17 +120,29 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
             _ => {}
         }
         let target = seal_target(&self.shared.chunks.keys, target).into();
-        let new = NewInode { kind: Kind::Symlink, mode: 0o777, rdev: 0, target };
+        let new = NewInode { kind: Kind::Symlink, mode: 0o777, umask: 0, rdev: 0, target };
         self.shared.make(caller, parent, name, new).await
     }
 
-    /// Gives a file (no directory) another name.
+    /// Gives a file (no directory) another name; or its first, if it was made here without one and is open.
     ///
     /// # Errors
     /// `Denied(Exists)` and others.
     pub async fn link(&self, caller: &Caller, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
         let sealed = self.shared.seal_name(parent, name)?;
-        self.shared.call_attr(caller, Op::Link { ino, parent, name: sealed }).await
+        let (shared, caller) = (self.shared.clone(), caller.clone());
+        // Goes on even if the caller stops waiting: the last handle must not let go of what has a name by now.
+        let linked = tokio::spawn(async move {
+            let pinned = shared.pin(ino)?;
+            let linked = shared.call_attr(&caller, Op::Link { ino, parent, name: sealed }).await;
+            if let Some(file) = pinned
+                && let Err(error) = shared.unpin(&file, &caller).await
+            {
+                tracing::warn!(ino = ino.0, %error, "a file that was closed while it was linked");
+            }
+            linked
+        });
+        linked.await.map_err(|failure| FsError::Unavailable(failure.to_string()))?
     }
 
     /// Removes a name. A file that loses its last one lives on while it is open here.
@@ -212,10 +243,17 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             Op::Unlink { parent, .. } => *parent,
             _ => unreachable!("nothing else takes names off files"),
         };
-        // Nobody else can have found a name that is only known here.
-        let linger = if self.metadata.keeps(parent) { Duration::ZERO } else { self.options.linger };
-        let removed = tokio::spawn(async move {
+        // Nobody else can have found a name that is only known here, if it has been for a while and is until
+        // the name is gone.
+        let linger = self.options.linger;
+        let alone = self.metadata.kept_for(parent).is_some_and(|kept| kept >= linger);
+        let generation = self.metadata.generation();
+        let mut removed = Box::pin(async move {
             let reply = shared.call(&caller, op).await?;
+            let linger = match alone && shared.metadata.generation() == generation {
+                true => Duration::ZERO,
+                false => linger,
+            };
             match &reply {
                 Reply::Unlinked { ino, nlink } => shared.note_removed(&caller, *ino, *nlink, linger).await,
                 Reply::Renamed { moved, replaced } => {
@@ -228,7 +266,11 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             }
             Ok(reply)
         });
-        removed.await.map_err(|failure| FsError::Unavailable(failure.to_string()))?
+        // Under a lease it waits for nothing.
+        if let Poll::Ready(removed) = futures::poll!(&mut removed) {
+            return removed;
+        }
+        tokio::spawn(removed).await.map_err(|failure| FsError::Unavailable(failure.to_string()))?
     }
 
     async fn note_removed(self: &Arc<Self>, caller: &Caller, ino: Ino, nlink: u32, linger: Duration) {
@@ -266,7 +308,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
 }
 
 /// A name that a directory can have.
-fn check_name(name: &[u8]) -> Result<()> {
+pub(super) fn check_name(name: &[u8]) -> Result<()> {
     match name {
         b"" => Err(FsError::Denied(Denied::NotFound)),
         b"." | b".." => Err(FsError::Invalid),

@@ -12,6 +12,7 @@ use meta::{Answer, Call, Caller, Denied, Ino, Op};
 
 use super::Shared;
 use super::error::{FsError, Result};
+use super::file::OpenFile;
 use crate::backend::{BlockStore, Metadata};
 
 /// How many inodes are let go in one request at most.
@@ -50,6 +51,15 @@ impl Opening {
         self.lost.push_back((self.next, ino, caller.clone(), at));
     }
 
+    /// What took the last names off these was lost, so they have them still. (One that has none is let go by
+    /// replicas, after an hour.)
+    pub(super) fn find(&mut self, found: impl Fn(Ino) -> bool) {
+        self.lost.retain(|(_, ino, ..)| !found(*ino));
+        self.releasing.retain(|ino| !found(*ino));
+        self.released.retain(|(_, ino)| !found(*ino));
+        self.queue.retain(|(_, ino), _| !found(*ino));
+    }
+
     /// Whether an inode that is being opened lost its last name meanwhile.
     ///
     /// # Errors
@@ -60,6 +70,17 @@ impl Opening {
         }
         Ok(self.lost.iter().any(|(_, lost, ..)| *lost == ino))
     }
+}
+
+/// How an orphan is let go whose last handle was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LettingGo {
+    /// It is not: somebody opened it again.
+    Opened,
+    /// Once nothing that began before can still open it.
+    Later,
+    /// At once, by [`Shared::let_go`].
+    Now,
 }
 
 /// Held from before replicas are asked to open or make a file until it is attached.
@@ -111,25 +132,47 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         }
     }
 
-    /// Lets go of an orphan whose last handle was closed.
+    /// Begins to let go of an orphan whose last handle was closed: from here on nobody opens it or gives it a
+    /// name.
+    pub(super) fn begin_letting_go(&self, ino: Ino, caller: &Caller) -> LettingGo {
+        let mut opening = self.opening.lock();
+        if self.is_open(ino) {
+            return LettingGo::Opened;
+        }
+        if !opening.begun.is_empty() {
+            opening.lose(ino, caller, Instant::now());
+            return LettingGo::Later;
+        }
+        opening.releasing.insert(ino);
+        LettingGo::Now
+    }
+
+    /// Lets go of an orphan, which was begun.
     ///
     /// # Errors
     /// Why replicas may still keep it; they do for an hour.
     pub(super) async fn let_go(self: &Arc<Self>, ino: Ino, caller: &Caller) -> Result<()> {
-        {
-            let mut opening = self.opening.lock();
-            if self.is_open(ino) {
-                return Ok(());
-            }
-            if !opening.begun.is_empty() {
-                opening.lose(ino, caller, Instant::now());
-                return Ok(());
-            }
-            opening.releasing.insert(ino);
-        }
         let released = self.call_unit(caller, Op::ReleaseOrphan { ino }).await;
         self.note_released(&[ino]);
         released
+    }
+
+    /// The file, if it is open here, with one more handle until it is [`Shared::unpin`]ned.
+    ///
+    /// # Errors
+    /// `Denied(NotFound)` if it has no name and is let go: what was written to it is, too.
+    pub(super) fn pin(&self, ino: Ino) -> Result<Option<Arc<OpenFile>>> {
+        let opening = self.opening.lock();
+        let mut files = self.files.lock();
+        let going = match files.get_mut(&ino) {
+            Some((file, handles)) if *handles > 0 => {
+                *handles += 1;
+                return Ok(Some(file.clone()));
+            }
+            Some((file, _)) => file.state.lock().orphan,
+            None => false,
+        };
+        if going || opening.is_lost(ino) != Ok(false) { Err(FsError::Denied(Denied::NotFound)) } else { Ok(None) }
     }
 
     pub(super) fn is_open(&self, ino: Ino) -> bool {

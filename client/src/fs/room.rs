@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::Shared;
 use super::error::Result;
-use super::file::OpenFile;
+use super::file::{OpenFile, Pipeline};
 use super::stage::Order;
 use crate::backend::{BlockStore, Metadata};
 
@@ -86,6 +86,11 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
 
     async fn stage_all(self: &Arc<Self>, file: &Arc<OpenFile>) -> Result<()> {
         let mut pipeline = file.pipeline.lock().await;
+        self.stage_now(file, &mut pipeline).await
+    }
+
+    /// Seals everything that was written to a file so far.
+    pub(super) async fn stage_now(self: &Arc<Self>, file: &Arc<OpenFile>, pipeline: &mut Pipeline) -> Result<()> {
         let (dirty, seq) = {
             let state = file.state.lock();
             (state.overlay.clone(), state.seq)
@@ -94,7 +99,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             return Ok(());
         }
         let order = Order { dirty: &dirty, seq, runs: dirty.runs(), keep_tails: false };
-        self.stage(file, &mut pipeline, order).await
+        self.stage(file, pipeline, order).await
     }
 
     /// Starts to seal long runs of data in the background, if a file has much that is not sealed.

@@ -17,7 +17,7 @@ use super::Shared;
 use super::chunks::concatenate;
 use super::error::{FsError, Result};
 use super::file::{OpenFile, Pipeline};
-use super::layout::{Layout, Piece};
+use super::layout::{Found, Layout, Piece};
 use super::overlay::{Overlay, Run};
 use super::view::{self, Part, Source};
 use crate::backend::{BlockStore, Metadata};
@@ -79,9 +79,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         order: Order<'_>,
     ) -> Result<()> {
         self.ensure_layout(file).await?;
-        let min = u64::from(self.cutter.sizes().min());
         let natural_end = pipeline.natural_end.take();
-        let mut regions = with_layout(file, |layout| regions(&order.runs, layout, min, natural_end));
+        let mut regions = with_layout(file, |layout| regions(&order, layout, &self.cutter, natural_end));
         while !regions.is_empty() {
             let mut batch = self.next_batch(file, &order, &mut regions);
             let rest = batch.last().map_or(0..0, |portion| portion.rest.clone());
@@ -211,17 +210,21 @@ pub(super) async fn blocking<T: Send + 'static>(bytes: u64, work: impl FnOnce() 
     tokio::task::spawn_blocking(work).await.map_err(|failure| FsError::Unavailable(failure.to_string()))
 }
 
-/// The ranges to be cut anew, in order, none overlapping.
-fn regions(runs: &[Run], layout: &Layout, min: u64, natural_end: Option<u64>) -> VecDeque<Range<u64>> {
-    let mut wide: Vec<Range<u64>> = runs
-        .iter()
-        .map(|run| {
-            let joins_left = run.starts_with_data && natural_end != Some(run.start);
-            let start = left_end(layout, run.start, joins_left.then_some(min));
-            start..right_end(layout, run.end, run.ends_in_data.then_some(min))
-        })
-        .chain(layout.parts())
-        .collect();
+/// The ranges to be cut anew, in order, none overlapping. Where the end of a run waits for what will be written
+/// after it, the rest of the chunk around that end is left for later: it is about to be written over.
+fn regions(order: &Order<'_>, layout: &Layout, cutter: &Cutter, natural_end: Option<u64>) -> VecDeque<Range<u64>> {
+    let wide = order.runs.iter().map(|run| {
+        let joins_left = run.starts_with_data && natural_end != Some(run.start);
+        let start = left_end(layout, run.start, joins_left.then_some(cutter));
+        match order.keep_tails {
+            true => start..run.end,
+            false => start..right_end(layout, run.end, run.ends_in_data.then_some(cutter)),
+        }
+    });
+    let mut wide: Vec<Range<u64>> = match order.keep_tails {
+        true => wide.collect(),
+        false => wide.chain(layout.parts()).collect(),
+    };
     wide.sort_unstable_by_key(|range| range.start);
     let mut regions: VecDeque<Range<u64>> = VecDeque::new();
     for range in wide {
@@ -235,19 +238,24 @@ fn regions(runs: &[Run], layout: &Layout, min: u64, natural_end: Option<u64>) ->
 
 /// Where to begin for a run that begins `at`: with the chunk around it, or with one before it that
 /// was not cut where its content says.
-fn left_end(layout: &Layout, at: u64, joins: Option<u64>) -> u64 {
+fn left_end(layout: &Layout, at: u64, joins: Option<&Cutter>) -> u64 {
     let Some(before) = at.checked_sub(1).and_then(|before| layout.at(before)) else { return at };
     let around = before.end > at;
-    let short = joins.is_some_and(|min| before.end - before.start < min || before.end == layout.end());
+    let short = joins.is_some_and(|cutter| is_short(cutter, &before) || before.end == layout.end());
     if before.slice.is_some() && (around || short) { before.start } else { at }
 }
 
 /// Where to end for a run that ends `at`: with the chunk around it, or with a short one after it.
-fn right_end(layout: &Layout, at: u64, joins: Option<u64>) -> u64 {
+fn right_end(layout: &Layout, at: u64, joins: Option<&Cutter>) -> u64 {
     let Some(after) = layout.at(at) else { return at };
     let around = after.start < at;
-    let short = joins.is_some_and(|min| after.end - after.start < min);
+    let short = joins.is_some_and(|cutter| is_short(cutter, &after));
     if after.slice.is_some() && (around || short) { after.end } else { at }
+}
+
+/// Whether a chunk was not cut where its content says: it ends too soon.
+fn is_short(cutter: &Cutter, found: &Found) -> bool {
+    found.end - found.start < u64::from(cutter.sizes_at(found.start).min())
 }
 
 /// Cuts the stretches of data between holes.
@@ -280,7 +288,7 @@ impl Cut {
         }
         let mut rest = concatenate(parts);
         while !rest.is_empty() {
-            let len = cutter.cut(&rest, last);
+            let len = cutter.cut(self.range.end, &rest, last);
             if len == 0 {
                 return;
             }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::layout::{Layout, Slice};
+use super::layout::{Layout, Piece, Slice};
 use super::overlay::{Body, Overlay};
 
 /// A range of a file and where its bytes come from.
@@ -34,6 +34,15 @@ impl Part {
     /// How many of its bytes are not in a hole.
     pub(super) fn data_len(&self) -> u64 {
         if self.is_hole() { 0 } else { self.len() }
+    }
+
+    /// The same in a layout, which has a hole where bytes are in memory.
+    pub(super) fn piece(&self) -> Piece {
+        let slice = match self.source {
+            Source::Sealed(slice) => Some(slice),
+            Source::Bytes(_) | Source::Hole => None,
+        };
+        Piece { len: self.len(), slice }
     }
 
     pub(super) fn is_hole(&self) -> bool {

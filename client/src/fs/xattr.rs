@@ -1,10 +1,10 @@
-//! Extended attributes: plain names in, a class and a sealed rest out.
+//! Extended attributes: plain names in, a class and a sealed rest out. Access lists look like two of them.
 
 use chunk::name::{open_xattr_name, open_xattr_value, seal_xattr_name, seal_xattr_value};
-use meta::{Caller, Ino, Op, Reply, SealedName, XATTR_VALUE_MAX, XattrClass, XattrHow};
+use meta::{AclKind, Caller, Ino, Op, Reply, SealedName, XATTR_VALUE_MAX, XattrClass, XattrHow};
 
 use super::error::{FsError, Result};
-use super::{Filesystem, Shared, sealed_name, unexpected};
+use super::{Filesystem, Shared, acl, sealed_name, unexpected};
 use crate::backend::{BlockStore, Metadata};
 
 /// The namespaces by their prefixes.
@@ -16,11 +16,15 @@ const CLASSES: [(&[u8], XattrClass); 4] = [
 ];
 
 impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
-    /// Sets the extended attribute with this name, such as `user.comment`.
+    /// Sets the extended attribute with this name, such as `user.comment`. An access list is set whether or not
+    /// there is one (Linux knows no other way), and taken away by no bytes at all.
     ///
     /// # Errors
-    /// `NotSupported` for an unknown namespace, `ValueTooLong`, `Denied`.
+    /// `NotSupported` for an unknown namespace, `ValueTooLong`, `Invalid` for what is no access list, `Denied`.
     pub async fn setxattr(&self, caller: &Caller, ino: Ino, name: &[u8], value: &[u8], how: XattrHow) -> Result<()> {
+        if let Some(kind) = acl::kind_of(name) {
+            return self.shared.set_acl(caller, ino, kind, acl::from_bytes(value)?).await;
+        }
         let (class, sealed) = self.shared.seal_xattr(ino, name)?;
         if value.len() > XATTR_VALUE_MAX {
             return Err(FsError::ValueTooLong);
@@ -34,6 +38,9 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// # Errors
     /// `Denied(NoAttribute)` and others.
     pub async fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        if let Some(kind) = acl::kind_of(name) {
+            return Ok(acl::to_bytes(&self.shared.get_acl(caller, ino, kind).await?));
+        }
         let (class, sealed) = self.shared.seal_xattr(ino, name)?;
         match self.shared.look(caller, Op::GetXattr { ino, class, name: sealed }).await? {
             Reply::Value(value) => Ok(open_xattr_value(&self.shared.chunks.keys, ino.0, name, &value)?),
@@ -46,16 +53,19 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// # Errors
     /// `Denied(Stale)` if there is no such inode any more.
     pub async fn listxattr(&self, caller: &Caller, ino: Ino) -> Result<Vec<Vec<u8>>> {
-        let sealed = match self.shared.call(caller, Op::ListXattr { ino }).await? {
-            Reply::Names(names) => names,
+        let (sealed, access, default) = match self.shared.call(caller, Op::ListXattr { ino }).await? {
+            Reply::Names(names) => (names, false, false),
+            Reply::Listed { names, access, default } => (names, access, default),
             other => return Err(unexpected(&other)),
         };
+        let is_there = |kind: AclKind| if kind == AclKind::Access { access } else { default };
+        let lists = acl::NAMES.iter().filter(|(_, kind)| is_there(*kind)).map(|(name, _)| name.to_vec());
         let open = |(class, sealed): (XattrClass, SealedName)| {
             let rest = open_xattr_name(&self.shared.chunks.keys, ino.0, sealed.as_bytes()).ok()?;
             let (prefix, _) = CLASSES.iter().find(|(_, known)| *known == class)?;
             Some([*prefix, rest.as_slice()].concat())
         };
-        Ok(sealed.into_iter().filter_map(open).collect())
+        Ok(lists.chain(sealed.into_iter().filter_map(open)).collect())
     }
 
     /// Removes an extended attribute.
@@ -63,6 +73,9 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// # Errors
     /// `Denied(NoAttribute)` and others.
     pub async fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<()> {
+        if let Some(kind) = acl::kind_of(name) {
+            return self.shared.set_acl(caller, ino, kind, None).await;
+        }
         let (class, name) = self.shared.seal_xattr(ino, name)?;
         self.shared.call_unit(caller, Op::RemoveXattr { ino, class, name }).await
     }

@@ -24,7 +24,7 @@ impl<M: Metadata> Core<M> {
         let by = self.local.lock().by(&self.me, None);
         if by.is_some() {
             // If it fails others wait until the lease runs out.
-            let _ = self.inner.batch(Batch { calls: vec![as_root(Op::Release)], by }).await;
+            let _ = self.ask(Batch { calls: vec![as_root(Op::Release)], by }).await;
         }
         let mut local = self.local.lock();
         // Given back, not lost.

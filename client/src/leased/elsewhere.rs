@@ -30,6 +30,7 @@ fn looks_at(op: &Op) -> Option<Ino> {
         | Op::Open { ino, .. }
         | Op::ReadLink { ino }
         | Op::ReadDir { ino, .. }
+        | Op::GetAcl { ino, .. }
         | Op::GetXattr { ino, .. }
         | Op::ListXattr { ino } => Some(*ino),
         _ => None,
@@ -48,7 +49,7 @@ impl<M: Metadata> Core<M> {
         };
         // Names that were this client's may be others' by now.
         self.forget().await;
-        let mut answers = self.inner.batch(Batch { calls: vec![call.clone()], by }).await?;
+        let mut answers = self.ask(Batch { calls: vec![call.clone()], by }).await?;
         Ok(match answers.pop() {
             Some(Answer::Denied(Denied::Leased)) => Looked::Leased,
             // Whatever becomes of the leases is seen to in order.

@@ -1,20 +1,24 @@
 //! What a holder of leases knows and has done.
 
+mod log;
+mod loss;
+
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base::{ClusterId, Encode as _, PublicKey, Time};
-use meta::{Answer, BATCH_MAX, Batch, By, Call, Denied, Ino, Lease, Log, Op, Row, State, is_logged, logged_as};
+use meta::{Answer, By, Call, Denied, Ino, Lease, Log, Op, Reply, Row, State, is_logged, logged_as, makes_inode};
+use tokio::time::Instant;
 
+use super::clock::SinceBoot;
 use super::owned::Owned;
-use super::way_of;
-use crate::backend::{Ready, Unavailable};
+use crate::backend::{Ready, TakeLoss};
+use log::Logged;
+pub(super) use log::Part;
 
 /// How far agreed time may be from true time either way. Leases are not used this much before their end,
 /// twice: once for when they began, once for when they end.
 const UNCERTAINTY: Duration = Duration::from_secs(10);
-/// What a part of the log may take, bytes.
-const PART_BYTES: usize = 96 << 10;
 /// Below so many inode numbers more are asked for.
 const INOS_LOW: u64 = 1 << 13;
 /// Leases that end within this are renewed, if they are used.
@@ -44,33 +48,10 @@ pub(super) enum Step {
     Order,
 }
 
-/// How long ago this machine was started, by a clock that nobody sets and that goes on while it sleeps.
-pub(super) fn since_boot() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
-}
-
-/// Something done here.
-struct Logged {
-    call: Call,
-    at: Time,
-    /// How long it is, encoded.
-    len: usize,
-    /// What is to be stored before replicas hear of it.
-    ready: Option<Ready>,
-}
-
-/// The beginning of a log.
-pub(super) struct Part {
-    pub(super) batch: Batch,
-    pub(super) epoch: u64,
-    /// What is to be stored before some of its operations, and which.
-    pub(super) ready: Vec<(usize, Ready)>,
-}
-
 /// A holder's copy of the state, its leases, and its log.
 pub(super) struct Local {
     pub(super) copy: State,
+    pub(super) clock: SinceBoot,
     /// 0: it has no leases.
     epoch: u64,
     /// When the leases must not be used any more, since this machine was started.
@@ -106,16 +87,24 @@ pub(super) struct Local {
     expired: Duration,
     /// How often something was granted: answers from before do not count for it.
     granted: u64,
+    granted_at: Option<Instant>,
     /// What is looked at or changed by what is in the log.
     pub(super) touched: HashSet<Ino>,
+    /// What is gone because of what is in the log. (What the copy lacks may also have been given back.)
+    removed: HashSet<Ino>,
     pub(super) owned: Owned,
+    /// Files of which content was lost that somebody here may still build on.
+    unfounded: BTreeSet<Ino>,
+    /// Who takes what is lost.
+    pub(super) taker: Option<TakeLoss>,
 }
 
 impl Local {
-    pub(super) fn new(cluster: ClusterId, root: Option<Ino>) -> Local {
-        let now = since_boot();
+    pub(super) fn new(cluster: ClusterId, root: Option<Ino>, clock: SinceBoot) -> Local {
+        let now = clock();
         Local {
             copy: State::copy_of(cluster),
+            clock,
             epoch: 0,
             until: now,
             heard: (Time::ZERO, now),
@@ -138,8 +127,12 @@ impl Local {
             ended: 0,
             expired: Duration::ZERO,
             granted: 0,
+            granted_at: None,
             touched: HashSet::new(),
+            removed: HashSet::new(),
             owned: Owned::default(),
+            unfounded: BTreeSet::new(),
+            taker: None,
         }
     }
 
@@ -158,13 +151,13 @@ impl Local {
     }
 
     fn is_usable(&self) -> bool {
-        self.epoch != 0 && since_boot() < self.until
+        self.epoch != 0 && (self.clock)() < self.until
     }
 
     /// Whether leases that are used end soon.
     pub(super) fn is_fading(&mut self) -> bool {
         let needed = self.used || self.owned.any();
-        let fading = self.epoch != 0 && needed && since_boot() + FADING > self.until;
+        let fading = self.epoch != 0 && needed && (self.clock)() + FADING > self.until;
         if fading {
             self.used = false;
         }
@@ -180,6 +173,11 @@ impl Local {
         self.is_usable() && self.copy.is_held_by(ino, me)
     }
 
+    /// For how long it has been so; the same for all that is held.
+    pub(super) fn kept_for(&self, ino: Ino, me: &(PublicKey, u64)) -> Option<Duration> {
+        self.keeps(ino, me).then(|| self.granted_at.map_or(Duration::ZERO, |granted| granted.elapsed()))
+    }
+
     /// Counts how often something stopped being this client's alone, or began to be.
     pub(super) fn generation(&self) -> u64 {
         self.ended + self.granted
@@ -193,7 +191,7 @@ impl Local {
     /// For how long what was asked of this inode in this generation stays as it is.
     pub(super) fn lasts(&self, ino: Ino, generation: u64, me: &(PublicKey, u64)) -> Duration {
         match generation == self.generation() && self.keeps(ino, me) {
-            true => self.until.saturating_sub(since_boot()),
+            true => self.until.saturating_sub((self.clock)()),
             false => Duration::ZERO,
         }
     }
@@ -213,7 +211,7 @@ impl Local {
 
     /// Agreed time, never later than it is if clocks run alike.
     fn now(&mut self) -> Time {
-        self.last = self.last.max(self.heard.0.after(since_boot().saturating_sub(self.heard.1)));
+        self.last = self.last.max(self.heard.0.after((self.clock)().saturating_sub(self.heard.1)));
         self.last
     }
 
@@ -222,10 +220,13 @@ impl Local {
         if let Some(why) = self.owned.refuse(&call.op) {
             return Some(Answer::Denied(why));
         }
+        if self.is_unfounded(&call.op) {
+            return Some(Answer::Denied(Denied::Stale));
+        }
         if !self.is_usable() || self.copy.locally(&call.op, me) != meta::Local::Can {
             return None;
         }
-        if matches!(call.op, Op::Create { .. }) && self.copy.inos_left(me) == 0 {
+        if makes_inode(&call.op) && self.copy.inos_left(me) == 0 {
             return None;
         }
         if let Some(why) = self.owned.refuse_here(&call.op) {
@@ -236,10 +237,15 @@ impl Local {
         let touched = if is_logged(&call.op) { self.copy.touched(&call.op) } else { Vec::new() };
         let answer = self.copy.apply_own(now, me, call);
         self.owned.note(&call.op, &answer, me);
+        self.note_removed(&call.op, &answer);
         if let Some(op) = logged_as(&call.op, &answer) {
             let call = Call { caller: call.caller.clone(), op };
             let (len, ready) = (call.to_bytes().len(), ready.cloned());
-            self.log.push_back(Logged { call, at: now, len, ready });
+            let made = match &answer {
+                Answer::Done(Reply::Created { attr, fresh: true }) => Some(attr.ino),
+                _ => None,
+            };
+            self.log.push_back(Logged { call, at: now, len, ready, made });
             self.logged += 1;
             self.touched.extend(touched);
             self.oldest.get_or_insert_with(Instant::now);
@@ -249,7 +255,7 @@ impl Local {
 
     /// What is to be done before the operation can be done here; `try_more`: or else to order it.
     pub(super) fn step(&self, Call { caller, op }: &Call, me: &(PublicKey, u64), try_more: bool) -> Step {
-        let out_of_inos = matches!(op, Op::Create { .. }) && self.copy.inos_left(me) == 0;
+        let out_of_inos = makes_inode(op) && self.copy.inos_left(me) == 0;
         if self.epoch != 0 && (!self.is_usable() || out_of_inos) {
             // Own operations are ordered in any case; others see to it that the leases end.
             return if try_more { Step::Renew } else { Step::Order };
@@ -295,6 +301,7 @@ impl Local {
         me: &(PublicKey, u64),
     ) {
         self.granted += 1;
+        self.granted_at = Some(Instant::now());
         self.root = None;
         if epoch != self.epoch {
             assert!(self.log.is_empty(), "everything is sent before a lease is asked for");
@@ -314,7 +321,7 @@ impl Local {
         let lasts = lease.until.since(lease.now).saturating_sub(UNCERTAINTY * 2);
         // Clocks may run apart by a hundredth.
         self.until = asked + lasts * 99 / 100;
-        self.heard = (lease.now, since_boot());
+        self.heard = (lease.now, (self.clock)());
         self.asked |= !lease.recalls.is_empty();
         self.copy.grant_inos(me, &lease.inos);
     }
@@ -354,30 +361,6 @@ impl Local {
         self.epoch != 0 && answers.first() == Some(&Answer::Denied(Denied::Fenced))
     }
 
-    /// The leases are over: what is not sent is lost.
-    pub(super) fn lose(&mut self, cluster: ClusterId) {
-        let left = self.log.len();
-        if left > 0 {
-            tracing::error!(operations = left, "leases were over before everything done under them was sent");
-        }
-        let lost = self.lost.map_or(left, |before| before + left);
-        let (logged, losses, root) = (self.logged, self.losses + u64::from(left > 0), self.volume_root);
-        let (ended, granted, owned) = (self.ended + 1, self.granted, self.owned.lose());
-        let new = Local::new(cluster, root);
-        *self = Local { logged, shipped: logged, losses, has_held: true, ended, granted, owned, ..new };
-        self.lost = (lost > 0).then_some(lost);
-    }
-
-    /// Nobody knows whether replicas did something that concerns these leases, or will: they are given up,
-    /// and what is still under way in their name is refused once there are others.
-    pub(super) fn give_up(&mut self, cluster: ClusterId) {
-        assert!(self.log.is_empty(), "everything is sent before anything is ordered");
-        let (logged, lost, losses, root) = (self.logged, self.lost, self.losses, self.volume_root);
-        let (ended, granted, owned) = (self.ended + 1, self.granted, self.owned.lose());
-        let new = Local::new(cluster, root);
-        *self = Local { logged, shipped: logged, lost, losses, ended, granted, owned, ..new };
-    }
-
     /// Others want something; it could not be given back yet.
     pub(super) fn note_asked(&mut self) {
         self.asked = true;
@@ -394,25 +377,6 @@ impl Local {
         calls.iter().any(|call| self.owned.concerns(&call.op))
     }
 
-    /// How often something was lost.
-    pub(super) fn losses(&self) -> u64 {
-        self.losses
-    }
-
-    /// Says that something was lost: once, and to everybody who began to wait when it had not been lost
-    /// (`losses`) yet.
-    pub(super) fn tell_lost(&mut self, losses: u64) -> Result<(), Unavailable> {
-        let told = self.lost.take();
-        match told.or((losses != self.losses).then_some(0)) {
-            None => Ok(()),
-            Some(0) => Err(Unavailable("changes made here were lost: this client was cut off for too long".into())),
-            Some(count) => Err(Unavailable(format!(
-                "{count} changes made here were lost: this client was cut off for so long that others were given what \
-                 it had leases on"
-            ))),
-        }
-    }
-
     pub(super) fn log_len(&self) -> usize {
         self.log.len()
     }
@@ -426,75 +390,18 @@ impl Local {
         self.shipped
     }
 
-    /// Whether the log is to be sent, or more inode numbers asked for.
-    pub(super) fn is_due(&self, after: Duration, most: usize) -> bool {
-        self.log.len() >= most || self.oldest.is_some_and(|oldest| oldest.elapsed() >= after)
-    }
-
-    /// The beginning of the log, as a part to be sent.
-    pub(super) fn next_part(&mut self, me: &(PublicKey, u64)) -> Option<Part> {
-        let (mut calls, mut stamps, mut ready, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        let most = if self.sending > 0 { self.sending } else { BATCH_MAX };
-        for logged in self.log.iter().take(most) {
-            bytes += logged.len;
-            if bytes > PART_BYTES && !calls.is_empty() && self.sending == 0 {
-                break;
-            }
-            calls.push(logged.call.clone());
-            stamps.push(logged.at);
-            ready.extend(logged.ready.clone().map(|ready| (calls.len() - 1, ready)));
-        }
-        if calls.is_empty() {
-            return None;
-        }
-        let by = self.by(me, Some(Log { part: self.parts, stamps }))?;
-        Some(Part { epoch: by.epoch, batch: Batch { calls, by: Some(by) }, ready })
-    }
-
-    /// The part is about to be sent: from here on it must not change.
-    pub(super) fn note_sent(&mut self, epoch: u64, count: usize) {
-        if epoch == self.epoch {
-            self.sending = count;
-        }
-    }
-
-    /// Takes operations out of the log that can't be sent because what they name can't be stored, if their
-    /// files are gone by now: nobody will miss them. All of a file's commits go, since each builds on the one
-    /// before. Says whether there were any.
-    pub(super) fn withdraw_dead(&mut self, epoch: u64, indices: &[usize]) -> bool {
-        if epoch != self.epoch || self.sending > 0 {
-            return false;
-        }
-        let committed = |logged: &Logged| match &logged.call.op {
-            Op::Commit(commit) => Some(commit.ino),
-            _ => None,
-        };
-        let failed = indices.iter().filter_map(|index| self.log.get(*index).and_then(committed));
-        let dead: BTreeSet<Ino> = failed.filter(|ino| !self.copy.has_inode(*ino)).collect();
-        let before = self.log.len();
-        self.log.retain(|logged| committed(logged).is_none_or(|ino| !dead.contains(&ino)));
-        self.shipped += (before - self.log.len()) as u64;
-        !dead.is_empty()
-    }
-
-    /// Replicas have the part of so many operations.
-    pub(super) fn end_part(&mut self, epoch: u64, count: usize) {
-        if epoch != self.epoch {
-            return;
-        }
-        self.log.drain(..count);
-        (self.parts, self.sending) = (self.parts + 1, 0);
-        self.shipped += count as u64;
-        self.oldest = (!self.log.is_empty()).then(Instant::now);
-        if self.log.is_empty() {
-            self.touched.clear();
-            self.copy.forget_changes();
-        }
-    }
-
     /// Whether it will need more inode numbers soon.
     pub(super) fn is_short_of_inos(&self, me: &(PublicKey, u64)) -> bool {
         self.epoch != 0 && self.used && self.copy.inos_left(me) < INOS_LOW
+    }
+}
+
+/// What an operation needs before it can be done here.
+fn way_of(way: meta::Local) -> Step {
+    match way {
+        meta::Local::Can | meta::Local::Cannot(None) => Step::Order,
+        meta::Local::Fetch(directory) => Step::Fetch(directory),
+        meta::Local::Cannot(Some(directory)) => Step::Hold(directory),
     }
 }
 
@@ -508,7 +415,8 @@ mod tests {
     #[test]
     fn what_is_being_given_back_is_not_asked_for_meanwhile() {
         let me = (SecretKey::from_seed(&[1; 32]).public(), 1);
-        let mut local = Local::new(ClusterId([1; 16]), Some(Ino(7)));
+        let mut local =
+            Local::new(ClusterId([1; 16]), Some(Ino(7)), std::sync::Arc::new(crate::leased::clock::since_boot));
         let call = Call { caller: Caller::default(), op: Op::ReadDir { ino: Ino(7), cookie: 0, max: 1 } };
         assert_eq!(local.step(&call, &me, true), Step::Hold(Ino(7)));
         local.give_back(&[Ino(7)], &me);

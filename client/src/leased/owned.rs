@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use base::PublicKey;
-use meta::{Answer, Denied, FileLocks, HOLDER_LOCKS_MAX, Ino, LockKind, LockMode, LockRequest, Locked, Op, Reply};
+use meta::{
+    Answer, Call, Denied, FileLocks, HOLDER_LOCKS_MAX, Ino, LockKind, LockMode, LockRequest, Locked, Op, Reply,
+};
 
 /// How many locks are taken here without asking replicas at most, so that they never refuse a log for it.
 const LOCAL_MAX: usize = HOLDER_LOCKS_MAX / 2;
@@ -23,6 +25,11 @@ impl Owned {
     /// Whether there are any locks.
     pub(super) fn any(&self) -> bool {
         !self.files.is_empty()
+    }
+
+    /// The files with locks.
+    pub(super) fn files(&self) -> Vec<Ino> {
+        self.files.keys().copied().collect()
     }
 
     /// Whether it matters to these locks who does this: then it must be refused if they are lost.
@@ -91,8 +98,23 @@ impl Owned {
         Owned { lost, ..Owned::default() }
     }
 
+    /// Whether locks on this file were lost, and somebody here may rely on them still.
+    pub(super) fn is_lost(&self, ino: Ino) -> bool {
+        self.lost.contains(&ino)
+    }
+
     /// Nobody here relies on the locks on this file any more.
     pub(super) fn forget_lost(&mut self, ino: Ino) {
         self.lost.remove(&ino);
+    }
+}
+
+/// Whether these begin with a lock and a look at the same file: both are refused for the same lease.
+pub(super) fn is_lock_and_look(run: &[Call]) -> bool {
+    match run {
+        [first, second, ..] => {
+            matches!((&first.op, &second.op), (Op::Lock(lock), Op::Open { ino, .. }) if lock.ino == *ino)
+        }
+        _ => false,
     }
 }

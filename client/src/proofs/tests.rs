@@ -44,7 +44,7 @@ fn name(text: &str) -> SealedName {
 }
 
 fn create(text: &str) -> Call {
-    let new = NewInode { kind: Kind::File, mode: 0o644, rdev: 0, target: Bytes::new() };
+    let new = NewInode { kind: Kind::File, mode: 0o644, umask: 0, rdev: 0, target: Bytes::new() };
     call(Op::Create { parent: Ino(1), name: name(text), new, exclusive: true })
 }
 

@@ -40,7 +40,8 @@ async fn a_failed_put_is_told_once_and_nothing_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_put_that_fails_in_the_background_is_told_by_the_next_write_once() {
     let world = World::new();
-    let fs = world.mount_with(Options { stage_bytes: 50_000, ..Options::default() });
+    let options = Options { stage_bytes: 50_000, write_back: Duration::from_millis(10), ..Options::default() };
+    let fs = world.mount_with(options);
     let bytes = noise(2, 400_000);
     let opened = create(&fs, "file").await;
     *world.stores.fail.lock() = Some(BlockError::Full);
@@ -206,7 +207,7 @@ async fn a_cancelled_flush_goes_on() {
         tokio::select! {
             biased;
             _ = &mut flush => panic!("the nodes have not answered"),
-            () = until(|| fs.dirty_bytes() > 0 && fs.dirty_bytes() < 51_000) => {}
+            () = until(|| world.stores.are_asked_to_put()) => {}
         }
     }
     world.stores.open.send_replace(true);

@@ -3,6 +3,7 @@
 /// Whether mounts have leases.
 const LEASED: bool = false;
 
+mod copies;
 mod durability;
 mod model;
 mod names;

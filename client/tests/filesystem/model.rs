@@ -5,7 +5,7 @@ use bytes::Bytes;
 use client::fs::{Fallocate, FsError, Handle, OpenFlags, Seek, SetAttr};
 use proptest::prelude::*;
 
-use super::world::{Fs, ROOT, World, create, noise, read_all, until};
+use super::world::{Fs, ROOT, World, create, noise, read_all, until, write_file};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -16,6 +16,7 @@ enum Step {
     Fallocate { how: Fallocate, at: u64, len: u64 },
     Read { at: u64, len: u32 },
     Seek { at: u64 },
+    Copy { other: bool, from: u64, to: u64, len: u64 },
     Flush,
     Fsync,
     Reopen { truncate: bool },
@@ -40,7 +41,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (at.clone(), len.clone()).prop_map(|(at, len)| Step::Zeros { at, len }),
         3 => (len.clone(), any::<u64>()).prop_map(|(len, seed)| Step::Append { len, seed }),
         2 => (at.clone(), any::<bool>()).prop_map(|(size, by_handle)| Step::Truncate { size, by_handle }),
-        2 => (how, at.clone(), len).prop_map(|(how, at, len)| Step::Fallocate { how, at, len: len as u64 }),
+        2 => (how, at.clone(), len.clone()).prop_map(|(how, at, len)| Step::Fallocate { how, at, len: len as u64 }),
+        3 => (any::<bool>(), at.clone(), at.clone(), len)
+            .prop_map(|(other, from, to, len)| Step::Copy { other, from, to, len: len as u64 }),
         3 => (at.clone(), 1..50_000u32).prop_map(|(at, len)| Step::Read { at, len }),
         1 => at.prop_map(|at| Step::Seek { at }),
         1 => Just(Step::Flush),
@@ -75,27 +78,37 @@ impl Model {
     }
 }
 
-/// The same handle in two ways: to write where it is told, and to append.
+/// The same handle in two ways: to write where it is told, and to append. And another file, to copy from.
 struct Session<'a> {
     fs: &'a Fs,
     ino: meta::Ino,
     handle: Handle,
     appending: Handle,
+    other: Handle,
+}
+
+/// The other file: a hole in its middle.
+fn other_bytes() -> Vec<u8> {
+    [noise(1, 30_000), vec![0; 20_000], noise(2, 30_000)].concat()
 }
 
 impl Session<'_> {
-    async fn open(fs: &Fs, ino: meta::Ino, truncate: bool) -> Session<'_> {
+    async fn open(fs: &Fs, ino: meta::Ino, other: meta::Ino, truncate: bool) -> Session<'_> {
         let flags = OpenFlags { truncate, ..OpenFlags::writing() };
         let handle = fs.open(&ROOT, ino, flags).await.expect("opened").handle;
         let flags = OpenFlags { write: true, append: true, ..OpenFlags::default() };
         let appending = fs.open(&ROOT, ino, flags).await.expect("opened").handle;
-        Session { fs, ino, handle, appending }
+        let other = fs.open(&ROOT, other, OpenFlags::writing()).await.expect("opened").handle;
+        // Some of it is in memory only.
+        fs.write(other, 60_000, Bytes::copy_from_slice(&other_bytes()[60_000..70_000])).await.expect("written");
+        Session { fs, ino, handle, appending, other }
     }
 
     async fn close(self) {
         self.fs.flush(self.handle).await.expect("flushed");
         self.fs.release(self.handle).await.expect("released");
         self.fs.release(self.appending).await.expect("released");
+        self.fs.release(self.other).await.expect("released");
         self.fs.sync_names().await.expect("sent");
     }
 
@@ -142,6 +155,19 @@ impl Session<'_> {
                 assert!(bytes == expected, "{len} bytes at {at}");
             }
             Step::Seek { at } => self.seek(at, model).await,
+            Step::Copy { other, from, to, len } => {
+                let source = if other { other_bytes() } else { model.0.clone() };
+                let bytes =
+                    &source[(from as usize).min(source.len())..(from as usize + len as usize).min(source.len())];
+                let copied = bytes.len() as u64;
+                let overlap = !other && from < to + copied && to < from + copied;
+                let handles = if other { (self.other, handle) } else { (handle, handle) };
+                let found = fs.copy((handles.0, from), (handles.1, to), len).await;
+                assert_eq!(found, if overlap { Err(FsError::Invalid) } else { Ok(copied) });
+                if !overlap && copied > 0 {
+                    model.write(to, bytes);
+                }
+            }
             Step::Flush => fs.flush(handle).await.expect("flushed"),
             Step::Fsync => fs.fsync(handle).await.expect("synced"),
             Step::Stage => {
@@ -187,18 +213,19 @@ async fn run(steps: Vec<(bool, Step)>) {
     let mounts = [world.mount(), world.cramped_mount()];
     let opened = create(&mounts[0], "file").await;
     mounts[0].release(opened.handle).await.expect("released");
+    let other = write_file(&mounts[0], "other", &other_bytes()).await.ino;
     mounts[0].sync_names().await.expect("sent");
     let ino = opened.attr.ino;
 
     let mut model = Model::default();
-    let mut session = Session::open(&mounts[0], ino, false).await;
+    let mut session = Session::open(&mounts[0], ino, other, false).await;
     for (second, step) in steps {
         if let Step::Reopen { truncate } = step {
             session.close().await;
             if truncate {
                 model.0.clear();
             }
-            session = Session::open(&mounts[usize::from(second)], ino, truncate).await;
+            session = Session::open(&mounts[usize::from(second)], ino, other, truncate).await;
         } else {
             session.step(&step, &mut model).await;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use client::fs::{FsError, OpenFlags};
-use meta::{Caller, Denied, Kind, RenameHow, XattrHow};
+use meta::{Caller, Chunking, Denied, Kind, RenameHow, XattrHow};
 
 use super::world::{ROOT, World, close, create, denied, noise, read_all, read_file, until, write_all, write_file};
 
@@ -217,4 +217,144 @@ async fn extended_attributes() {
     assert_eq!(fs.getxattr(&ROOT, ino, &long).await, Err(FsError::NameTooLong));
     let too_long = vec![0; 65_537];
     assert_eq!(fs.setxattr(&ROOT, ino, b"user.x", &too_long, XattrHow::Set).await, Err(FsError::ValueTooLong));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_without_a_name_goes_when_it_is_closed_unless_it_got_one() {
+    let world = World::new();
+    let (fs, other) = (world.mount(), world.mount());
+    let bytes = noise(1, 30_000);
+    for name in [None, Some(&b"first"[..]), Some(b"second")] {
+        let opened = fs.create_unnamed(&ROOT, fs.root(), 0o640, OpenFlags::writing()).await.expect("made");
+        assert_eq!((opened.attr.nlink, opened.attr.mode), (0, 0o640));
+        write_all(&fs, opened.handle, 0, &bytes).await;
+        let ino = opened.attr.ino;
+        if name == Some(b"first") {
+            // Named while something is not committed, and after.
+            let linked = fs.link(&ROOT, ino, fs.root(), b"first").await.expect("linked");
+            assert_eq!((linked.nlink, linked.size), (1, 30_000));
+        }
+        fs.flush(opened.handle).await.expect("flushed");
+        if name == Some(b"second") {
+            assert_eq!(fs.getattr(&ROOT, ino).await.expect("there").nlink, 0);
+            fs.link(&ROOT, ino, fs.root(), b"second").await.expect("linked");
+        }
+        assert!(read_all(&fs, opened.handle).await == bytes);
+        fs.release(opened.handle).await.expect("released");
+        fs.sync_names().await.expect("sent");
+        match name {
+            None => assert_eq!(denied(other.getattr(&ROOT, ino).await), Denied::Stale),
+            Some(name) => assert!(read_file(&other, std::str::from_utf8(name).expect("a name")).await == bytes),
+        }
+    }
+    assert_eq!(world.replicas.state().counts().orphans, 0);
+    assert_eq!(world.replicas.state().counts().inodes, 3);
+    assert_eq!(world.replicas.state().audit(), Ok(()));
+    let reading = fs.create_unnamed(&ROOT, fs.root(), 0o640, OpenFlags::reading()).await;
+    assert_eq!(reading, Err(FsError::Invalid));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_closed_while_it_gets_its_first_name_is_kept_with_all_that_was_written() {
+    let world = World::new();
+    let fs = Arc::new(world.mount());
+    for round in 0..50u64 {
+        let opened = fs.create_unnamed(&ROOT, fs.root(), 0o600, OpenFlags::writing()).await.expect("made");
+        let name = format!("f{round}");
+        write_all(&fs, opened.handle, 0, &noise(round, 5_000)).await;
+        let (linking, linked) = (fs.clone(), name.clone());
+        let linking =
+            tokio::spawn(async move { linking.link(&ROOT, opened.attr.ino, linking.root(), linked.as_bytes()).await });
+        for _ in 0..round % 7 {
+            tokio::task::yield_now().await;
+        }
+        // Not flushed, as if it was written through a mapping.
+        fs.release(opened.handle).await.expect("released");
+        if linking.await.expect("no panic").is_ok() {
+            fs.sync_all().await.expect("sent");
+            assert!(read_file(&world.mount(), &name).await == noise(round, 5_000), "round {round}");
+        }
+    }
+    until(|| world.replicas.state().counts().orphans == 0).await;
+    assert_eq!(world.replicas.state().audit(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_let_go_gets_no_name_any_more() {
+    let world = World::with(Chunking { min: 4 << 10, average: 8 << 10, max: 16 << 10 }, 0);
+    let fs = Arc::new(world.mount());
+    let opened = fs.create_unnamed(&ROOT, fs.root(), 0o600, OpenFlags::writing()).await.expect("made");
+    // So much that a commit waits for its blocks.
+    write_all(&fs, opened.handle, 0, &noise(1, 2_000_000)).await;
+    world.stores.open.send_replace(false);
+    let syncing = fs.clone();
+    let syncing = tokio::spawn(async move { syncing.fsync(opened.handle).await });
+    until(|| world.stores.open.receiver_count() > 0).await;
+    // The last close waits for that commit, to drop what is not committed.
+    let mut closing = std::pin::pin!(fs.release(opened.handle));
+    assert!(futures::poll!(&mut closing).is_pending());
+    assert_eq!(denied(fs.link(&ROOT, opened.attr.ino, fs.root(), b"late").await), Denied::NotFound);
+    world.stores.open.send_replace(true);
+    closing.await.expect("released");
+    let _ = syncing.await.expect("no panic");
+    fs.sync_all().await.expect("sent");
+    assert_eq!(denied(fs.lookup(&ROOT, fs.root(), b"late").await), Denied::NotFound);
+    assert_eq!(world.replicas.state().counts().orphans, 0);
+    assert_eq!(world.replicas.state().audit(), Ok(()));
+}
+
+/// An access list as programs give it: its entries, each what it is of, what that may, and its id.
+fn list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let entry =
+        |(tag, may, id): &(u16, u16, u32)| [&tag.to_le_bytes()[..], &may.to_le_bytes(), &id.to_le_bytes()].concat();
+    [2u32.to_le_bytes().to_vec(), entries.iter().flat_map(entry).collect()].concat()
+}
+
+const NONE: u32 = u32::MAX;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn access_lists_decide_here_as_they_do_elsewhere() {
+    const ACCESS: &[u8] = b"system.posix_acl_access";
+    const DEFAULT: &[u8] = b"system.posix_acl_default";
+    let world = World::new();
+    let (fs, other) = (world.mount(), world.mount());
+    let (alice, bob) = (Caller { uid: 1, gid: 1, groups: vec![] }, Caller { uid: 2, gid: 2, groups: vec![] });
+    let directory = fs.mkdir(&alice, fs.root(), b"d", 0o700).await.expect("made").ino;
+    assert_eq!(denied(fs.lookup(&bob, directory, b"f").await), Denied::Access);
+    let bob_in = list(&[(1, 7, NONE), (2, 5, 2), (4, 0, NONE), (16, 7, NONE), (32, 0, NONE)]);
+    for name in [ACCESS, DEFAULT] {
+        assert_eq!(denied(fs.setxattr(&bob, directory, name, &bob_in, XattrHow::Set).await), Denied::NotPermitted);
+        assert_eq!(denied(fs.getxattr(&bob, directory, name).await), Denied::NoAttribute);
+        fs.setxattr(&alice, directory, name, &bob_in, XattrHow::Set).await.expect("set");
+        assert_eq!(fs.getxattr(&bob, directory, name).await, Ok(bob_in.clone()));
+    }
+    assert_eq!(fs.getattr(&alice, directory).await.expect("there").mode, 0o770);
+    let masked = client::fs::NewMode { mode: 0o666, umask: 0o027 };
+    let made = fs.create(&alice, directory, b"f", masked, OpenFlags::writing(), true).await.expect("made");
+    assert_eq!(made.attr.mode, 0o660, "the directory says what is given");
+    write_all(&fs, made.handle, 0, b"for Bob").await;
+    close(&fs, made.handle).await;
+    assert_eq!(fs.listxattr(&bob, made.attr.ino).await, Ok(vec![ACCESS.to_vec()]));
+    assert_eq!(fs.listxattr(&bob, directory).await.expect("listed").len(), 2);
+    for fs in [&fs, &other] {
+        let found = fs.lookup(&bob, directory, b"f").await.expect("there");
+        let opened = fs.open(&bob, found.ino, OpenFlags::reading()).await.expect("allowed");
+        assert_eq!(fs.read(opened.handle, 0, 100).await.expect("read"), &b"for Bob"[..]);
+        fs.release(opened.handle).await.expect("released");
+        assert_eq!(denied(fs.open(&bob, found.ino, OpenFlags::writing()).await), Denied::Access);
+        assert_eq!(denied(fs.mkdir(&bob, directory, b"x", 0o700).await), Denied::Access);
+    }
+    // Away with it: by no bytes, or by its name.
+    other.setxattr(&alice, directory, DEFAULT, b"", XattrHow::Set).await.expect("gone");
+    assert_eq!(denied(other.removexattr(&alice, directory, DEFAULT).await), Denied::NoAttribute);
+    other.removexattr(&alice, directory, ACCESS).await.expect("gone");
+    for fs in [&other, &fs] {
+        assert_eq!(denied(fs.lookup(&bob, directory, b"f").await), Denied::Access);
+        assert_eq!(fs.listxattr(&alice, directory).await, Ok(vec![]));
+    }
+    let many: Vec<_> = (0..40).map(|id| (2, 7, id)).collect();
+    let many = list(&[&[(1, 7, NONE)], &many[..], &[(4, 0, NONE), (16, 7, NONE), (32, 0, NONE)]].concat());
+    assert_eq!(denied(fs.setxattr(&alice, directory, ACCESS, &many, XattrHow::Set).await), Denied::AttributesFull);
+    assert_eq!(fs.setxattr(&alice, directory, ACCESS, b"nonsense", XattrHow::Set).await, Err(FsError::NotSupported));
+    assert_eq!(world.replicas.state().audit(), Ok(()));
 }

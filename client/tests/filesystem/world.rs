@@ -28,6 +28,8 @@ pub(crate) struct Replicas {
     pub(crate) requests: AtomicUsize,
     /// How many of the next answers are lost after the request was applied.
     pub(crate) lose_answers: AtomicUsize,
+    /// For how long each request is kept before it fails, in seconds; 0: it is answered.
+    pub(crate) away: AtomicUsize,
     /// How many come through before that.
     pub(crate) spare_answers: AtomicUsize,
     stores: Arc<Stores>,
@@ -46,6 +48,12 @@ impl Replicas {
         self.clock.fetch_add(time.as_nanos() as usize, Ordering::SeqCst);
     }
 
+    /// Has holders of leases ask what others want.
+    #[allow(dead_code, reason = "only with leases")]
+    pub(crate) fn nudge(&self) {
+        self.recalled.notify_waiters();
+    }
+
     pub(crate) fn ask(&self, op: Op) -> Reply {
         let at = Time(self.clock.fetch_add(1_000_000, Ordering::SeqCst) as u64);
         let batch = Batch::new(vec![Call { caller: ROOT, op }]);
@@ -58,6 +66,12 @@ impl Metadata for Replicas {
     async fn batch(&self, batch: Batch) -> Result<Vec<Answer>, Unavailable> {
         tokio::task::yield_now().await;
         self.requests.fetch_add(1, Ordering::SeqCst);
+        let away = self.away.load(Ordering::SeqCst) as u64;
+        if away > 0 {
+            let patience = std::time::Duration::from_secs(away);
+            let _ = tokio::time::timeout(patience, std::future::pending::<()>()).await;
+            return Err(Unavailable("nobody answers".into()));
+        }
         let batch = Batch::from_bytes(&batch.to_bytes()).expect("canonical");
         for call in &batch.calls {
             if let Op::Commit(commit) = &call.op {
@@ -105,8 +119,20 @@ impl Stores {
         self.blocks.lock().contains_key(&id)
     }
 
+    /// Whether a put waits for its answer.
+    #[allow(dead_code, reason = "only without leases")]
+    pub(crate) fn are_asked_to_put(&self) -> bool {
+        self.open.receiver_count() > 0
+    }
+
     pub(crate) fn ids(&self) -> BTreeSet<BlockId> {
         self.blocks.lock().keys().copied().collect()
+    }
+
+    /// All disks are gone.
+    #[allow(dead_code, reason = "only with leases")]
+    pub(crate) fn forget_all(&self) {
+        self.blocks.lock().clear();
     }
 }
 
@@ -168,6 +194,7 @@ impl World {
             clock: AtomicUsize::new(1_700_000_000_000_000_000),
             requests: AtomicUsize::new(0),
             lose_answers: AtomicUsize::new(0),
+            away: AtomicUsize::new(0),
             spare_answers: AtomicUsize::new(0),
             stores: stores.clone(),
             recalled: Notify::new(),

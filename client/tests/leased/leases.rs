@@ -135,6 +135,37 @@ async fn deleting_what_can_not_be_stored_lets_the_rest_through() {
     assert_eq!(world.replicas.state().audit(), Ok(()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_removed_soon_is_never_sent() {
+    let world = World::new();
+    let fs = world.mount();
+    write_file(&fs, "first", b"small").await;
+    let before = world.stores.ids();
+    let write = async |name: &str, seed: u64| {
+        let made = create(&fs, name).await;
+        write_all(&fs, made.handle, 0, &noise(seed, 60_000)).await;
+        fs.flush(made.handle).await.expect("only written here");
+        fs.release(made.handle).await.expect("released");
+    };
+    for round in 0..50 {
+        write("draft", round).await;
+        fs.rename(&ROOT, (fs.root(), b"draft"), (fs.root(), b"saved"), RenameHow::Replace).await.expect("renamed");
+    }
+    write("lock", 50).await;
+    fs.unlink(&ROOT, fs.root(), b"lock").await.expect("removed");
+    assert_eq!(world.stores.ids(), before, "nobody waits for any of it");
+
+    // Files without a name are let go in the background.
+    for _ in 0..100 {
+        tokio::time::advance(Duration::from_millis(5)).await;
+    }
+    fs.sync_names().await.expect("synced");
+    assert!(world.read_afresh("saved").await == noise(49, 60_000));
+    let sent = world.stores.ids().len() - before.len();
+    assert!(sent <= 60, "one version, and not 50: {sent} blocks");
+    assert_eq!(fs.dirty_bytes(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_answers_do_nothing_twice() {
     let world = World::new();
@@ -243,4 +274,62 @@ async fn whoever_makes_the_lock_is_alone() {
         assert_eq!(String::from_utf8(read_all(&fresh, file).await).expect("digits"), expected);
     }
     assert_eq!(world.replicas.state().audit(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_made_without_a_name_and_named_later_ask_replicas_next_to_nothing() {
+    let world = World::new();
+    let fs = world.mount();
+    create(&fs, "first").await;
+    let before = world.replicas.requests.load(Ordering::SeqCst);
+    for index in 0..200u64 {
+        let made = fs.create_unnamed(&ROOT, fs.root(), 0o600, OpenFlags::writing()).await.expect("made");
+        write_all(&fs, made.handle, 0, &noise(index, 3_000)).await;
+        fs.flush(made.handle).await.expect("flushed");
+        if index % 2 == 0 {
+            fs.link(&ROOT, made.attr.ino, fs.root(), format!("f{index}").as_bytes()).await.expect("linked");
+        }
+        fs.release(made.handle).await.expect("released");
+    }
+    let asked = world.replicas.requests.load(Ordering::SeqCst) - before;
+    assert!(asked <= 10, "{asked} requests for 200 files");
+    fs.sync_all().await.expect("sent");
+    assert!(read_file(&world.mount(), "f198").await == noise(198, 3_000));
+    let counts = world.replicas.state().counts();
+    assert_eq!((counts.inodes, counts.orphans), (102, 0));
+    assert_eq!(world.replicas.state().audit(), Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nobody_answers_nobody_waits_for_the_others_minutes() {
+    let world = World::new();
+    let (fs, other) = (world.mount(), world.mount());
+    write_file(&fs, "a", b"a").await;
+    write_file(&other, "b", b"b").await;
+    let own = fs.mkdir(&ROOT, fs.root(), b"own", 0o755).await.expect("made").ino;
+    fs.mkdir(&ROOT, own, b"mine", 0o755).await.expect("made");
+
+    world.replicas.away.store(60, Ordering::SeqCst);
+    let began = tokio::time::Instant::now();
+    let (shared, count) = (fs.root(), 20);
+    let tries = (0..count).map(|index| {
+        let (fs, name) = (&fs, format!("d{index}"));
+        async move { fs.mkdir(&ROOT, shared, name.as_bytes(), 0o755).await }
+    });
+    assert!(futures::future::join_all(tries).await.iter().all(Result::is_err));
+    let waited = began.elapsed().as_secs();
+    assert!((60..=130).contains(&waited), "{count} waited {waited} s together");
+
+    // While the next ones ask, what is leased goes on.
+    let began = tokio::time::Instant::now();
+    let blocked = async { fs.mkdir(&ROOT, shared, b"later", 0o755).await };
+    let here = async { fs.mkdir(&ROOT, own, b"still", 0o755).await.map(|_| began.elapsed().as_secs()) };
+    let (blocked, here) = tokio::join!(blocked, here);
+    assert!(blocked.is_err());
+    assert_eq!(here, Ok(0), "it asked nobody");
+
+    world.replicas.away.store(0, Ordering::SeqCst);
+    fs.mkdir(&ROOT, fs.root(), b"back", 0o755).await.expect("answered again");
+    fs.sync_names().await.expect("sent");
+    assert!(other.lookup(&ROOT, other.root(), b"back").await.is_ok());
 }

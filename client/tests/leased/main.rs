@@ -3,8 +3,11 @@
 /// Whether mounts have leases.
 const LEASED: bool = true;
 
+#[path = "../filesystem/copies.rs"]
+mod copies;
 mod leases;
 mod locks;
+mod losses;
 #[path = "../filesystem/model.rs"]
 mod model;
 #[path = "../filesystem/names.rs"]

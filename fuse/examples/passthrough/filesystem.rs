@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fuse::wire::request::{
-    CopyFileRange, Fallocate, Open, Read, Release, Rename, SetAttributes, SetTime, Timestamp, Write,
+    CopyFileRange, Fallocate, NewMode, Open, Read, Release, Rename, SetAttributes, SetTime, Timestamp, Write,
 };
 use fuse::wire::{
     Attributes, AttributesFor, Created, Data, DirectoryEntries, Entry, Errno, Filesystem, Offset, Opened, Request,
@@ -173,7 +173,8 @@ impl Filesystem for Passthrough {
         Ok(Target(Bytes::from(target.into_bytes())))
     }
 
-    async fn mknod(&self, request: &Request, parent: u64, name: &OsStr, mode: u32, device: u32) -> Result<Entry> {
+    async fn mknod(&self, request: &Request, parent: u64, name: &OsStr, mode: NewMode, device: u32) -> Result<Entry> {
+        let mode = mode.mode;
         let number = parent;
         let parent = self.inode(number)?;
         let (major, minor) = ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xf_ff00));
@@ -182,7 +183,8 @@ impl Filesystem for Passthrough {
         self.made(request, number, &parent, name)
     }
 
-    async fn mkdir(&self, request: &Request, parent: u64, name: &OsStr, mode: u32) -> Result<Entry> {
+    async fn mkdir(&self, request: &Request, parent: u64, name: &OsStr, mode: NewMode) -> Result<Entry> {
+        let mode = mode.mode;
         let number = parent;
         let parent = self.inode(number)?;
         rustix::fs::mkdirat(&*parent, name, Mode::from_raw_mode(mode & 0o7777))?;
@@ -225,7 +227,8 @@ impl Filesystem for Passthrough {
         Ok(self.keep(rustix::fs::open(path_of(&*self.inode(inode)?), flags, Mode::empty())?))
     }
 
-    async fn create(&self, request: &Request, parent: u64, name: &OsStr, mode: u32, open: Open) -> Result<Created> {
+    async fn create(&self, request: &Request, parent: u64, name: &OsStr, mode: NewMode, open: Open) -> Result<Created> {
+        let mode = mode.mode;
         let number = parent;
         let parent = self.inode(number)?;
         let exclusive = OFlags::from_bits_retain(open.flags) & OFlags::EXCL;

@@ -75,6 +75,7 @@ pub mod opcode {
     pub const RENAME2: u32 = 45;
     pub const LSEEK: u32 = 46;
     pub const COPY_FILE_RANGE: u32 = 47;
+    pub const TMPFILE: u32 = 51;
     pub const STATX: u32 = 52;
     pub const COPY_FILE_RANGE_64: u32 = 53;
 }
@@ -90,6 +91,9 @@ pub mod capability {
     pub const ATOMIC_O_TRUNC: u64 = 1 << 3;
     /// Writes longer than a page.
     pub const BIG_WRITES: u64 = 1 << 5;
+    /// The filesystem takes the umask off the modes of what is made: it comes along. Unless asked for, the
+    /// kernel does.
+    pub const DONT_MASK: u64 = 1 << 6;
     /// `flock` locks go to the filesystem; see [`POSIX_LOCKS`].
     pub const FLOCK_LOCKS: u64 = 1 << 10;
     /// Cached pages are dropped when size or mtime are seen to have changed.
@@ -102,6 +106,9 @@ pub mod capability {
     pub const ASYNC_DIO: u64 = 1 << 15;
     /// Lookups and listings of one directory may run side by side.
     pub const PARALLEL_DIROPS: u64 = 1 << 18;
+    /// The kernel judges by access lists, too (and by modes, as if mounted with `default_permissions`): it asks
+    /// for them as extended attributes, and remembers them for as long as attributes.
+    pub const POSIX_ACL: u64 = 1 << 20;
     /// `max_pages` in the INIT reply is valid.
     pub const MAX_PAGES: u64 = 1 << 22;
     /// Targets of symbolic links are cached.

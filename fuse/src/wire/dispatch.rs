@@ -101,6 +101,7 @@ pub(crate) fn task<F: Filesystem>(call: Call<F>, operation: Operation) -> Task {
         }),
         Operation::Open(open) => task!(call, open(open)),
         Operation::Create { name, mode, open } => task!(call, create(&name, mode, open)),
+        Operation::TmpFile { mode, open } => task!(call, tmpfile(mode, open)),
         Operation::Read(read) => task!(call, read(read)),
         Operation::Write(write) => task!(call, write(write)),
         Operation::Flush { handle, lock_owner } => task!(call, flush(handle, lock_owner)),

@@ -13,7 +13,9 @@ use super::reply::{
     AttributesFor, Created, Data, DirectoryEntries, Entry, IoctlResult, LockFound, Offset, Opened, Ready, Statistics,
     Target, Written, Xattr,
 };
-use super::request::{CopyFileRange, Fallocate, Init, Ioctl, Lock, Open, Read, Release, Rename, SetAttributes, Write};
+use super::request::{
+    CopyFileRange, Fallocate, Init, Ioctl, Lock, NewMode, Open, Read, Release, Rename, SetAttributes, Write,
+};
 
 /// An error number, as the caller of the system call will see it.
 pub use rustix::io::Errno;
@@ -100,26 +102,26 @@ pub trait Filesystem: Send + Sync + 'static {
         ready(Err(Errno::NOSYS))
     }
 
-    /// Makes a file, device node, pipe or socket. The umask is already taken off `mode`.
+    /// Makes a file, device node, pipe or socket.
     fn mknod(
         &self,
         request: &Request,
         parent: u64,
         name: &OsStr,
-        mode: u32,
+        mode: NewMode,
         device: u32,
     ) -> impl Future<Output = Result<Entry, Errno>> + Send {
         let _ = (request, parent, name, mode, device);
         ready(Err(Errno::NOSYS))
     }
 
-    /// Makes a directory. The umask is already taken off `mode`.
+    /// Makes a directory.
     fn mkdir(
         &self,
         request: &Request,
         parent: u64,
         name: &OsStr,
-        mode: u32,
+        mode: NewMode,
     ) -> impl Future<Output = Result<Entry, Errno>> + Send {
         let _ = (request, parent, name, mode);
         ready(Err(Errno::NOSYS))
@@ -173,16 +175,28 @@ pub trait Filesystem: Send + Sync + 'static {
         ready(Err(Errno::NOSYS))
     }
 
-    /// Makes a file and opens it. The umask is already taken off `mode`.
+    /// Makes a file and opens it.
     fn create(
         &self,
         request: &Request,
         parent: u64,
         name: &OsStr,
-        mode: u32,
+        mode: NewMode,
         open: Open,
     ) -> impl Future<Output = Result<Created, Errno>> + Send {
         let _ = (request, parent, name, mode, open);
+        ready(Err(Errno::NOSYS))
+    }
+
+    /// Makes a file without a name, as if in `parent`, and opens it (`O_TMPFILE`).
+    fn tmpfile(
+        &self,
+        request: &Request,
+        parent: u64,
+        mode: NewMode,
+        open: Open,
+    ) -> impl Future<Output = Result<Created, Errno>> + Send {
+        let _ = (request, parent, mode, open);
         ready(Err(Errno::NOSYS))
     }
 

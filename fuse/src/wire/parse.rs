@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::abi::{self, opcode, setattr_valid};
 use super::request::{
-    CopyFileRange, Fallocate, Header, Init, Ioctl, Lock, Name, Open, Operation, Read, Release, Rename, SetAttributes,
-    SetTime, Timestamp, Write,
+    CopyFileRange, Fallocate, Header, Init, Ioctl, Lock, Name, NewMode, Open, Operation, Read, Release, Rename,
+    SetAttributes, SetTime, Timestamp, Write,
 };
 
 /// Why a message cannot be a request.
@@ -68,7 +68,8 @@ pub fn operation(header: &Header, message: &Bytes) -> Result<Operation, Malforme
         | opcode::RENAME
         | opcode::RENAME2
         | opcode::LINK
-        | opcode::CREATE => fields.name_operation(header.opcode),
+        | opcode::CREATE
+        | opcode::TMPFILE => fields.name_operation(header.opcode),
         opcode::SETXATTR | opcode::GETXATTR | opcode::LISTXATTR | opcode::REMOVEXATTR => {
             fields.xattr_operation(header.opcode)
         }
@@ -98,17 +99,23 @@ impl Fields<'_> {
             opcode::SYMLINK => Operation::Symlink { name: self.name()?, target: self.name()? },
             opcode::LINK => Operation::Link { from: self.u64()?, name: self.name()? },
             opcode::MKDIR => {
-                let (mode, _umask) = (self.u32()?, self.u32()?);
+                let mode = NewMode { mode: self.u32()?, umask: self.u32()? };
                 Operation::MkDir { name: self.name()?, mode }
             }
             opcode::MKNOD => {
-                let (mode, device, _umask, _) = (self.u32()?, self.u32()?, self.u32()?, self.u32()?);
+                let (mode, device, umask, _) = (self.u32()?, self.u32()?, self.u32()?, self.u32()?);
+                let mode = NewMode { mode, umask };
                 Operation::MkNod { name: self.name()?, mode, device }
             }
-            opcode::CREATE => {
-                let (flags, mode, _umask, open_flags) = (self.u32()?, self.u32()?, self.u32()?, self.u32()?);
+            opcode::CREATE | opcode::TMPFILE => {
+                let (flags, mode, umask, open_flags) = (self.u32()?, self.u32()?, self.u32()?, self.u32()?);
+                let mode = NewMode { mode, umask };
                 let open = Open { flags, kill_privileges: open_flags & abi::OPEN_KILL_SUIDGID != 0 };
-                Operation::Create { name: self.name()?, mode, open }
+                match code {
+                    opcode::CREATE => Operation::Create { name: self.name()?, mode, open },
+                    // What follows stands for a name and is none.
+                    _ => Operation::TmpFile { mode, open },
+                }
             }
             opcode::RENAME => {
                 let new_parent = self.u64()?;

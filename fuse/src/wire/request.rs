@@ -76,6 +76,16 @@ pub struct SetAttributes {
     pub kill_privileges: bool,
 }
 
+/// The mode of something new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewMode {
+    /// File type and permission bits. Unless [`DONT_MASK`](super::abi::capability::DONT_MASK) was agreed on, the
+    /// umask is already taken off.
+    pub mode: u32,
+    /// The caller's umask.
+    pub umask: u32,
+}
+
 /// READ, READDIR and READDIRPLUS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Read {
@@ -246,12 +256,12 @@ pub enum Operation {
     },
     MkNod {
         name: Name,
-        mode: u32,
+        mode: NewMode,
         device: u32,
     },
     MkDir {
         name: Name,
-        mode: u32,
+        mode: NewMode,
     },
     Unlink {
         name: Name,
@@ -267,7 +277,11 @@ pub enum Operation {
     Open(Open),
     Create {
         name: Name,
-        mode: u32,
+        mode: NewMode,
+        open: Open,
+    },
+    TmpFile {
+        mode: NewMode,
         open: Open,
     },
     Read(Read),

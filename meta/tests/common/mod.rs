@@ -42,7 +42,7 @@ pub fn spec(name: &str) -> VolumeSpec {
 
 pub fn new(kind: Kind, mode: u16) -> NewInode {
     let target = if kind == Kind::Symlink { sealed("target") } else { Bytes::new() };
-    NewInode { kind, mode, rdev: 0x0801, target }
+    NewInode { kind, mode, umask: 0, rdev: 0x0801, target }
 }
 
 pub fn content(size: u64, allocated: u64) -> Content {
@@ -125,6 +125,14 @@ impl World {
 
     pub fn file(&mut self, uid: u32, parent: Ino, text: &str, mode: u16) -> Ino {
         self.create(&user(uid), parent, text, new(Kind::File, mode)).unwrap().ino
+    }
+
+    pub fn unnamed(&mut self, caller: &Caller, parent: Ino, mode: u16) -> Result<Attr, Denied> {
+        let op = Op::CreateUnnamed { parent, new: new(Kind::File, mode) };
+        self.run(caller, op).map(|reply| match reply {
+            Reply::Created { attr, fresh: true } => attr,
+            other => panic!("{other:?}"),
+        })
     }
 
     pub fn dir(&mut self, uid: u32, parent: Ino, text: &str, mode: u16) -> Ino {

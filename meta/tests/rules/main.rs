@@ -2,10 +2,12 @@
 //! no trace and that the state stayed sound (see `common`).
 
 mod access;
+mod acl;
 #[path = "../common/mod.rs"]
 mod common;
 mod files;
 mod names;
+mod unnamed;
 
 const ROOT: u32 = 0;
 const ALICE: u32 = 1000;

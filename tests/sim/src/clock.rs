@@ -20,19 +20,21 @@ pub(crate) struct Clock {
     /// The latest time said since the process started, and when.
     last: u64,
     said_at: u64,
+    /// It stands still where others would go on slowly: its driver lies to its core.
+    pub(crate) stands: bool,
 }
 
 impl Clock {
     /// A clock that is off by `offset` ns and `rate` millionths.
     pub(crate) fn new(offset: i64, rate: i64) -> Clock {
-        Clock { offset, rate, last: 0, said_at: 0 }
+        Clock { offset, rate, last: 0, said_at: 0, stands: false }
     }
 
     /// What a process on this machine takes the time to be.
     pub(crate) fn read(&mut self, now: Time) -> Time {
         let elapsed = now.0.saturating_sub(START.0) as i64;
         let wall = now.0.saturating_add_signed(self.offset + elapsed / 1_000_000 * self.rate);
-        let went_on = if CORE.steady_clock { now.0.saturating_sub(self.said_at) / 2 } else { 0 };
+        let went_on = if CORE.steady_clock && !self.stands { now.0.saturating_sub(self.said_at) / 2 } else { 0 };
         let least = if self.last == 0 { 0 } else { self.last + went_on };
         (self.last, self.said_at) = (wall.max(least), now.0);
         Time(self.last)

@@ -20,6 +20,8 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(1);
 const EVERY: Duration = Duration::from_millis(500);
 /// How many surveys a replica may be behind where there is always something to do.
 const KEEPS_UP_WITHIN: usize = 10;
+/// How long those outside may take.
+const OUTSIDE_WITHIN: Duration = Duration::from_secs(200);
 /// And so much later all correct replicas are at one point.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -38,7 +40,7 @@ impl<S: Service> World<S> {
         let executed = self.correct_nodes().filter_map(|node| self.nodes[node].core.as_ref());
         let furthest = executed.map(|core| core.status().last_executed).max().unwrap_or_default();
         self.reached.push(furthest);
-        let done = self.clients.iter().all(|client| client.is_done());
+        let done = !self.open && self.clients.iter().all(|client| client.is_done());
         if done && self.stats.settled.done.is_none() {
             self.stats.settled.done = Some(calm);
         }
@@ -59,7 +61,9 @@ impl<S: Service> World<S> {
         // Where everything is slow, a request takes a view change or two.
         let each = if self.plan.near > 0 { 20 * REQUEST_WITHIN } else { REQUEST_WITHIN };
         let within = if self.plan.behaviour.is_some() { DONE_WITHIN_LIARS } else { DONE_WITHIN };
-        within + each * left
+        // Somebody outside may have to wait until a lease ends, and has more to do then.
+        let outside = if self.plan.outside { OUTSIDE_WITHIN } else { Duration::ZERO };
+        within + outside + each * left
     }
 
     /// Whether the core promises progress in this world.

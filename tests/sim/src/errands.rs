@@ -3,6 +3,7 @@
 use base::{ReplicaId, Time, To};
 use bft::Reply;
 use bft::client::Output;
+use bytes::Bytes;
 
 use crate::machine::Service;
 use crate::people::Errand;
@@ -14,6 +15,11 @@ const KEPT_BACK: u64 = 3;
 impl<S: Service> World<S> {
     /// A client's deadline has come, or it may have had an idea.
     pub(crate) fn on_client(&mut self, client: usize) {
+        match &self.clients[client] {
+            away if away.gone => return,
+            away if away.paused > self.now => return self.at(away.paused, What::Client { client }),
+            _ => {}
+        }
         let mut outputs = Vec::new();
         let customer = &mut self.clients[client];
         let local = customer.clock.read(self.now);
@@ -47,12 +53,27 @@ impl<S: Service> World<S> {
     fn submit(&mut self, client: usize, local: Time, outputs: &mut Vec<Output>) {
         let op = S::operation(&mut self.rng, self.operations);
         self.operations += 1;
+        self.clients[client].to_do -= 1;
+        self.submit_op(client, op, local, outputs);
+    }
+
+    fn submit_op(&mut self, client: usize, op: Bytes, local: Time, outputs: &mut Vec<Output>) -> u64 {
         let floor = self.checks.submitted();
         let customer = &mut self.clients[client];
         let ticket = customer.session.submit(local, op.clone(), outputs);
         assert!(customer.errands.insert(ticket, Errand { op, floor }).is_none(), "tickets are unique");
-        customer.to_do -= 1;
         self.stats.requests += 1;
+        ticket
+    }
+
+    /// Asks for something that somebody outside wants, and that nobody asked for before: what comes of it is
+    /// told ([`World::told`]).
+    pub(crate) fn ask(&mut self, client: usize, op: Bytes) -> u64 {
+        let mut outputs = Vec::new();
+        let local = self.clients[client].clock.read(self.now);
+        let ticket = self.submit_op(client, op, local, &mut outputs);
+        self.carry_out(client, outputs);
+        ticket
     }
 
     fn carry_out(&mut self, client: usize, outputs: Vec<Output>) {
@@ -79,6 +100,9 @@ impl<S: Service> World<S> {
                     customer.done += 1;
                     self.stats.done += 1;
                     self.checks.done(&errand.op, errand.floor, seq, &result);
+                    if self.open {
+                        self.told.push((client, ticket, Some(result.to_vec())));
+                    }
                     self.trace.note(self.now, &[50, client as u64, ticket], || {
                         format!("c{client} has its answer to {ticket}")
                     });
@@ -89,6 +113,9 @@ impl<S: Service> World<S> {
                     customer.failed += 1;
                     self.stats.failed += 1;
                     self.checks.refused(why);
+                    if self.open {
+                        self.told.push((client, ticket, None));
+                    }
                     self.trace.note(self.now, &[51, client as u64, ticket], || {
                         format!("c{client} is refused {ticket}: {why:?}")
                     });
@@ -107,8 +134,11 @@ impl<S: Service> World<S> {
 
     /// A reply arrives.
     pub(crate) fn on_reply(&mut self, from: usize, client: usize, reply: Reply) {
-        if self.net.is_cut(from, self.end_of(client)) {
+        if self.net.is_cut(from, self.end_of(client)) || self.clients[client].gone {
             return;
+        }
+        if self.clients[client].paused > self.now {
+            return self.at(self.clients[client].paused, What::Reply { from, client, reply });
         }
         let sender: ReplicaId = self.nodes[from].id;
         self.trace.note(self.now, &[21, (from as u64) << 8 | client as u64, reply.timestamp, reply.seq.0], || {

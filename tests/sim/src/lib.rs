@@ -8,7 +8,8 @@
 //!
 //! Where to look: `plan` draws what goes wrong; `world` is virtual time and the events in it, with
 //! `voice` (write, then speak), `errands` (clients), `happenings` (crashes, cuts, clocks) and `ending`
-//! beside it; `disk`, `clock` and `net` are the machines; `check` says what must hold; `byz` lies.
+//! beside it; `lease` puts mounts with the shipped lease code on top; `disk`, `clock` and `net` are the
+//! machines; `check` says what must hold; `byz` lies.
 
 mod byz;
 mod check;
@@ -19,6 +20,7 @@ mod ending;
 mod errands;
 mod happenings;
 mod keys;
+mod lease;
 mod machine;
 mod net;
 mod node;
@@ -34,6 +36,7 @@ mod world;
 
 pub use byz::{BEHAVIOURS, Behaviour};
 pub use check::{Invariant, Violation};
+pub use lease::{Figures, Row};
 pub use run::{Outcome, Scenario, kinds, run};
 pub use setting::Setting;
 pub use stats::{Settled, Stats};

@@ -1,5 +1,6 @@
 //! `cargo xtask sim`: runs simulated clusters by the seed, alone or by the thousand.
 
+mod leases;
 mod many;
 mod table;
 
@@ -16,24 +17,31 @@ use crate::many::{Seeds, Sweep};
 /// One seed, with everything that happens:   cargo xtask sim 17
 /// Many seeds:                               cargo xtask sim --seeds 0..10000
 /// Every way of lying:                       cargo xtask sim --matrix --seeds 100
+/// Leases under faults:                      cargo xtask sim --leases --seeds 200
 #[derive(Parser)]
 #[command(name = "sim", bin_name = "cargo xtask sim", verbatim_doc_comment)]
 struct Arguments {
     /// The seed to replay, with a line for everything that happens.
-    #[arg(conflicts_with_all = ["seeds", "matrix"], required_unless_present_any = ["seeds", "matrix"])]
+    #[arg(conflicts_with_all = ["seeds", "matrix", "leases"])]
+    #[arg(required_unless_present_any = ["seeds", "matrix", "leases"])]
     seed: Option<u64>,
     /// The seeds to run: `A..B`, or `N` for `0..N`.
     #[arg(long)]
     seeds: Option<Seeds>,
     /// What is run: `faults`; the name of a behaviour, or that name and `+1` for one liar too many;
-    /// or a setting: `far-apart`, `one-door`, `starved`.
+    /// or a setting: `far-apart`, `one-door`, `starved`; or what goes wrong with leases: `lease-clocks`,
+    /// `lease-time`, `lease-stopped` (these also with `+1`: worse than may be assumed), `lease-lag`, `lease-hostile`,
+    /// `lease-crowd`, `lease-crashed`.
     #[arg(long, default_value = "faults", value_parser = scenario)]
     scenario: Scenario,
     /// Runs every behaviour, with as many liars as are tolerated and with one more, and prints a table.
     #[arg(long)]
     matrix: bool,
-    /// Only behaviours whose names contain this.
-    #[arg(long, requires = "matrix", default_value = "")]
+    /// Runs everything that goes wrong with leases, and prints a table.
+    #[arg(long, conflicts_with = "matrix")]
+    leases: bool,
+    /// Only behaviours, or what goes wrong with leases, whose names contain this.
+    #[arg(long, default_value = "")]
     only: String,
     /// Prints no trace, only what came of it.
     #[arg(long)]
@@ -54,6 +62,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let passed = match (arguments.seed, arguments.matrix) {
         (Some(seed), _) => Ok(replay(seed, arguments.scenario, arguments.quiet)),
+        (None, _) if arguments.leases => {
+            Ok(leases::print(&arguments.seeds.unwrap_or(Seeds { from: 0, to: 20 }), arguments.jobs, &arguments.only))
+        }
         (None, true) => {
             Ok(table::print(&arguments.seeds.unwrap_or(Seeds { from: 0, to: 20 }), arguments.jobs, &arguments.only))
         }
@@ -79,6 +90,11 @@ fn main() -> ExitCode {
 fn replay(seed: u64, scenario: Scenario, quiet: bool) -> bool {
     let outcome = sim::run(seed, scenario, !quiet);
     println!("{:#?}", outcome.stats);
+    if let Some(leases) = &outcome.leases {
+        let sim::Figures { starts, stops, kills, beliefs, deeds, lost, stale_looks, shortened, off, .. } = leases;
+        println!("{starts} starts, {stops} stops, {kills} kills, {beliefs} beliefs, changes {deeds:?}, {lost} lost");
+        println!("{stale_looks} looks too old, leases shorter by {shortened} ns, agreed time off {off:?} ns");
+    }
     println!("trace {:016x}", outcome.hash);
     match &outcome.violation {
         None => println!("seed {seed} ({scenario}): everything held"),

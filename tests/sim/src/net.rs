@@ -78,6 +78,12 @@ impl Net {
         }
     }
 
+    /// Mends the link in this direction, if it can be.
+    pub(crate) fn mend(&mut self, from: usize, to: usize) {
+        let link = from * self.ends + to;
+        self.cut[link] = self.gone[link];
+    }
+
     /// Mends every link that can be mended.
     pub(crate) fn heal(&mut self) {
         self.cut.copy_from_slice(&self.gone);

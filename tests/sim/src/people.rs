@@ -33,6 +33,10 @@ pub(crate) struct Customer {
     pub(crate) wake: Option<Time>,
     /// When it thinks of the next request.
     pub(crate) thinks: Time,
+    /// Until when its process stands still.
+    pub(crate) paused: Time,
+    /// Its process is gone, and does not come back.
+    pub(crate) gone: bool,
 }
 
 impl Customer {
@@ -58,11 +62,13 @@ impl Customer {
             failed: 0,
             wake: None,
             thinks: now,
+            paused: Time::ZERO,
+            gone: false,
         }
     }
 
     /// Whether it has all it wanted.
     pub(crate) fn is_done(&self) -> bool {
-        self.to_do == 0 && self.errands.is_empty()
+        self.gone || (self.to_do == 0 && self.errands.is_empty())
     }
 }

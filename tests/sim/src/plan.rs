@@ -133,6 +133,8 @@ pub(crate) struct Plan {
     pub(crate) control: bool,
     /// What difficulty does not go away.
     pub(crate) setting: Option<Setting>,
+    /// Whether somebody outside of the world has requests to make.
+    pub(crate) outside: bool,
 }
 
 impl Plan {
@@ -161,6 +163,7 @@ impl Plan {
             behaviour: None,
             control: false,
             setting: None,
+            outside: false,
         };
         if rng.percent(40) {
             plan.crash = rng.pick(&[50, 300, 1500]);

@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::byz::{BEHAVIOURS, Behaviour};
 use crate::check::{Invariant, Violation};
+use crate::lease;
+use crate::lease::{Figures, Row};
 use crate::machine::{Journal, Namespace, Service};
 use crate::plan::{Machine, Plan};
 use crate::setting::Setting;
@@ -26,6 +28,13 @@ pub enum Scenario {
     },
     /// One difficulty that does not go away.
     Setting(Setting),
+    /// Mounts with leases, with which this goes wrong; or (`control`) worse than may be assumed.
+    Leases {
+        /// What.
+        row: Row,
+        /// Worse.
+        control: bool,
+    },
 }
 
 impl Scenario {
@@ -42,6 +51,9 @@ impl Scenario {
             Some(name) => (name, true),
             None => (text, false),
         };
+        if let Some(row) = Row::ALL.into_iter().find(|row| row.name() == name && (!control || row.has_control())) {
+            return Some(Scenario::Leases { row, control });
+        }
         let behaviour = BEHAVIOURS.iter().find(|behaviour| behaviour.name == name)?;
         Some(Scenario::Liars { behaviour, control })
     }
@@ -51,6 +63,7 @@ impl Scenario {
             Scenario::Faults => Plan::of(seed),
             Scenario::Liars { behaviour, control } => Plan::with_liars(seed, behaviour, control),
             Scenario::Setting(setting) => setting.plan(seed),
+            Scenario::Leases { row, control } => lease::draw(seed, row, control).0,
         }
     }
 }
@@ -62,6 +75,9 @@ impl fmt::Display for Scenario {
             Scenario::Setting(setting) => f.write_str(setting.name()),
             Scenario::Liars { behaviour, control } => {
                 write!(f, "{}{}", behaviour.name, if *control { "+1" } else { "" })
+            }
+            Scenario::Leases { row, control } => {
+                write!(f, "{}{}", row.name(), if *control { "+1" } else { "" })
             }
         }
     }
@@ -76,11 +92,16 @@ pub struct Outcome {
     pub hash: u64,
     /// What happened, in numbers.
     pub stats: Stats,
+    /// What became of leases.
+    pub leases: Option<Figures>,
 }
 
 /// Runs one seed. `aloud`: everything that happens is printed, a line each.
 #[must_use]
 pub fn run(seed: u64, scenario: Scenario, aloud: bool) -> Outcome {
+    if let Scenario::Leases { row, control } = scenario {
+        return lease::run(seed, row, control, aloud);
+    }
     let plan = scenario.plan(seed);
     if aloud {
         println!("{plan:#?}");
@@ -96,12 +117,14 @@ fn run_plan<S: Service>(plan: Plan, aloud: bool) -> Outcome {
     // A failed assertion ends the world it is in, and no other.
     let ended = catch_unwind(AssertUnwindSafe(|| world.insert(World::new(plan, aloud)).run()));
     let asserted = ended.err().map(|panic| Violation { invariant: Invariant::Asserts, what: words(panic.as_ref()) });
-    let Some(world) = world else { return Outcome { violation: asserted, hash: 0, stats: Stats::default() } };
+    let Some(world) = world else {
+        return Outcome { violation: asserted, hash: 0, stats: Stats::default(), leases: None };
+    };
     let violation = asserted.or(world.checks.violation.clone());
-    Outcome { violation, hash: world.trace.hash(), stats: world.stats }
+    Outcome { violation, hash: world.trace.hash(), stats: world.stats, leases: None }
 }
 
-fn words(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }

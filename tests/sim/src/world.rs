@@ -107,6 +107,10 @@ pub(crate) struct World<S: Service> {
     pub(crate) calm: bool,
     /// Requests that were not done then.
     pub(crate) left_at_calm: u64,
+    /// Whether somebody outside still has requests to make, and hears what they are answered.
+    pub(crate) open: bool,
+    /// What they were answered: client, ticket, result.
+    pub(crate) told: Vec<(usize, u64, Option<Vec<u8>>)>,
     /// Whether the run is over.
     pub(crate) over: bool,
 }
@@ -143,6 +147,8 @@ impl<S: Service> World<S> {
             operations: 0,
             calm: false,
             left_at_calm: 0,
+            open: false,
+            told: Vec::new(),
             over: false,
             plan,
         };
@@ -200,12 +206,27 @@ impl<S: Service> World<S> {
     /// Runs to the end, or to the first violation.
     pub(crate) fn run(&mut self) {
         while !self.over && self.checks.violation.is_none() {
-            let event = self.events.pop().expect("the world always looks around again");
-            self.now = self.now.max(event.at);
-            self.stats.events += 1;
-            self.checks.events(self.stats.events);
-            self.happen(event.what);
+            self.turn();
         }
+        self.conclude();
+    }
+
+    /// When something happens next.
+    pub(crate) fn next_at(&self) -> Time {
+        self.events.peek().expect("the world always looks around again").at
+    }
+
+    /// Lets the next thing happen.
+    pub(crate) fn turn(&mut self) {
+        let event = self.events.pop().expect("the world always looks around again");
+        self.now = self.now.max(event.at);
+        self.stats.events += 1;
+        self.checks.events(self.stats.events);
+        self.happen(event.what);
+    }
+
+    /// Sums up.
+    pub(crate) fn conclude(&mut self) {
         self.stats.simulated = self.now.since(START);
         self.stats.close(&self.net);
         let applied = self.checks.applied() as u64;

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sim::{BEHAVIOURS, Outcome, Scenario, run};
+use sim::{BEHAVIOURS, Outcome, Row, Scenario, run};
 
 /// Runs these on two threads; gives the outcomes in order.
 fn run_all(runs: &[(u64, Scenario)]) -> Vec<Outcome> {
@@ -90,6 +90,32 @@ fn one_liar_too_many_is_seen() {
     let runs: Vec<_> = quick.map(liars).map(|scenario| (7, scenario)).collect();
     let caught = run_all(&runs).iter().filter(|outcome| outcome.violation.is_some()).count();
     assert!(caught * 100 >= runs.len() * 95, "{caught} of {}", runs.len());
+}
+
+#[test]
+fn leases_hold_whatever_happens_to_clocks_and_mounts() {
+    let leases = |seed| Row::ALL.map(|row| (seed, Scenario::Leases { row, control: false }));
+    let runs: Vec<_> = (0..3).flat_map(leases).collect();
+    assert_held(&runs);
+}
+
+/// Clocks, or replicas, that are worse than is assumed: what that does to leases is seen.
+#[test]
+fn leases_that_can_not_hold_are_seen_not_to() {
+    for row in Row::ALL.into_iter().filter(|row| row.has_control()) {
+        let is_seen = |seed| run(seed, Scenario::Leases { row, control: true }, false).violation.is_some();
+        assert!((0..24).any(is_seen), "{}", row.name());
+    }
+}
+
+#[test]
+fn a_run_with_leases_is_its_seed() {
+    let runs = [0, 1].map(|seed| (seed, Scenario::Leases { row: Row::Stopped, control: false }));
+    let all =
+        |outcomes: Vec<Outcome>| outcomes.into_iter().map(|outcome| (outcome.hash, outcome.leases)).collect::<Vec<_>>();
+    let (first, second) = (all(run_all(&runs)), all(run_all(&runs)));
+    assert_eq!(first, second);
+    assert_ne!(first[0], first[1]);
 }
 
 #[test]

@@ -23,7 +23,7 @@ const CRATES: &[(&str, &[&str], &str)] = &[
     ("fuse", &["base", "meta", "client"], "door: the mount"),
     ("mangrove", &["base", "proto", "client", "server", "fuse"], "the command"),
     ("tests", ANY, "harness, end-to-end tests, these rules"),
-    ("sim", &["base", "bft", "meta"], "whole clusters in one thread, from one seed"),
+    ("sim", &["base", "bft", "meta", "client"], "whole clusters in one thread, from one seed"),
     ("model", &["base", "bft"], "the consensus core under a model checker"),
     ("xtask", ANY, "cargo xtask"),
 ];
@@ -39,7 +39,7 @@ const CORES: &[&str] = &["base", "bft", "meta", "chunk", "dht"];
 
 /// Crates that are not at the root, and why.
 const NESTED: &[(&str, &str)] = &[
-    ("tests/sim", "a harness like its parent, of the cores alone"),
+    ("tests/sim", "a harness like its parent, of the cores and of what a mount does with leases"),
     ("tests/model", "a harness like its parent, of one core alone"),
 ];
 

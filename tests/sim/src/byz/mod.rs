@@ -26,6 +26,7 @@ use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::world::{What, World};
 pub use table::BEHAVIOURS;
+pub(crate) use table::{TIME_LAGS, TIME_LIES};
 
 /// What a lying replica's core is about to do, or about to be told. The function says whether it
 /// goes on as it is; what happens instead, or besides, it leaves in [`Lie`].

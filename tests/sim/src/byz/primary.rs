@@ -6,6 +6,8 @@ use bft::{BATCH_REQUESTS_MAX, Batch, Commit, Message, PrePrepare, Prepare, Propo
 use super::{Act, Lie};
 use crate::keys::principal_secret;
 
+/// As far as backups accept, all but a little, ns.
+const EDGE: u64 = 9_800_000_000;
 const HOUR: u64 = 3_600_000_000_000;
 
 /// Replaces an own proposal by the one that `change` makes of it.
@@ -145,6 +147,12 @@ pub(crate) fn time_swings(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
 /// Proposes times an hour ago.
 pub(crate) fn time_behind(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
     propose(lie, act, |_, header, _| header.at = Time(header.at.0 - HOUR))
+}
+
+/// Proposes times as far behind as is allowed, and then, every other half a minute, as far ahead.
+pub(crate) fn time_leaps(lie: &mut Lie<'_>, act: &Act<'_>) -> bool {
+    let late = (lie.now.0 / 30_000_000_000).is_multiple_of(2);
+    propose(lie, act, |_, header, _| header.at = Time(if late { header.at.0 - EDGE } else { header.at.0 + EDGE }))
 }
 
 /// Proposes one and the same time for ever.

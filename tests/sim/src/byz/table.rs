@@ -178,6 +178,19 @@ pub const BEHAVIOURS: &[Behaviour] = &[
     client("client-stranger", "Unknown principal", &[I4], clients::stranger),
 ];
 
+/// Lies that hold time back.
+pub(crate) const TIME_LAGS: &[Behaviour] = &[
+    row("time-behind", "Lying primary timestamp", &[I1], Primaries, primary::time_behind),
+    row("time-stands", "Lying primary timestamp", &[I1], Primaries, primary::time_stands),
+];
+
+/// Lies of which they believe ten seconds, ahead or behind.
+pub(crate) const TIME_LIES: &[Behaviour] = &[
+    row("time-leaps", "Lying primary timestamp", &[I1], Primaries, primary::time_leaps),
+    row("time-ahead", "Lying primary timestamp", &[I1], Primaries, primary::time_ahead),
+    row("time-swings", "Lying primary timestamp", &[I1], Primaries, primary::time_swings),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -38,13 +38,15 @@ pub enum Invariant {
     Progress,
     /// I7: what a replica keeps and says is bounded.
     Bounds,
+    /// I8: what is leased or locked is one's alone.
+    Leases,
     /// And none of the core's own assertions fails.
     Asserts,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Invariant; 8] = [
+    pub const ALL: [Invariant; 9] = [
         Invariant::Agreement,
         Invariant::Linearizability,
         Invariant::Durability,
@@ -52,6 +54,7 @@ impl Invariant {
         Invariant::Once,
         Invariant::Progress,
         Invariant::Bounds,
+        Invariant::Leases,
         Invariant::Asserts,
     ];
 }

@@ -62,7 +62,7 @@ fn operation(rng: &mut Rng) -> Op {
     match rng.below(16) {
         0..=4 => {
             let kind = if rng.percent(40) { Kind::Directory } else { Kind::File };
-            let new = NewInode { kind, mode: 0o777, rdev: 0, target: Bytes::new() };
+            let new = NewInode { kind, mode: 0o777, umask: 0, rdev: 0, target: Bytes::new() };
             Op::Create { parent: ino(rng), name: name(rng), new, exclusive: rng.percent(20) }
         }
         5 | 6 => {

@@ -75,7 +75,7 @@ pub(crate) async fn make_volume(session: &mut Session, name: &str, count: usize)
     };
     let root = volume.root;
     let create = |number: usize| {
-        let new = NewInode { kind: meta::Kind::File, mode: 0o666, rdev: 0, target: Bytes::new() };
+        let new = NewInode { kind: meta::Kind::File, mode: 0o666, umask: 0, rdev: 0, target: Bytes::new() };
         call(Op::Create { parent: root, name: sealed_name(number as u64), new, exclusive: true })
     };
     let mut created = Vec::new();
