@@ -47,7 +47,7 @@ const LOG_BRAKE: usize = 2 * LOG_MAX;
 /// How often replicas are asked at most what others want.
 const HEED_PAUSE: Duration = Duration::from_millis(20);
 /// How long not to ask for a lease again that was refused: because of others, or of what it is on.
-const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+const REFUSED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// How often one operation may fetch and ask for leases before it is ordered.
 const TRIES: usize = 4;
 
@@ -313,9 +313,12 @@ impl<M: Metadata> Core<M> {
                     tries -= 1;
                     self.fetch(call, directory).await?;
                 }
-                Step::Hold(directory) => {
+                Step::Hold(directory, kind) => {
                     tries -= 1;
-                    self.hold(call, Some(directory)).await?;
+                    if self.hold(call, Some((directory, kind))).await? {
+                        drop(alone);
+                        patience.wait().await?;
+                    }
                 }
                 Step::Enroll => {
                     tries -= 1;
@@ -378,7 +381,7 @@ impl<M: Metadata> Core<M> {
                 return Ok(());
             }
             local.owned.note(&call.op, &answer, &self.me);
-            local.doubt(&call.op);
+            local.doubt(&call.op, &self.me);
             answers.push(answer);
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::directory::FIRST_COOKIE;
 use crate::filelocks::{LOCK_END, Lock, LockMode};
 use crate::inode::{Body, Inode, NO_HOME};
-use crate::lease::Zone;
+use crate::lease::{HolderId, Zone};
 use crate::lock::LockIndex;
 use crate::op::{Ino, Kind};
 use crate::read::Look as _;
@@ -138,13 +138,18 @@ impl State {
         for (root, zone) in self.zones.iter() {
             let is_directory = self.inodes.get(root).is_some_and(|inode| inode.attr.kind == Kind::Directory);
             ensure(is_directory, || format!("a zone begins at {root:?}, which is no directory"))?;
-            let Zone::Held { by, .. } = zone else { continue };
-            let known = self.holders.get(by).is_some_and(|holder| holder.zones.contains(root));
-            ensure(known, || format!("whoever holds {root:?} does not know it"))?;
+            let known = |by: &HolderId| self.holders.get(by).is_some_and(|holder| holder.zones.contains(root));
+            ensure(zone.holders().iter().all(known), || format!("whoever holds {root:?} does not know it"))?;
+            let Zone::Shared { by, .. } = zone else { continue };
+            let once: BTreeSet<_> = by.iter().collect();
+            ensure(!by.is_empty() && once.len() == by.len(), || format!("{root:?} is shared by nobody, or twice"))?;
         }
         for (id, holder) in self.holders.iter() {
-            let held = |root: &Ino| matches!(self.zones.get(root), Some(Zone::Held { by, .. }) if by == id);
-            ensure(holder.zones.iter().all(held), || "a holder has a zone that is not its own".into())?;
+            let held = |root: &Ino| self.zones.get(root).is_some_and(|zone| zone.holders().contains(id));
+            let once: BTreeSet<_> = holder.zones.iter().collect();
+            ensure(once.len() == holder.zones.len() && holder.zones.iter().all(held), || {
+                "a holder has a zone that is not its own".into()
+            })?;
             let below = |(from, to): &(Ino, Ino)| from < to && *to <= self.clock.next_ino;
             ensure(holder.inos.iter().all(below), || "a range of inode numbers was not granted".into())?;
             let known = self.recalled.contains(id) || holder.recalls.is_empty();

@@ -1,7 +1,9 @@
 //! Granting a lease: who gets which zone, what it takes in, and what its holder begins with.
 
+use base::Time;
+
 use crate::access::{Context, EXECUTE, READ, WRITE};
-use crate::lease::{COOL, Holder, HolderId, LEASE_TERM, ZONES_MAX, ZONES_TOTAL_MAX, Zone};
+use crate::lease::{COOL, Holder, HolderId, LEASE_TERM, SHARERS_MAX, ZONES_MAX, ZONES_TOTAL_MAX, Zone};
 use crate::op::{Denied, Ino, Reply, Row};
 use crate::read::Look as _;
 use crate::rename::DEPTH_MAX;
@@ -10,9 +12,32 @@ use crate::state::State;
 /// Most holders with one key: mounts of one user.
 const HOLDERS_MAX: usize = 64;
 
+/// What a holder asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hold {
+    pub(crate) number: u64,
+    pub(crate) ino: Ino,
+    pub(crate) fresh: bool,
+    pub(crate) shared: bool,
+}
+
+/// What it can have.
+enum Found {
+    /// It has it.
+    Had,
+    /// A zone of its own.
+    Alone { cool: u64 },
+    /// A zone that others may share.
+    Share { root: Ino, until: Time, cool: u64 },
+    /// Its part of one.
+    Join { root: Ino },
+}
+
 impl State {
-    /// Gives the batch's signer a zone, as the holder with this number.
-    pub(crate) fn hold(&mut self, cx: &Context<'_>, number: u64, ino: Ino, fresh: bool) -> Result<Reply, Denied> {
+    /// Gives the batch's signer a zone, as the holder with this number: alone, or if that can't be and will do,
+    /// together with others who look at it.
+    pub(crate) fn hold(&mut self, cx: &Context<'_>, ask: Hold) -> Result<Reply, Denied> {
+        let Hold { number, ino, fresh, shared } = ask;
         let id = (*cx.key, number);
         if fresh {
             self.fence(&id);
@@ -22,35 +47,89 @@ impl State {
             return Err(Denied::Contended);
         }
         let directory = self.directory(ino)?;
-        cx.need(directory, READ | WRITE | EXECUTE)?;
+        cx.need(directory, READ | EXECUTE)?;
         let space = self.space(directory.attr.volume).ok_or(Denied::Stale)?;
-        if space.quota_bytes != 0 || space.quota_inodes != 0 {
-            // What a holder does could be refused when it is too late.
-            return Err(Denied::NotPermitted);
+        // With a quota, what a holder does could be refused when it is too late.
+        let quota = space.quota_bytes != 0 || space.quota_inodes != 0;
+        let alone = if quota { Err(Denied::NotPermitted) } else { cx.need(directory, WRITE) };
+        if !shared {
+            alone?;
         }
-        let mut cool = COOL.0.as_nanos() as u64;
-        loop {
-            match self.zone_of(ino) {
-                Some((_, Zone::Held { by, .. })) if by == id => return Ok(self.held(&id, ino)),
-                Some((_, Zone::Held { by, .. })) if self.is_over(&by) => self.fence(&by),
-                Some((_, Zone::Held { .. })) => return Err(Denied::Contended),
-                Some((root, Zone::Open { until, .. })) if root == ino && until > self.clock.last => {
-                    return Err(Denied::Contended);
+        let found = loop {
+            if let Some(found) = self.find_zone(&id, ino, alone.is_ok(), shared)? {
+                break found;
+            }
+        };
+        match found {
+            Found::Had => {}
+            Found::Alone { cool } => {
+                let absorbed = self.absorbed(&id, ino)?;
+                self.need_holder(&id, absorbed.len())?;
+                for root in absorbed {
+                    self.end_zone(root);
                 }
-                Some((root, Zone::Open { cool: before, .. })) if root == ino => break cool = before,
-                // Several want a directory that this one is in, not this one.
-                Some((_, Zone::Open { .. })) | None => break,
+                self.end_zone(ino);
+                self.begin_zone(ino, Zone::Held { by: id, since: self.clock.last, cool });
+            }
+            Found::Share { root, until, cool } => {
+                self.need_holder(&id, 0)?;
+                self.end_zone(root);
+                self.begin_zone(root, Zone::Shared { by: vec![id], until, cool, changed: Time::ZERO });
+            }
+            Found::Join { root } => {
+                self.need_holder(&id, 0)?;
+                self.join(root, id);
             }
         }
-        let absorbed = self.absorbed(&id, ino)?;
-        self.need_holder(&id, absorbed.len())?;
-        for root in absorbed {
-            self.end_zone(root);
-        }
-        self.end_zone(ino);
-        self.zones.insert(ino, Zone::Held { by: id, since: self.clock.last, cool });
-        self.holder(&id).zones.push(ino);
         Ok(self.held(&id, ino))
+    }
+
+    /// What this holder can have of `ino`. `None`: somebody whose time is up was in the way, and is not now.
+    fn find_zone(&mut self, id: &HolderId, ino: Ino, alone: bool, shared: bool) -> Result<Option<Found>, Denied> {
+        let (now, first) = (self.clock.last, COOL.0.as_nanos() as u64);
+        // Several want a directory that this one is in, not this one.
+        let cooled = |root, until| root != ino || until <= now;
+        let cool_of = |root, cool| if root == ino { cool } else { first };
+        match self.zone_of(ino) {
+            None if alone => Ok(Some(Found::Alone { cool: first })),
+            None => Ok(Some(Found::Share { root: ino, until: now, cool: first })),
+            Some((_, Zone::Held { by, .. })) if by == *id => Ok(Some(Found::Had)),
+            Some((_, Zone::Held { by, .. })) if shared => match self.recall_all(&[by], ino) {
+                Some(_) => Err(Denied::Leased),
+                None => Ok(None),
+            },
+            Some((_, Zone::Held { by, .. })) if self.is_over(&by) => {
+                self.fence(&by);
+                Ok(None)
+            }
+            Some((_, Zone::Held { .. })) => Err(Denied::Contended),
+            Some((root, Zone::Open { until, cool, .. })) if alone && cooled(root, until) => {
+                Ok(Some(Found::Alone { cool: cool_of(root, cool) }))
+            }
+            Some((root, Zone::Open { until, cool, changed })) if shared => match () {
+                () if self.is_quiet(changed) => Ok(Some(Found::Share { root, until, cool })),
+                () if root != ino => Ok(Some(Found::Share { root: ino, until: now, cool: first })),
+                () => Err(Denied::Contended),
+            },
+            Some((_, Zone::Open { .. })) => Err(Denied::Contended),
+            Some((_, Zone::Shared { by, .. })) if shared && by.contains(id) => Ok(Some(Found::Had)),
+            Some((root, Zone::Shared { by, changed, .. })) if shared => match () {
+                () if by.len() >= SHARERS_MAX || !self.is_quiet(changed) => Err(Denied::Contended),
+                () => Ok(Some(Found::Join { root })),
+            },
+            Some((root, Zone::Shared { until, .. })) if !cooled(root, until) => Err(Denied::Contended),
+            Some((root, Zone::Shared { by, cool, .. })) => {
+                let others: Vec<HolderId> = by.into_iter().filter(|other| other != id).collect();
+                match self.recall_all(&others, ino) {
+                    None => Ok(None),
+                    Some(true) => {
+                        self.note_change(root);
+                        Err(Denied::Leased)
+                    }
+                    Some(false) => Ok(Some(Found::Alone { cool: cool_of(root, cool) })),
+                }
+            }
+        }
     }
 
     /// The zones below `ino` that a lease on it takes in: the holder's own, and open ones that nobody
@@ -59,7 +138,7 @@ impl State {
         let (mut absorbed, mut others) = (Vec::new(), 0);
         for (root, zone) in self.zones.iter().filter(|(root, _)| **root != ino) {
             let free = match zone {
-                Zone::Held { by, .. } => by == id,
+                Zone::Held { .. } | Zone::Shared { .. } => zone.holders() == core::slice::from_ref(id),
                 Zone::Open { until, .. } => *until <= self.clock.last,
             };
             match self.is_below(*root, ino) {
@@ -124,7 +203,7 @@ impl State {
         names.push(self.volumes.row_name(&directory.attr.volume));
         names.push(self.usage.row_name(&directory.attr.volume));
         let mut at = ino;
-        while self.is_held_by(at, id) {
+        while self.is_read_by(at, id) {
             names.push(self.inodes.row_name(&at));
             names.extend(self.zones.get(&at).map(|_| self.zones.row_name(&at)));
             match self.inodes.get(&at) {

@@ -3,15 +3,16 @@
 //! FARSITE (OSDI'02 §4.2; TOCS'07) hands authority over files to whoever uses them. Here it is handed out
 //! by *zones*: a directory with everything below it, down to the next zone. The nearest record at or above
 //! a directory says whose it is: held by one client, which may change it on its own copy of this state
-//! machine and send the [log](crate::Log) of that later; or open, which means that several want it and every
-//! operation is ordered for a while. What is not in a directory, or in several, belongs to no zone; what has no
+//! machine and send the [log](crate::Log) of that later; shared by several, each of which may remember what is
+//! there until it is to be changed; or open, which means that several want it and every operation is ordered
+//! for a while. What is not in a directory, or in several, belongs to no zone; what has no
 //! name yet is of the directory that it was made in.
 //!
 //! Whatever somebody else asks of a zone that is held is refused with [`Denied::Leased`] and the holder is
-//! asked to cede the directory concerned. One that does not answer is waited out: when its lease has run
-//! out by agreed time it is fenced, and no batch with its epoch is applied any more. A lease that ran out
-//! goes on while nobody else wants what it covers. Leases give no rights: every operation is judged by
-//! grants and modes as ever.
+//! asked to cede the directory concerned; and so are all who share it if anybody asks for a change. One that
+//! does not answer is waited out: when its lease has run out by agreed time it is fenced, and no batch with its
+//! epoch is applied any more. A lease that ran out goes on while nobody else wants what it covers. Leases give
+//! no rights: every operation is judged by grants and modes as ever.
 
 use core::time::Duration;
 
@@ -31,6 +32,13 @@ const STAMP_SLACK: Duration = Duration::from_secs(10);
 /// For how long a directory is open that was asked back: at first, and at most, doubling each time that
 /// it was not held ten times as long before.
 pub(crate) const COOL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(640));
+/// An open zone may be shared when it was not changed for so long: before, whoever shares it would be asked to
+/// cede it at once.
+const QUIET: Duration = Duration::from_secs(2);
+/// How exactly it is known when a zone was changed.
+const CHANGED_EVERY: Duration = Duration::from_secs(1);
+/// Most holders of a zone that is shared.
+pub(crate) const SHARERS_MAX: usize = 64;
 /// Inode numbers in a range granted ahead.
 const RANGE: u64 = 1 << 16;
 /// Most ranges a holder has at a time.
@@ -39,8 +47,6 @@ const RANGES_MAX: usize = 4;
 pub(crate) const ZONES_MAX: usize = 256;
 /// Most zones in all, open ones too.
 pub(crate) const ZONES_TOTAL_MAX: usize = 4096;
-/// Most directories that a holder is asked for at a time; the others are asked for later.
-const RECALLS_MAX: usize = 64;
 
 /// A client that holds leases.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,14 +67,32 @@ canonical_struct!(Holder { epoch, since, until, parts, inos, zones, recalls });
 pub(crate) type HolderId = (PublicKey, u64);
 
 /// Whose a directory is, with what is below it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Zone {
     /// One holder's alone.
     Held { by: HolderId, since: Time, cool: u64 },
-    /// Nobody's until this time at least.
-    Open { until: Time, cool: u64 },
+    /// Nobody's alone until this time at least; and when it was changed last, about.
+    Open { until: Time, cool: u64, changed: Time },
+    /// These holders' to read: it is changed when all but who changes it have ceded it. Nobody's alone until
+    /// this time at least; and when it was changed last.
+    Shared { by: Vec<HolderId>, until: Time, cool: u64, changed: Time },
 }
-canonical_enum!(Zone { 0 => Held { by, since, cool }, 1 => Open { until, cool } });
+canonical_enum!(Zone {
+    0 => Held { by, since, cool },
+    1 => Open { until, cool, changed },
+    2 => Shared { by, until, cool, changed },
+});
+
+impl Zone {
+    /// Who has a lease on it, of either kind.
+    pub(crate) fn holders(&self) -> &[HolderId] {
+        match self {
+            Zone::Held { by, .. } => core::slice::from_ref(by),
+            Zone::Shared { by, .. } => by,
+            Zone::Open { .. } => &[],
+        }
+    }
+}
 
 impl Batch {
     /// Calls to be ordered, in nobody's name but the signer's.
@@ -84,14 +108,25 @@ impl State {
         self.recalled.iter()
     }
 
-    /// Whether this holder has a lease that covers `ino`.
+    /// Whether this holder has a lease that covers `ino`, and nobody else.
     #[must_use]
     pub fn is_held_by(&self, ino: Ino, holder: &(PublicKey, u64)) -> bool {
-        matches!(self.zone_of(ino), Some((_, Zone::Held { by, .. })) if by == *holder)
+        matches!(self.zone_around(ino), Some((_, Zone::Held { by, .. })) if by == holder)
+    }
+
+    /// Whether this holder has a lease that covers `ino`, alone or with others: nobody else changes it before
+    /// the holder has ceded it.
+    #[must_use]
+    pub fn is_read_by(&self, ino: Ino, holder: &(PublicKey, u64)) -> bool {
+        self.zone_around(ino).is_some_and(|(_, zone)| zone.holders().contains(holder))
     }
 
     /// The record that says whose an inode is, and the directory that it is of.
     pub(crate) fn zone_of(&self, ino: Ino) -> Option<(Ino, Zone)> {
+        self.zone_around(ino).map(|(root, zone)| (root, zone.clone()))
+    }
+
+    pub(crate) fn zone_around(&self, ino: Ino) -> Option<(Ino, &Zone)> {
         let inode = self.inodes.get(&ino)?;
         let mut at = match inode.attr.kind {
             Kind::Directory => ino,
@@ -99,7 +134,7 @@ impl State {
         };
         for _ in 0..DEPTH_MAX {
             if let Some(zone) = self.zones.get(&at) {
-                return Some((at, *zone));
+                return Some((at, zone));
             }
             let home = self.inodes.get(&at)?.home;
             if home == at {
@@ -162,24 +197,51 @@ impl State {
         if self.zones.len() == 0 && !cx.logged {
             return Ok(());
         }
-        let mut leased = false;
+        let (mut leased, change) = (false, is_change(op));
         for ino in self.touched(op) {
-            loop {
-                match self.zone_of(ino) {
-                    Some((_, Zone::Held { by, .. })) if Some(by.1) == cx.by && by.0 == *cx.key => break,
-                    Some((_, Zone::Held { by, .. })) if self.is_over(&by) => self.fence(&by),
-                    Some((_, Zone::Held { by, .. })) => {
-                        // Whoever else is in the way is asked, too: terms are waited out together.
-                        self.recall(&by, ino);
-                        leased = true;
-                        break;
-                    }
-                    _ if cx.logged => return Err(Denied::Fenced),
-                    _ => break,
-                }
-            }
+            // Whoever else is in the way is asked, too: terms are waited out together.
+            leased |= self.is_others(cx, ino, change)?;
         }
         if leased { Err(Denied::Leased) } else { Ok(()) }
+    }
+
+    /// Whether somebody else's lease is in the way of looking at an inode, or of changing it; asks for it then.
+    fn is_others(&mut self, cx: &Context<'_>, ino: Ino, change: bool) -> Result<bool, Denied> {
+        let is_own = |id: &HolderId| Some(id.1) == cx.by && id.0 == *cx.key;
+        loop {
+            match self.zone_of(ino) {
+                Some((_, Zone::Held { by, .. })) if is_own(&by) => return Ok(false),
+                Some((_, Zone::Held { by, .. })) if self.recall_all(&[by], ino).is_some() => return Ok(true),
+                Some((_, Zone::Held { .. })) => {}
+                _ if cx.logged => return Err(Denied::Fenced),
+                Some((root, Zone::Shared { by, .. })) if change => {
+                    let others = by.into_iter().filter(|id| !is_own(id));
+                    if let Some(in_the_way) = self.recall_all(&others.collect::<Vec<_>>(), ino) {
+                        // And nobody joins them meanwhile.
+                        self.note_change(root);
+                        return Ok(in_the_way);
+                    }
+                }
+                Some((root, Zone::Open { .. })) if change => {
+                    self.note_change(root);
+                    return Ok(false);
+                }
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    /// Takes note that an open or shared zone is changed, or is to be.
+    pub(crate) fn note_change(&mut self, root: Ino) {
+        let now = self.clock.last;
+        let old = |changed: &Time| now.since(*changed) >= CHANGED_EVERY;
+        let due = match self.zones.get(&root) {
+            Some(Zone::Open { changed, .. } | Zone::Shared { changed, .. }) => old(changed),
+            _ => false,
+        };
+        if due && let Some(Zone::Open { changed, .. } | Zone::Shared { changed, .. }) = self.zones.change(&root) {
+            *changed = now;
+        }
     }
 
     /// Whether `op` concerns what somebody holds.
@@ -249,7 +311,7 @@ impl State {
     pub(crate) fn lease(&mut self, id: &HolderId) -> Lease {
         let now = self.clock.last;
         let recalls: Vec<Ino> = self.holders.get(id).map_or(Vec::new(), |holder| holder.recalls.clone());
-        let recalls: Vec<Ino> = recalls.into_iter().filter(|ino| self.is_held_by(*ino, id)).collect();
+        let recalls: Vec<Ino> = recalls.into_iter().filter(|ino| self.is_read_by(*ino, id)).collect();
         if recalls.is_empty() {
             self.recalled.remove(id);
         }
@@ -267,34 +329,9 @@ impl State {
         Lease { now, until, recalls, inos }
     }
 
-    /// Gives directories back, with what is below them.
-    pub(crate) fn cede(&mut self, cx: &Context<'_>, directories: &[Ino]) -> Result<Reply, Denied> {
-        let id = cx.holder()?;
-        if directories.len() > RECALLS_MAX {
-            return Err(Denied::Malformed);
-        }
-        for ino in directories {
-            let Some((root, Zone::Held { by, since, cool })) = self.zone_of(*ino) else { continue };
-            let asked = self.holders.get(&id).is_some_and(|holder| holder.recalls.contains(ino));
-            if !asked || by != id || self.inodes.get(ino).is_none_or(|inode| inode.attr.kind != Kind::Directory) {
-                continue;
-            }
-            let long = self.clock.last.since(since) > Duration::from_nanos(cool.saturating_mul(10));
-            let cool =
-                if long || root != *ino { COOL.0 } else { Duration::from_nanos(cool.saturating_mul(2)).min(COOL.1) };
-            // If there are too many zones, all of this one is given back.
-            let cut = if self.zones.len() < ZONES_TOTAL_MAX { *ino } else { root };
-            self.end_zone(cut);
-            let until = self.clock.last.after(cool);
-            self.zones.insert(cut, Zone::Open { until, cool: cool.as_nanos() as u64 });
-        }
-        Ok(Reply::Lease(self.lease(&id)))
-    }
-
-    /// Gives everything back.
-    pub(crate) fn release(&mut self, cx: &Context<'_>) -> Result<Reply, Denied> {
-        self.fence(&cx.holder()?);
-        Ok(Reply::Unit)
+    /// Whether an open zone was not changed for so long that it may be shared.
+    pub(crate) fn is_quiet(&self, changed: Time) -> bool {
+        self.clock.last.since(changed) >= QUIET
     }
 
     /// The number of an inode that is made: of the holder's range, if a log says so.
@@ -320,47 +357,33 @@ impl State {
         }
     }
 
-    /// Ends a holder: what it has not sent is not applied any more.
-    pub(crate) fn fence(&mut self, id: &HolderId) {
-        let Some(holder) = self.holders.get(id).cloned() else { return };
-        // What others asked for is theirs to use for a while, whoever comes next.
-        let asked: Vec<Ino> = holder.recalls.into_iter().filter(|ino| self.is_held_by(*ino, id)).collect();
-        self.release_locks(id);
-        self.holders.remove(id);
-        for root in holder.zones {
-            self.zones.remove(&root);
+    /// Puts a record at this directory, where there is none.
+    pub(crate) fn begin_zone(&mut self, root: Ino, zone: Zone) {
+        for id in zone.holders() {
+            self.holders.change(id).expect("whoever has leases is known").zones.push(root);
         }
-        self.recalled.remove(id);
-        let until = self.clock.last.after(LEASE_TERM);
-        for directory in asked {
-            if self.zones.len() < ZONES_TOTAL_MAX && self.zones.get(&directory).is_none() {
-                self.zones.insert(directory, Zone::Open { until, cool: COOL.0.as_nanos() as u64 });
-            }
+        self.zones.insert(root, zone);
+    }
+
+    /// Adds a holder to those who share the zone that begins here.
+    pub(crate) fn join(&mut self, root: Ino, id: HolderId) {
+        if let Some(Zone::Shared { by, .. }) = self.zones.change(&root) {
+            by.push(id);
+            self.holder(&id).zones.push(root);
         }
     }
 
     /// Ends the zone that begins at this directory, if one does.
     pub(crate) fn end_zone(&mut self, root: Ino) {
-        if let Some(Zone::Held { by, .. }) = self.zones.remove(&root)
-            && let Some(holder) = self.holders.change(&by)
-        {
-            holder.zones.retain(|zone| *zone != root);
+        for id in self.zones.remove(&root).iter().flat_map(Zone::holders) {
+            if let Some(holder) = self.holders.change(id) {
+                holder.zones.retain(|zone| *zone != root);
+            }
         }
     }
 
     pub(crate) fn is_over(&self, id: &HolderId) -> bool {
         self.holders.get(id).is_none_or(|holder| holder.until < self.clock.last)
-    }
-
-    /// Asks a holder for the directory that `ino` is, or is in.
-    fn recall(&mut self, id: &HolderId, ino: Ino) {
-        let inode = self.inodes.get(&ino).expect("it is in a zone");
-        let directory = if inode.attr.kind == Kind::Directory { ino } else { inode.home };
-        let asked = self.holders.get(id).expect("it holds a zone");
-        if asked.recalls.len() < RECALLS_MAX && !asked.recalls.contains(&directory) {
-            self.holder(id).recalls.push(directory);
-            self.recalled.insert(*id);
-        }
     }
 
     pub(crate) fn holder(&mut self, id: &HolderId) -> &mut Holder {
@@ -388,6 +411,12 @@ pub fn is_logged(op: &Op) -> bool {
             | Op::ReleaseOrphan { .. }
             | Op::Lock(_)
     )
+}
+
+/// Whether it changes what others can see of the namespace: locks are no part of it.
+#[must_use]
+pub fn is_change(op: &Op) -> bool {
+    is_logged(op) && !matches!(op, Op::Lock(_))
 }
 
 /// Whether it takes one of the holder's inode numbers to do this without asking.

@@ -20,6 +20,7 @@
 mod access;
 mod acl;
 mod audit;
+mod cede;
 mod content;
 mod directory;
 mod filelocks;
@@ -46,7 +47,7 @@ pub use access::{EXECUTE, Grant, OPENED, READ, SET_IDS, Uids, WRITE, written_mod
 pub use acl::{ACL_NAMED_MAX, Acl, AclEntry, AclKind};
 pub use audit::Unsound;
 pub use filelocks::{FILE_LOCKS_MAX, FILE_WAITERS_MAX, FileLocks, LOCK_END, Lock, LockOwner, WAIT_TERM};
-pub use lease::{LEASE_TERM, is_about_orphan, is_logged, logged_as, makes_inode};
+pub use lease::{LEASE_TERM, is_about_orphan, is_change, is_logged, logged_as, makes_inode};
 pub use lock::HOLDER_LOCKS_MAX;
 pub use op::*;
 pub use orphan::ORPHAN_TERM;

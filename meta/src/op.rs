@@ -246,9 +246,10 @@ pub enum Op {
     /// The directory that a directory is in (`..`); of a root, itself. -> [`Reply::Attr`]
     Parent { ino: Ino },
     /// Asks for a lease on a directory with all below it, as the signer's holder with this number. The
-    /// caller may read, write and search it. `fresh`: the holder begins anew, and whoever had its number is
-    /// fenced. -> [`Reply::Held`]
-    Hold { holder: u64, ino: Ino, fresh: bool },
+    /// caller may read and search it. `fresh`: the holder begins anew, and whoever had its number is
+    /// fenced. `shared`: a lease that others have, too, will do, under which nothing is changed; else the
+    /// caller may also write to the directory. -> [`Reply::Held`]
+    Hold { holder: u64, ino: Ino, fresh: bool, shared: bool },
     /// What the batch's holder should know. Every batch in its name makes its leases last longer. ->
     /// [`Reply::Lease`]
     Renew,
@@ -298,7 +299,7 @@ canonical_enum!(Op {
     21 => KeepOrphan { ino },
     22 => ReleaseOrphan { ino },
     23 => Parent { ino },
-    24 => Hold { holder, ino, fresh },
+    24 => Hold { holder, ino, fresh, shared },
     25 => Renew,
     26 => Cede { directories },
     27 => Release,

@@ -12,7 +12,7 @@ use base::{ClusterId, DecodeError, Encode as _, PublicKey, Time};
 use crate::access::{Context, EXECUTE, READ};
 use crate::filelocks::FileLocks;
 use crate::inode::Inode;
-use crate::lease::{Holder, HolderId, Zone};
+use crate::lease::{Holder, HolderId, Zone, is_logged};
 use crate::op::{Answer, Attr, Call, Denied, ENTRIES_MAX, Ino, Kind, Op, Reply, Row, SealedName};
 use crate::proven::may_have;
 use crate::read::Look as _;
@@ -42,7 +42,7 @@ impl State {
     /// lead to, and extended attributes. Inodes that the caller may not know all of are left out.
     pub(crate) fn fetch(&mut self, cx: &Context<'_>, ino: Ino, cookie: u64) -> Result<Reply, Denied> {
         cx.need(self.directory(ino)?, READ | EXECUTE)?;
-        if !self.is_held_by(ino, &cx.holder()?) {
+        if !self.is_read_by(ino, &cx.holder()?) {
             return Err(Denied::Fenced);
         }
         let (mut names, mut len, mut next) = (vec![self.inodes.row_name(&ino)], 0, None);
@@ -123,9 +123,18 @@ impl State {
         }
         if let Some(holder) = given.holders.get(me) {
             self.drop_zones_but(&holder.zones, me);
+            // With these come the records of all that begin there.
+            let ended: Vec<Ino> = given.inodes.iter().map(|(ino, _)| *ino).collect();
+            ended.into_iter().filter(|ino| given.zones.get(ino).is_none()).for_each(|ino| self.end_zone(ino));
         }
+        let shared: Vec<Ino> = self.holders.get(me).map_or(Vec::new(), |holder| holder.zones.clone());
+        let shared: Vec<Ino> = shared.into_iter().filter(|root| !self.is_held_by(*root, me)).collect();
         for (root, zone) in given.zones.iter() {
-            self.set_zone(*root, *zone, me);
+            self.set_zone(*root, zone.clone(), me);
+        }
+        for root in shared.into_iter().filter(|root| self.is_held_by(*root, me)).collect::<Vec<_>>() {
+            // While it was shared others took locks there.
+            self.forget_below(root);
         }
         for (ino, inode) in given.inodes.iter() {
             if self.inodes.get(ino).is_none_or(|known| known.attr.version <= inode.attr.version) {
@@ -142,7 +151,7 @@ impl State {
             // With a file come its locks; it was not used while these rows were on their way.
             self.unsure.remove(ino);
             self.set_locks(*ino, given.locks.get(ino).map_or_else(FileLocks::default, |locks| FileLocks::clone(locks)));
-            if !self.is_held_by(*ino, me) {
+            if !self.is_read_by(*ino, me) {
                 self.forget_inode(*ino);
             }
         }
@@ -158,8 +167,9 @@ impl State {
 
     fn set_zone(&mut self, root: Ino, zone: Zone, me: &HolderId) {
         self.end_zone(root);
+        let mine = zone.holders().contains(me);
         self.zones.insert(root, zone);
-        if matches!(zone, Zone::Held { by, .. } if by == *me)
+        if mine
             && let Some(holder) = self.holders.change(me)
             && !holder.zones.contains(&root)
         {
@@ -170,18 +180,18 @@ impl State {
     /// Takes note that a directory was given back, with all below it, and forgets what was there.
     pub fn give_back(&mut self, directory: Ino, me: &(PublicKey, u64)) {
         self.end_zone(directory);
-        self.zones.insert(directory, Zone::Open { until: Time(u64::MAX), cool: 0 });
+        self.zones.insert(directory, Zone::Open { until: Time(u64::MAX), cool: 0, changed: Time::ZERO });
         self.sweep(me);
     }
 
     /// Forgets everything that is not the holder's.
     fn sweep(&mut self, me: &HolderId) {
         let directories: BTreeSet<Ino> = self.cookies.iter().map(|((directory, _), _)| *directory).collect();
-        for directory in directories.into_iter().filter(|ino| !self.is_held_by(*ino, me)).collect::<Vec<_>>() {
+        for directory in directories.into_iter().filter(|ino| !self.is_read_by(*ino, me)).collect::<Vec<_>>() {
             self.forget_names(directory);
         }
         let others: Vec<Ino> =
-            self.inodes.iter().map(|(ino, _)| *ino).filter(|ino| !self.is_held_by(*ino, me)).collect();
+            self.inodes.iter().map(|(ino, _)| *ino).filter(|ino| !self.is_read_by(*ino, me)).collect();
         for ino in others {
             self.complete.remove(&ino);
             self.forget_inode(ino);
@@ -225,6 +235,13 @@ impl State {
     #[must_use]
     pub fn inos_left(&self, me: &(PublicKey, u64)) -> u64 {
         self.holders.get(me).map_or(0, |holder| holder.inos.iter().map(|(from, to)| to.0 - from.0).sum())
+    }
+
+    /// The directories of which an operation changes a name, or the attributes of what has one there.
+    #[must_use]
+    pub fn disturbed(&self, op: &Op) -> BTreeSet<Ino> {
+        let homes = self.touched(op).into_iter().filter_map(|ino| Some(self.inodes.get(&ino)?.home));
+        Self::directories_of(op).into_iter().chain(homes).collect()
     }
 
     /// Forgets what an operation may have changed that replicas applied and this copy did not.
@@ -305,18 +322,19 @@ impl State {
         }
     }
 
-    /// Whether the holder can apply `op` to this copy.
+    /// Whether the holder can apply `op` to this copy: what it shares it can look at.
     #[must_use]
     pub fn locally(&self, op: &Op, me: &(PublicKey, u64)) -> Local {
+        let alone = is_logged(op) || matches!(op, Op::GetLock(_));
         for directory in Self::directories_of(op) {
-            match self.mine(directory, me).map(|inode| inode.attr.kind) {
+            match self.mine(directory, me, alone).map(|inode| inode.attr.kind) {
                 None => return Local::Cannot(Some(directory)),
                 Some(Kind::Directory) if !self.complete.contains(&directory) => return Local::Fetch(directory),
                 Some(_) => {}
             }
         }
         let named = |parent: Ino, name: &SealedName| {
-            self.entry(parent, name).is_none_or(|entry| self.mine(entry.ino, me).is_some())
+            self.entry(parent, name).is_none_or(|entry| self.mine(entry.ino, me, alone).is_some())
         };
         let can = match op {
             Op::Lookup { parent, name }
@@ -324,24 +342,26 @@ impl State {
             | Op::Unlink { parent, name, .. }
             | Op::Rmdir { parent, name } => named(*parent, name),
             Op::CreateUnnamed { parent, .. } => return self.locally_in(*parent, me),
-            Op::Link { ino, parent, name } => self.mine(*ino, me).is_some() && named(*parent, name),
+            Op::Link { ino, parent, name } => self.mine(*ino, me, alone).is_some() && named(*parent, name),
             Op::Rename { from, from_name, to, to_name, .. } => named(*from, from_name) && named(*to, to_name),
             Op::ReadDir { ino, cookie, max } => self.lists(*ino, *cookie, *max, me),
-            Op::Parent { ino } => self.mine(*ino, me).is_some_and(|inode| self.mine(inode.home, me).is_some()),
+            Op::Parent { ino } => {
+                self.mine(*ino, me, alone).is_some_and(|inode| self.mine(inode.home, me, alone).is_some())
+            }
             Op::GetAttr { ino }
             | Op::Access { ino, .. }
             | Op::Open { ino, .. }
             | Op::SetAttr { ino, .. }
             | Op::SetAcl { ino, .. }
             | Op::GetAcl { ino, .. }
-            | Op::ReadLink { ino } => self.mine(*ino, me).is_some(),
+            | Op::ReadLink { ino } => self.mine(*ino, me, alone).is_some(),
             Op::SetXattr { ino, .. }
             | Op::GetXattr { ino, .. }
             | Op::ListXattr { ino }
-            | Op::RemoveXattr { ino, .. } => self.mine(*ino, me).is_some_and(|inode| self.has_xattrs(inode)),
-            Op::Commit(commit) => self.mine(commit.ino, me).is_some(),
+            | Op::RemoveXattr { ino, .. } => self.mine(*ino, me, alone).is_some_and(|inode| self.has_xattrs(inode)),
+            Op::Commit(commit) => self.mine(commit.ino, me, alone).is_some(),
             Op::Lock(request) | Op::GetLock(request) => {
-                let known = self.mine(request.ino, me).is_some() && !self.unsure.contains(&request.ino);
+                let known = self.mine(request.ino, me, alone).is_some() && !self.unsure.contains(&request.ino);
                 known && !self.is_disputed(request, me)
             }
             Op::KeepOrphan { ino } | Op::ReleaseOrphan { ino } => {
@@ -354,11 +374,12 @@ impl State {
 
     /// Whether the holder can apply what looks at a directory and at none of its names.
     fn locally_in(&self, directory: Ino, me: &HolderId) -> Local {
-        if self.mine(directory, me).is_some() { Local::Can } else { Local::Cannot(Some(directory)) }
+        if self.mine(directory, me, true).is_some() { Local::Can } else { Local::Cannot(Some(directory)) }
     }
 
-    fn mine(&self, ino: Ino, me: &HolderId) -> Option<&Inode> {
-        self.inode_row(ino).filter(|_| self.is_held_by(ino, me))
+    /// An inode that is here and the holder's: its alone, or else to look at.
+    fn mine(&self, ino: Ino, me: &HolderId, alone: bool) -> Option<&Inode> {
+        self.inode_row(ino).filter(|_| if alone { self.is_held_by(ino, me) } else { self.is_read_by(ino, me) })
     }
 
     /// Whether a page of a listing shows only what is the holder's.
@@ -369,7 +390,7 @@ impl State {
             let child = self.entry(directory, name).and_then(|entry| self.inode_row(entry.ino));
             child.is_some_and(|inode| match inode.attr.kind {
                 // It is of this directory's zone, unless its own zone begins with it.
-                Kind::Directory => self.zones.get(&inode.attr.ino).is_none() || self.is_held_by(inode.attr.ino, me),
+                Kind::Directory => self.zones.get(&inode.attr.ino).is_none() || self.is_read_by(inode.attr.ino, me),
                 _ => inode.home == directory,
             })
         })

@@ -10,6 +10,7 @@ use imbl::OrdSet;
 use crate::access::{Context, Grant};
 use crate::directory::{Entry, listed_len};
 use crate::filelocks::FileLocks;
+use crate::grant::Hold;
 use crate::inode::Inode;
 use crate::lease::{Holder, HolderId, Zone, is_about_orphan};
 use crate::lock::LockIndex;
@@ -208,7 +209,9 @@ impl State {
             Op::RemoveXattr { ino, class, name } => self.remove_xattr(cx, &(*ino, *class, name.clone())),
             Op::KeepOrphan { ino } => self.keep_orphan(cx, *ino),
             Op::ReleaseOrphan { ino } => self.release_orphan(cx, *ino),
-            Op::Hold { holder, ino, fresh } => self.hold(cx, *holder, *ino, *fresh),
+            Op::Hold { holder, ino, fresh, shared } => {
+                self.hold(cx, Hold { number: *holder, ino: *ino, fresh: *fresh, shared: *shared })
+            }
             Op::Renew => self.renew(cx),
             Op::Cede { directories } => self.cede(cx, directories),
             Op::Release => self.release(cx),

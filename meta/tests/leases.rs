@@ -124,7 +124,10 @@ impl Scene {
                     held = true;
                     // What replicas tell is only of use once they know all that was done here.
                     mount.ship(world);
-                    let _ = mount.hold(world, directory);
+                    if mount.hold(world, directory, !is_change(op)) == Err(Denied::Leased) {
+                        held = false;
+                        self.heed_others(who);
+                    }
                 }
                 Local::Cannot(_) => {
                     mount.ship(world);
@@ -141,11 +144,12 @@ impl Scene {
         panic!("{op:?} does not get through");
     }
 
+    /// One of those who are asked gives back: the next try finds the others in the way still.
     fn heed_others(&mut self, who: usize) {
-        for (_, mount) in self.mounts.iter_mut().enumerate().filter(|(index, _)| *index != who) {
-            if self.world.state.recalled().any(|id| *id == mount.me) {
-                mount.heed(&mut self.world);
-            }
+        let asked =
+            |mount: &Mount| mount.me.1 != who as u64 + 1 && self.world.state.recalled().any(|id| *id == mount.me);
+        if let Some(index) = self.mounts.iter().position(asked) {
+            self.mounts[index].heed(&mut self.world);
         }
     }
 }
@@ -154,7 +158,7 @@ impl Scene {
 type Step = (usize, u8, usize, usize, u8, u8);
 
 fn play(steps: &[Step]) -> Scene {
-    let mut scene = Scene::new(2);
+    let mut scene = Scene::new(3);
     for (who, what, first, second, a, b) in steps {
         let pick = |index: usize| scene.inos[index % scene.inos.len()];
         let (ino, other) = (pick(*first), pick(*second));
@@ -218,14 +222,14 @@ fn play(steps: &[Step]) -> Scene {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    (0..2_usize, any::<u8>(), 0..12_usize, 0..12_usize, any::<u8>(), any::<u8>())
+    (0..3_usize, any::<u8>(), 0..12_usize, 0..12_usize, any::<u8>(), any::<u8>())
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn two_mounts_with_leases_are_one_namespace(
+    fn mounts_with_leases_are_one_namespace(
         steps in prop::collection::vec(any_step(), 1..120)
     ) {
         play(&steps);
@@ -292,8 +296,8 @@ fn all_who_are_in_the_way_are_asked_at_once() {
     let root = scene.world.root;
     let [from, to] = ["from", "to"].map(|text| scene.world.dir(0, root, text, 0o755));
     scene.world.file(0, from, "file", 0o644);
-    scene.mounts[0].hold(&mut scene.world, from).unwrap();
-    scene.mounts[1].hold(&mut scene.world, to).unwrap();
+    scene.mounts[0].hold(&mut scene.world, from, false).unwrap();
+    scene.mounts[1].hold(&mut scene.world, to, false).unwrap();
     let rename =
         Op::Rename { from, from_name: name("file"), to, to_name: name("file"), how: RenameHow::Replace, keep: false };
     assert_eq!(scene.mounts[2].ordered(&mut scene.world, rename.clone()), Err(Denied::Leased));
@@ -331,7 +335,7 @@ fn a_log_with_a_hole_or_with_what_is_not_the_holders_fences_it() {
         scene.world.state.apply_batch(scene.world.now, &key(1), &batch)
     };
     let denied = |why| Answer::Denied(why);
-    scene.mounts[0].hold(&mut scene.world, own).unwrap();
+    scene.mounts[0].hold(&mut scene.world, own, false).unwrap();
     assert_eq!(send(&mut scene, 1, vec![create(own, "x")]), [denied(Denied::Fenced)], "part 0 is missing");
     assert_eq!(
         send(&mut scene, 0, vec![create(own, "x"), create(theirs, "y"), create(own, "z")])[1..],
@@ -342,7 +346,7 @@ fn a_log_with_a_hole_or_with_what_is_not_the_holders_fences_it() {
     assert_eq!((listed(&mut scene.world, own), listed(&mut scene.world, theirs)), (1, 0), "a beginning, no hole");
 
     scene.mounts[0] = Mount::new(1);
-    scene.mounts[0].hold(&mut scene.world, own).unwrap();
+    scene.mounts[0].hold(&mut scene.world, own, false).unwrap();
     let answers = send(&mut scene, 0, vec![Op::GetAttr { ino: own }]);
     assert_eq!(answers, [denied(Denied::Malformed)], "a read is nothing to log");
 }
@@ -351,7 +355,7 @@ fn a_log_with_a_hole_or_with_what_is_not_the_holders_fences_it() {
 fn stamps_are_taken_within_bounds() {
     let mut scene = Scene::new(1);
     let root = scene.world.root;
-    scene.mounts[0].hold(&mut scene.world, root).unwrap();
+    scene.mounts[0].hold(&mut scene.world, root, false).unwrap();
     let now = scene.world.now;
     let made = |scene: &mut Scene, part, stamp| {
         let new = new(Kind::File, 0o644);
@@ -374,16 +378,26 @@ fn a_lease_gives_no_rights_and_needs_some() {
     let mut world = World::new();
     let closed = world.dir(0, world.root, "closed", 0o755);
     world.key = key(2);
-    assert_eq!(world.run(&user(1000), Op::Hold { holder: 1, ino: closed, fresh: false }), Err(Denied::Access));
+    assert_eq!(
+        world.run(&user(1000), Op::Hold { holder: 1, ino: closed, fresh: false, shared: false }),
+        Err(Denied::Access)
+    );
     let own = world.dir(1000, world.root, "own", 0o755);
-    let Ok(Reply::Held { .. }) = world.run(&user(1000), Op::Hold { holder: 1, ino: own, fresh: false }) else {
+    let Ok(Reply::Held { .. }) = world.run(&user(1000), Op::Hold { holder: 1, ino: own, fresh: false, shared: false })
+    else {
         panic!("refused")
     };
-    assert_eq!(world.run(&user(0), Op::Hold { holder: 1, ino: own, fresh: false }), Err(Denied::NotGranted));
+    assert_eq!(
+        world.run(&user(0), Op::Hold { holder: 1, ino: own, fresh: false, shared: false }),
+        Err(Denied::NotGranted)
+    );
     let quota = World::with(VolumeSpec { quota_inodes: 10, ..spec("small") });
     let mut quota = quota;
     let root = quota.root;
-    assert_eq!(quota.run(&user(0), Op::Hold { holder: 1, ino: root, fresh: false }), Err(Denied::NotPermitted));
+    assert_eq!(
+        quota.run(&user(0), Op::Hold { holder: 1, ino: root, fresh: false, shared: false }),
+        Err(Denied::NotPermitted)
+    );
 }
 
 #[test]
@@ -393,13 +407,15 @@ fn holders_and_zones_are_bounded() {
     let mut held = 0;
     for number in 0..100 {
         let own = world.dir(0, root, &format!("d{number}"), 0o755);
-        held += usize::from(world.run(&user(0), Op::Hold { holder: number, ino: own, fresh: false }).is_ok());
+        held += usize::from(
+            world.run(&user(0), Op::Hold { holder: number, ino: own, fresh: false, shared: false }).is_ok(),
+        );
     }
     assert_eq!(held, 64);
     world.later(100);
     let own = world.dir(0, root, "late", 0o755);
     assert!(
-        world.run(&user(0), Op::Hold { holder: 100, ino: own, fresh: false }).is_ok(),
+        world.run(&user(0), Op::Hold { holder: 100, ino: own, fresh: false, shared: false }).is_ok(),
         "one whose time is up makes room"
     );
 }
@@ -414,7 +430,7 @@ fn whoever_begins_anew_fences_who_it_was() {
     scene.mounts[0].ship(&mut scene.world);
     // It crashed, and came back under the same number.
     let mut again = Mount::new(1);
-    let fresh = again.ordered(&mut scene.world, Op::Hold { holder: 1, ino: root, fresh: true });
+    let fresh = again.ordered(&mut scene.world, Op::Hold { holder: 1, ino: root, fresh: true, shared: false });
     let Ok(Reply::Held { epoch, .. }) = fresh else { panic!("{fresh:?}") };
     again.epoch = epoch;
     let batch = |mount: &Mount, part, text| {
@@ -463,7 +479,7 @@ fn whatever_comes_after_giving_everything_back_is_refused() {
     ];
     for op in after {
         scene.mounts[0] = Mount::new(1);
-        scene.mounts[0].hold(&mut scene.world, root).unwrap();
+        scene.mounts[0].hold(&mut scene.world, root, false).unwrap();
         let calls = [Op::Release, op].map(|op| Call { caller: user(0), op }).into();
         let batch = Batch { calls, by: scene.mounts[0].by(None) };
         let answers = scene.world.state.apply_batch(scene.world.now, &key(1), &batch);
@@ -479,7 +495,7 @@ fn beginning_anew_again_and_again_does_not_keep_others_out() {
     let own = scene.world.dir(0, root, "own", 0o755);
     let look = Op::Lookup { parent: own, name: name("x") };
     let greedy = |scene: &mut Scene| {
-        let op = Op::Hold { holder: 1, ino: root, fresh: true };
+        let op = Op::Hold { holder: 1, ino: root, fresh: true, shared: false };
         let mount = Mount::new(1);
         mount.ordered(&mut scene.world, op)
     };

@@ -75,7 +75,7 @@ impl Scene {
                 Local::Cannot(Some(directory)) if !held => {
                     held = true;
                     mount.ship(world);
-                    let _ = mount.hold(world, directory);
+                    let _ = mount.hold(world, directory, false);
                 }
                 Local::Cannot(_) => {
                     mount.ship(world);
@@ -459,7 +459,7 @@ fn a_log_that_takes_what_others_have_ends_its_holder() {
     let mut scene = Scene::new(2);
     let lock = scene.request(0, Posix, 1, ALL, Exclusive);
     assert!(granted(scene.run(1, &Op::Lock(lock))));
-    scene.mounts[0].hold(&mut scene.world, scene.directories[0]).unwrap();
+    scene.mounts[0].hold(&mut scene.world, scene.directories[0], false).unwrap();
     let log = Log { part: 0, stamps: vec![Time::ZERO] };
     let batch = Batch { calls: vec![Call { caller: user(0), op: Op::Lock(lock) }], by: scene.mounts[0].by(Some(log)) };
     let answers = scene.world.state.apply_batch(scene.world.now, &key(1), &batch);

@@ -41,14 +41,20 @@ impl<M: Metadata> Core<M> {
         }
         tracing::debug!(directories = wanted.len(), "others want what is leased here");
         self.ship().await?;
-        self.flush().await;
+        // What is written to where others look, too, is ordered, and may wait for the same ones to give it back.
+        let held = wanted.iter().any(|directory| self.local.lock().copy.is_held_by(*directory, &self.me));
+        if held {
+            self.flush().await;
+        }
         {
             let _alone = self.gate.write().await;
             self.local.lock().give_back(&wanted, &self.me);
         }
         self.forget().await;
         // What was written meanwhile.
-        self.flush().await;
+        if held {
+            self.flush().await;
+        }
         self.ship().await?;
         if let Err(unknown) = self.lease(Op::Cede { directories: wanted }).await {
             // It may be done yet, and must not take anything away that is granted after it.

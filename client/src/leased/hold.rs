@@ -2,18 +2,19 @@
 
 use meta::{Answer, Batch, Call, Denied, Ino, Op, Reply};
 
+use super::local::Kind;
 use super::{Core, REFUSED, as_root};
 use crate::backend::{Metadata, Unavailable};
 
 impl<M: Metadata> Core<M> {
-    /// Asks for a lease on a directory; or only to be known.
-    pub(super) async fn hold(&self, call: &Call, directory: Option<Ino>) -> Result<(), Unavailable> {
+    /// Asks for a lease on a directory; or only to be known. Says whether somebody else has it, and is asked.
+    pub(super) async fn hold(&self, call: &Call, directory: Option<(Ino, Kind)>) -> Result<bool, Unavailable> {
         let (by, fresh) = {
             let local = self.local.lock();
             (local.by(&self.me, None), !local.has_held())
         };
         let op = match directory {
-            Some(ino) => Op::Hold { holder: self.me.1, ino, fresh },
+            Some((ino, kind)) => Op::Hold { holder: self.me.1, ino, fresh, shared: kind == Kind::Shared },
             None => Op::Enroll { holder: self.me.1, fresh },
         };
         self.forget().await;
@@ -29,18 +30,22 @@ impl<M: Metadata> Core<M> {
         };
         if local.is_over(&done) {
             local.lose(self.cluster);
-            return Ok(());
+            return Ok(false);
         }
         match done.pop() {
             Some(Answer::Done(Reply::Held { epoch, lease, rows })) => {
                 local.take_hold(asked, epoch, &lease, &rows, &self.me)
             }
+            Some(Answer::Denied(Denied::Leased)) => return Ok(true),
             refused => {
-                let pause = if refused == Some(Answer::Denied(Denied::Contended)) { REFUSED.0 } else { REFUSED.1 };
-                directory.inspect(|directory| local.note_refused(*directory, call.caller.uid, pause));
+                let contended = refused == Some(Answer::Denied(Denied::Contended));
+                let pause = if contended { REFUSED.0 } else { REFUSED.1 };
+                if let Some((directory, kind)) = directory {
+                    local.note_refused(directory, call.caller.uid, kind, pause);
+                }
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Asks how long the leases last, and what others want.

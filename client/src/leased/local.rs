@@ -7,7 +7,9 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use base::{ClusterId, Encode as _, PublicKey, Time};
-use meta::{Answer, By, Call, Denied, Ino, Lease, Log, Op, Reply, Row, State, is_logged, logged_as, makes_inode};
+use meta::{
+    Answer, By, Call, Denied, Ino, Lease, Log, Op, Reply, Row, State, is_change, is_logged, logged_as, makes_inode,
+};
 use tokio::time::Instant;
 
 use super::clock::SinceBoot;
@@ -30,6 +32,8 @@ const UNFETCHED: Duration = Duration::from_secs(10);
 
 /// How long what others asked for is nobody's at least: it is of no use to ask for it before.
 const OPEN: Duration = Duration::from_secs(10);
+/// How long what was changed is not shared at least.
+const QUIET: Duration = Duration::from_secs(2);
 /// As whom nobody asks.
 const ANYBODY: u32 = u32::MAX;
 
@@ -40,12 +44,28 @@ pub(super) enum Step {
     Renew,
     /// This directory's names.
     Fetch(Ino),
-    /// A lease on this directory.
-    Hold(Ino),
+    /// A lease on this directory; to look, one that others have, too, will do.
+    Hold(Ino, Kind),
     /// To be known to replicas, to have locks.
     Enroll,
     /// Agreement.
     Order,
+}
+
+/// What kind of lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// Nobody else's.
+    Alone,
+    /// Others may look, too, and nobody changes anything.
+    Shared,
+}
+
+impl Kind {
+    /// What an operation takes.
+    fn of(op: &Op) -> Kind {
+        if is_change(op) { Kind::Alone } else { Kind::Shared }
+    }
 }
 
 /// A holder's copy of the state, its leases, and its log.
@@ -69,7 +89,7 @@ pub(super) struct Local {
     /// How many operations the part has that was sent and not answered: sent again, it must be the same.
     sending: usize,
     /// What was refused to whom, and until when it is not asked again.
-    refused: HashMap<(Ino, u32), Instant>,
+    refused: HashMap<(Ino, u32, Kind), Instant>,
     /// Changes that were lost and that nobody was told of, and how often something was lost.
     lost: Option<usize>,
     losses: u64,
@@ -190,7 +210,8 @@ impl Local {
 
     /// For how long what was asked of this inode in this generation stays as it is.
     pub(super) fn lasts(&self, ino: Ino, generation: u64, me: &(PublicKey, u64)) -> Duration {
-        match generation == self.generation() && self.keeps(ino, me) {
+        let known = self.is_usable() && self.copy.is_read_by(ino, me);
+        match known && generation == self.generation() {
             true => self.until.saturating_sub((self.clock)()),
             false => Duration::ZERO,
         }
@@ -261,34 +282,50 @@ impl Local {
             return if try_more { Step::Renew } else { Step::Order };
         }
         if let Some(root) = self.root.filter(|_| try_more && !self.ceding) {
-            return Step::Hold(root);
+            return Step::Hold(root, Kind::of(op));
         }
-        let refused = |directory| self.ceding || self.is_refused(directory, caller.uid);
         if self.volume_root.is_none() || (self.epoch == 0 && matches!(op, Op::Lock(_))) {
             let unknown = self.epoch == 0 && matches!(op, Op::Lock(_));
             return if unknown && try_more { Step::Enroll } else { Step::Order };
         }
-        match way_of(self.copy.locally(op, me)) {
-            Step::Fetch(directory) | Step::Hold(directory) if !try_more || refused(directory) => Step::Order,
-            step => step,
+        let step = self.way_of(op, me);
+        let refused = match step {
+            Step::Fetch(directory) if self.copy.is_held_by(directory, me) => {
+                self.is_refused(directory, caller.uid, Kind::Alone)
+            }
+            Step::Fetch(directory) => self.is_refused(directory, caller.uid, Kind::Shared),
+            Step::Hold(directory, kind) => self.is_refused(directory, caller.uid, kind),
+            _ => return step,
+        };
+        if refused || self.ceding || !try_more { Step::Order } else { step }
+    }
+
+    /// What an operation needs before it can be done here.
+    fn way_of(&self, op: &Op, me: &(PublicKey, u64)) -> Step {
+        match self.copy.locally(op, me) {
+            meta::Local::Can | meta::Local::Cannot(None) => Step::Order,
+            meta::Local::Fetch(directory) => Step::Fetch(directory),
+            meta::Local::Cannot(Some(directory)) => Step::Hold(directory, Kind::of(op)),
         }
     }
 
-    fn is_refused(&self, directory: Ino, uid: u32) -> bool {
-        let refused = |uid| self.refused.get(&(directory, uid)).is_some_and(|until| Instant::now() < *until);
+    fn is_refused(&self, directory: Ino, uid: u32, kind: Kind) -> bool {
+        let refused = |uid| self.refused.get(&(directory, uid, kind)).is_some_and(|until| Instant::now() < *until);
         refused(uid) || refused(ANYBODY)
     }
 
-    pub(super) fn note_refused(&mut self, directory: Ino, uid: u32, pause: Duration) {
+    pub(super) fn note_refused(&mut self, directory: Ino, uid: u32, kind: Kind, pause: Duration) {
         let now = Instant::now();
         self.root = None;
         self.refused.retain(|_, until| now < *until);
-        self.refused.insert((directory, uid), now + pause);
+        self.refused.insert((directory, uid, kind), now + pause);
     }
 
     pub(super) fn note_unfetched(&mut self, directory: Ino, uid: u32) {
         self.copy.doubt(&Op::ReadDir { ino: directory, cookie: 0, max: 1 });
-        self.note_refused(directory, uid, UNFETCHED);
+        for kind in [Kind::Alone, Kind::Shared] {
+            self.note_refused(directory, uid, kind, UNFETCHED);
+        }
     }
 
     /// A lease was granted; nothing waits to be sent.
@@ -340,7 +377,8 @@ impl Local {
         self.end_generation();
         for directory in directories {
             self.copy.give_back(*directory, me);
-            self.note_refused(*directory, ANYBODY, OPEN);
+            self.note_refused(*directory, ANYBODY, Kind::Alone, OPEN);
+            self.note_refused(*directory, ANYBODY, Kind::Shared, QUIET);
         }
     }
 
@@ -350,8 +388,13 @@ impl Local {
     }
 
     /// Replicas did what this copy did not.
-    pub(super) fn doubt(&mut self, op: &Op) {
+    pub(super) fn doubt(&mut self, op: &Op, me: &(PublicKey, u64)) {
         if is_logged(op) {
+            let shared = self.copy.disturbed(op).into_iter().filter(|directory| !self.copy.is_held_by(*directory, me));
+            for directory in shared.collect::<Vec<_>>() {
+                // If it goes on like that, all its names would be fetched again each time.
+                self.note_refused(directory, ANYBODY, Kind::Shared, QUIET);
+            }
             self.copy.doubt(op);
         }
     }
@@ -396,15 +439,6 @@ impl Local {
     }
 }
 
-/// What an operation needs before it can be done here.
-fn way_of(way: meta::Local) -> Step {
-    match way {
-        meta::Local::Can | meta::Local::Cannot(None) => Step::Order,
-        meta::Local::Fetch(directory) => Step::Fetch(directory),
-        meta::Local::Cannot(Some(directory)) => Step::Hold(directory),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use base::SecretKey;
@@ -418,13 +452,13 @@ mod tests {
         let mut local =
             Local::new(ClusterId([1; 16]), Some(Ino(7)), std::sync::Arc::new(crate::leased::clock::since_boot));
         let call = Call { caller: Caller::default(), op: Op::ReadDir { ino: Ino(7), cookie: 0, max: 1 } };
-        assert_eq!(local.step(&call, &me, true), Step::Hold(Ino(7)));
+        assert_eq!(local.step(&call, &me, true), Step::Hold(Ino(7), Kind::Shared));
         local.give_back(&[Ino(7)], &me);
         local.refused.clear();
         assert_eq!(local.step(&call, &me, true), Step::Order, "replicas would say that it is held here");
         local.end_ceding();
-        assert_eq!(local.step(&call, &me, true), Step::Hold(Ino(7)));
-        local.note_refused(Ino(7), 0, Duration::from_secs(60));
+        assert_eq!(local.step(&call, &me, true), Step::Hold(Ino(7), Kind::Shared));
+        local.note_refused(Ino(7), 0, Kind::Shared, Duration::from_secs(60));
         assert_eq!(local.step(&call, &me, true), Step::Order);
     }
 }

@@ -47,9 +47,10 @@ impl Mount {
         answers.pop().unwrap().into_result()
     }
 
-    pub fn hold(&mut self, world: &mut World, ino: Ino) -> Result<(), Denied> {
+    /// Asks for a lease, its own alone or else to look.
+    pub fn hold(&mut self, world: &mut World, ino: Ino, shared: bool) -> Result<(), Denied> {
         let Reply::Held { epoch, lease, rows } =
-            self.ordered(world, Op::Hold { holder: self.me.1, ino, fresh: false })?
+            self.ordered(world, Op::Hold { holder: self.me.1, ino, fresh: false, shared })?
         else {
             panic!("no lease")
         };

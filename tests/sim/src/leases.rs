@@ -40,6 +40,7 @@ impl Totals {
         all.stops += figures.stops;
         all.kills += figures.kills;
         all.beliefs += figures.beliefs;
+        all.shared += figures.shared;
         all.deeds = (all.deeds.0 + figures.deeds.0, all.deeds.1 + figures.deeds.1);
         all.lost += figures.lost;
         all.stale_looks += figures.stale_looks;

@@ -91,8 +91,12 @@ fn replay(seed: u64, scenario: Scenario, quiet: bool) -> bool {
     let outcome = sim::run(seed, scenario, !quiet);
     println!("{:#?}", outcome.stats);
     if let Some(leases) = &outcome.leases {
-        let sim::Figures { starts, stops, kills, beliefs, deeds, lost, stale_looks, shortened, off, .. } = leases;
-        println!("{starts} starts, {stops} stops, {kills} kills, {beliefs} beliefs, changes {deeds:?}, {lost} lost");
+        let sim::Figures { starts, stops, kills, beliefs, shared, deeds, lost, stale_looks, shortened, off, .. } =
+            leases;
+        println!(
+            "{starts} starts, {stops} stops, {kills} kills, {beliefs} beliefs ({shared} shared), changes {deeds:?}, \
+             {lost} lost"
+        );
         println!("{stale_looks} looks too old, leases shorter by {shortened} ns, agreed time off {off:?} ns");
     }
     println!("trace {:016x}", outcome.hash);

@@ -17,6 +17,8 @@ pub struct Figures {
     pub kills: u64,
     /// How often a mount was found to believe that it holds a directory.
     pub beliefs: u64,
+    /// And that it shares one.
+    pub shared: u64,
     /// Things done that change something, and how many of them the history has.
     pub deeds: (u64, u64),
     /// Things that a program was told were done and that are lost: the ends of logs.

@@ -102,7 +102,8 @@ impl Hostile {
             _ if self.rng.percent(60) => root,
             _ => place.directory,
         };
-        let hold = Op::Hold { holder: face as u64, ino: target, fresh };
+        let shared = self.rng.percent(40);
+        let hold = Op::Hold { holder: face as u64, ino: target, fresh, shared };
         let by = |epoch, log| Some(By { holder: face as u64, epoch, log });
         let alone = |op: Op, by: Option<By>| Some((face, Batch { calls: vec![call(op)], by }));
         let roll = self.rng.below(100);

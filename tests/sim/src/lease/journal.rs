@@ -387,19 +387,26 @@ impl Journal {
         }
     }
 
-    /// Who would use a lease on this directory now: nobody but the one whom replicas say holds it.
-    pub(crate) fn judge_belief(&mut self, directory: Ino, believers: &[(Who, (PublicKey, u64))]) {
+    /// Who would use a lease on this directory now: nobody but the one whom replicas say holds it, or those of
+    /// whom they say that they share it.
+    pub(crate) fn judge_belief(
+        &mut self,
+        directory: Ino,
+        believers: &[(Who, (PublicKey, u64))],
+        sharers: &[(Who, (PublicKey, u64))],
+    ) {
         if let [(one, _), (other, _), ..] = believers {
             return self
                 .blame(Invariant::Leases, format!("{one} and {other} both believe that they hold {directory:?}"));
         }
-        for (who, me) in believers {
-            if !self.model.is_held_by(directory, me) {
-                self.blame(
-                    Invariant::Leases,
-                    format!("{who} believes that it holds {directory:?}, replicas know better"),
-                );
-            }
+        let alone = believers.iter().map(|(who, me)| (who, self.model.is_held_by(directory, me)));
+        let shared = sharers.iter().map(|(who, me)| (who, self.model.is_read_by(directory, me)));
+        let wrong = alone.chain(shared).find(|(_, right)| !right).map(|(who, _)| *who);
+        if let Some(who) = wrong {
+            self.blame(
+                Invariant::Leases,
+                format!("{who} believes that it has a lease on {directory:?}, replicas know better"),
+            );
         }
     }
 

@@ -124,6 +124,13 @@ impl Machine {
         runs && self.process.as_ref().is_some_and(|process| process.leased.keeps(directory))
     }
 
+    /// Whether it would answer what is asked of this directory now, without asking.
+    pub(crate) fn remembers(&self, directory: Ino) -> bool {
+        let lasts = |leased: &Leased<_>| !leased.lasts(directory, leased.generation()).is_zero();
+        let runs = self.frozen.is_none() && !self.closing;
+        runs && self.process.as_ref().is_some_and(|process| lasts(&process.leased))
+    }
+
     /// Whether its programs have ended.
     pub(crate) fn is_idle(&self) -> bool {
         self.process.as_ref().is_none_or(|process| process.programs.iter().all(JoinHandle::is_finished))

@@ -13,7 +13,7 @@ const RECALL_AGAIN: u64 = 250_000_000;
 const HOSTILE_MAX: usize = 4;
 
 impl Scene {
-    /// Nobody believes that it holds what somebody else holds.
+    /// Nobody believes that it holds what somebody else holds, or remembers what others may change.
     pub(super) fn believe(&mut self) {
         if self.plan.beyond {
             return;
@@ -23,7 +23,14 @@ impl Scene {
             let believers = self.machines.iter().enumerate().filter(|(_, machine)| machine.believes(directory));
             let believers: Vec<_> = believers.map(|(index, machine)| (index, machine.me)).collect();
             self.figures.beliefs += believers.len() as u64;
-            self.journal(|journal| journal.judge_belief(directory, &believers));
+            let sharers = self
+                .machines
+                .iter()
+                .enumerate()
+                .filter(|(_, machine)| machine.remembers(directory) && !machine.believes(directory));
+            let sharers: Vec<_> = sharers.map(|(index, machine)| (index, machine.me)).collect();
+            self.figures.shared += sharers.len() as u64;
+            self.journal(|journal| journal.judge_belief(directory, &believers, &sharers));
         }
     }
 
