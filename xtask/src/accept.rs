@@ -12,7 +12,7 @@ use tests::work::{self, CHORE};
 use tests::{Cluster, Process, Up, run_ok, tree, wait_until};
 
 use crate::steps::Steps;
-use crate::{bench, root, tools};
+use crate::{bench, root, target, tools};
 
 /// How much of what.
 #[derive(clap::Args)]
@@ -66,7 +66,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     steps.run("system programs", tools::check);
     let built = steps.run("build", || bench::build_release().map(|()| String::new()));
     if built {
-        tests::process::use_mangrove(&root().join("target/release/mangrove"));
+        tests::process::use_mangrove(&target().join("release/mangrove"));
         let source = tempfile::tempdir()?;
         let source = prepare(&mut steps, options, source.path())?;
         if options.includes("mount") {

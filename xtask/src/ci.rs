@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail};
 
 use crate::steps::Steps;
-use crate::{cargo, root, tools};
+use crate::{cargo, target, tools};
 
 /// What is linted, built and tested: the same each time, so that nothing is compiled twice.
 const EVERYTHING: [&str; 4] = ["--workspace", "--locked", "--features", "tests/rooms"];
@@ -25,8 +25,8 @@ pub(crate) fn run() -> anyhow::Result<bool> {
     let mut build = cargo(&["build", "--all-targets"]);
     if steps.run("build", || succeed(build.args(EVERYTHING), "mend what the compiler says above")) {
         steps.run("tests", all_tests);
-        let mut floors = Command::new(root().join("target/debug/bench_bft"));
-        floors.arg("floors").env("MANGROVE_BIN", root().join("target/debug/mangrove"));
+        let mut floors = Command::new(target().join("debug/bench_bft"));
+        floors.arg("floors").env("MANGROVE_BIN", target().join("debug/mangrove"));
         steps.run("cost of an operation", || succeed(&mut floors, "see `cargo xtask bench bft floors --help`"));
     } else {
         steps.run("tests", || bail!("not run, because the build failed"));
@@ -65,7 +65,7 @@ impl Counts {
 fn all_tests() -> anyhow::Result<String> {
     let mut command = cargo(&["test", "--no-fail-fast"]);
     command.args(EVERYTHING);
-    command.env("MANGROVE_BIN", root().join("target/debug/mangrove")).env("MANGROVE_TEST_NO_SKIPS", "1");
+    command.env("MANGROVE_BIN", target().join("debug/mangrove")).env("MANGROVE_TEST_NO_SKIPS", "1");
     let mut child = command.stdout(Stdio::piped()).spawn().context("cargo test")?;
     let stdout = child.stdout.take().expect("its output was asked for");
     let mut counts = Counts::default();

@@ -4,7 +4,6 @@
 //! A bug is a file in `tests/model/bugs`, of the same kind as the simulator's mutations, built from
 //! the same kind of copy. Its `scenarios` say nothing: every bug is put to the same checks.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -52,8 +51,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
 }
 
 fn bugs(options: &Options) -> anyhow::Result<bool> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from);
-    let place = std::path::absolute(target)?.join("model-bugs");
+    let place = crate::target().join("model-bugs");
     let tree = copy::read(&crate::root(), &CRATES)?;
     let bugs = Mutation::all(&crate::root().join(FOLDER))?;
     let mut all = true;

@@ -12,6 +12,10 @@ use super::error::{FsError, Result};
 use super::{Filesystem, Shared, sealed_name, unexpected};
 use crate::backend::{BlockStore, Metadata};
 
+/// For how long at least a file whose last name was removed can be opened here: the kernel may have looked the
+/// name up just before.
+const LINGER_HERE: Duration = Duration::from_secs(1);
+
 /// Mode bits for something new, and what its maker wants to be taken off them (`umask(2)`): which is so
 /// unless the directory has an access list for what is made in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -243,7 +247,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             Op::Unlink { parent, .. } => *parent,
             _ => unreachable!("nothing else takes names off files"),
         };
-        // Nobody else can have found a name that is only known here, if it has been for a while and is until
+        // Nobody elsewhere can have found a name that is only known here, if it has been for a while and is until
         // the name is gone.
         let linger = self.options.linger;
         let alone = self.metadata.kept_for(parent).is_some_and(|kept| kept >= linger);
@@ -251,7 +255,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let mut removed = Box::pin(async move {
             let reply = shared.call(&caller, op).await?;
             let linger = match alone && shared.metadata.generation() == generation {
-                true => Duration::ZERO,
+                true => LINGER_HERE.min(linger),
                 false => linger,
             };
             match &reply {

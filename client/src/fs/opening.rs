@@ -30,11 +30,14 @@ pub(super) struct Opening {
     /// Inodes to let go when nothing that began before is under way, unless they are open then; and
     /// for whom.
     lost: VecDeque<(u64, Ino, Caller, Instant)>,
+    /// Inodes that were lost and not opened since, until they are let go: here, too, somebody may have found
+    /// the name just before.
+    lingering: HashSet<Ino>,
     /// Inodes that are let go: they can't be opened any more.
     releasing: HashSet<Ino>,
     /// Those of them that are gone, to be forgotten when nothing that began before is under way.
     released: VecDeque<(u64, Ino)>,
-    /// Those that replicas were not told yet, by when they are to be.
+    /// Both, as far as replicas were not told yet, by when they are to be.
     queue: BTreeMap<(Instant, Ino), Caller>,
     /// A task works on the queue.
     draining: bool,
@@ -55,6 +58,7 @@ impl Opening {
     /// replicas, after an hour.)
     pub(super) fn find(&mut self, found: impl Fn(Ino) -> bool) {
         self.lost.retain(|(_, ino, ..)| !found(*ino));
+        self.lingering.retain(|ino| !found(*ino));
         self.releasing.retain(|ino| !found(*ino));
         self.released.retain(|(_, ino)| !found(*ino));
         self.queue.retain(|(_, ino), _| !found(*ino));
@@ -68,7 +72,20 @@ impl Opening {
         if self.releasing.contains(&ino) {
             return Err(FsError::Denied(Denied::Stale));
         }
-        Ok(self.lost.iter().any(|(_, lost, ..)| *lost == ino))
+        Ok(self.lingering.contains(&ino) || self.lost.iter().any(|(_, lost, ..)| *lost == ino))
+    }
+
+    /// Whether one that is due is let go now. Not if it was opened since, or may be: whoever opens it first
+    /// lets go of it, or it is due again when that one has ended.
+    fn is_let_go(&mut self, ino: Ino, caller: &Caller, is_open: bool) -> bool {
+        if self.lingering.remove(&ino) {
+            match () {
+                () if is_open => {}
+                () if !self.begun.is_empty() => self.lose(ino, caller, Instant::now()),
+                () => drop(self.releasing.insert(ino)),
+            }
+        }
+        self.releasing.contains(&ino)
     }
 }
 
@@ -119,7 +136,10 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             let (_, ino, caller, at) = opening.lost.pop_front().expect("looked at just now");
             // The last handle of one that is open lets go of it.
             if !self.is_open(ino) {
-                opening.releasing.insert(ino);
+                match at > Instant::now() {
+                    true => opening.lingering.insert(ino),
+                    false => opening.releasing.insert(ino),
+                };
                 opening.queue.insert((at, ino), caller);
             }
         }
@@ -139,6 +159,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         if self.is_open(ino) {
             return LettingGo::Opened;
         }
+        opening.lingering.remove(&ino);
         if !opening.begun.is_empty() {
             opening.lose(ino, caller, Instant::now());
             return LettingGo::Later;
@@ -202,11 +223,18 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
                 let due = opening.queue.range(..=(now, Ino(u64::MAX))).take(RELEASES_MAX).map(|(key, _)| *key);
                 let due: Vec<_> = due.collect();
                 opening.draining = !opening.queue.is_empty();
-                let take = |key| opening.queue.remove(&key).map(|caller| (key.1, caller));
-                due.into_iter().filter_map(take).collect()
+                let mut batch = Vec::new();
+                for key in due {
+                    let Some(caller) = opening.queue.remove(&key) else { continue };
+                    if opening.is_let_go(key.1, &caller, self.is_open(key.1)) {
+                        batch.push((key.1, caller));
+                    }
+                }
+                batch
             };
             if batch.is_empty() {
                 // One that is due sooner may have come meanwhile.
+                self.settle_lost();
                 if self.opening.lock().draining {
                     continue;
                 }

@@ -209,3 +209,34 @@ async fn what_was_found_just_before_others_replaced_it_can_be_opened() {
     assert_eq!(world.replicas.state().counts().orphans, 1);
     assert_eq!(read_file(&two, "file").await, b"new");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_found_just_before_it_was_replaced_here_can_be_opened() {
+    let world = World::new();
+    let linger = std::time::Duration::from_millis(300);
+    let fs = world.mount_with(Options { linger, ..Options::default() });
+    for (round, opened_soon) in [true, false].into_iter().enumerate() {
+        let old = write_file(&fs, "file", b"old").await.ino;
+        write_file(&fs, "next", b"new").await;
+        let (from, to): ((_, &[u8]), (_, &[u8])) = ((fs.root(), b"next"), (fs.root(), b"file"));
+        fs.rename(&ROOT, from, to, RenameHow::Replace).await.expect("renamed");
+        if opened_soon {
+            let found = fs.open(&ROOT, old, OpenFlags::reading()).await.expect("it is kept for a while").handle;
+            tokio::time::timeout(2 * linger, std::future::pending::<()>()).await.expect_err("it was only waited");
+            assert_eq!(read_all(&fs, found).await, b"old", "and for as long as it is open");
+            fs.release(found).await.expect("released");
+        }
+        let gone = async || {
+            fs.sync_names().await.expect("sent");
+            world.replicas.state().counts() == meta::Counts { inodes: 2, entries: 1, ..world.replicas.state().counts() }
+        };
+        let began = std::time::Instant::now();
+        while !gone().await {
+            assert!(began.elapsed().as_secs() < 20, "round {round}: it is never let go");
+            tokio::task::yield_now().await;
+        }
+        assert!(fs.open(&ROOT, old, OpenFlags::reading()).await.is_err());
+        assert_eq!(world.replicas.state().counts().orphans, 0);
+        fs.unlink(&ROOT, fs.root(), b"file").await.expect("removed");
+    }
+}

@@ -17,7 +17,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 
-use crate::{cargo, root};
+use crate::{cargo, target};
 
 /// Builds in release what is measured: the command and the passthrough filesystem, in one go, so
 /// that what they share is compiled once.
@@ -39,7 +39,7 @@ pub(crate) fn use_release(binary: Option<&Path>) -> anyhow::Result<()> {
     if binary.is_none() {
         build_release()?;
     }
-    tests::process::use_mangrove(binary.unwrap_or(&root().join("target/release/mangrove")));
+    tests::process::use_mangrove(binary.unwrap_or(&target().join("release/mangrove")));
     Ok(())
 }
 

@@ -87,8 +87,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         ensure!(mutations.iter().any(|mutation| mutation.name == name), "no mutation is called {name}");
     }
     mutations.retain(|mutation| options.wants(&mutation.name));
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from);
-    let place = std::path::absolute(target)?.join("mutations");
+    let place = crate::target().join("mutations");
     let tree = copy::read(&options.tree, &CRATES)?;
     eprintln!("building the simulator without a bug, in {}", place.display());
     let mut control = Control { sim: place.join("control"), held: BTreeSet::new() };
