@@ -1,6 +1,6 @@
 //! Granting a lease: who gets which zone, what it takes in, and what its holder begins with.
 
-use base::Time;
+use base::{Encode as _, Time};
 
 use crate::access::{Context, EXECUTE, READ, WRITE};
 use crate::lease::{COOL, Holder, HolderId, LEASE_TERM, SHARERS_MAX, ZONES_MAX, ZONES_TOTAL_MAX, Zone};
@@ -31,6 +31,8 @@ enum Found {
     Share { root: Ino, until: Time, cool: u64 },
     /// Its part of one.
     Join { root: Ino },
+    /// Its part of what is cut out of one, to all of which it has no right.
+    Cut { by: Vec<HolderId>, until: Time, cool: u64 },
 }
 
 impl State {
@@ -56,14 +58,22 @@ impl State {
             alone?;
         }
         let found = loop {
-            if let Some(found) = self.find_zone(&id, ino, alone.is_ok(), shared)? {
+            if let Some(found) = self.find_zone(cx, ask, alone.is_ok())? {
                 break found;
             }
         };
+        let absorbed = self.absorbed(&id, ino);
         match found {
             Found::Had => {}
+            // There is too much below it that is others'.
+            Found::Alone { cool } if absorbed.is_err() && shared => {
+                self.need_holder(&id, 0)?;
+                self.end_zone(ino);
+                let (by, until, changed) = (vec![id], self.clock.last, Time::ZERO);
+                self.begin_zone(ino, Zone::Shared { by, until, cool, changed });
+            }
             Found::Alone { cool } => {
-                let absorbed = self.absorbed(&id, ino)?;
+                let absorbed = absorbed?;
                 self.need_holder(&id, absorbed.len())?;
                 for root in absorbed {
                     self.end_zone(root);
@@ -78,14 +88,25 @@ impl State {
             }
             Found::Join { root } => {
                 self.need_holder(&id, 0)?;
-                self.join(root, id);
+                self.join(root, id)?;
+            }
+            Found::Cut { mut by, until, cool } => {
+                by.push(id);
+                self.need_holder(&id, 0)?;
+                if !self.has_room(&Zone::Shared { by: by.clone(), until, cool, changed: Time::ZERO }) {
+                    return Err(Denied::Contended);
+                }
+                self.end_zone(ino);
+                self.begin_zone(ino, Zone::Shared { by, until, cool, changed: Time::ZERO });
             }
         }
         Ok(self.held(&id, ino))
     }
 
     /// What this holder can have of `ino`. `None`: somebody whose time is up was in the way, and is not now.
-    fn find_zone(&mut self, id: &HolderId, ino: Ino, alone: bool, shared: bool) -> Result<Option<Found>, Denied> {
+    fn find_zone(&mut self, cx: &Context<'_>, ask: Hold, alone: bool) -> Result<Option<Found>, Denied> {
+        let Hold { number, ino, shared, .. } = ask;
+        let id = &(*cx.key, number);
         let (now, first) = (self.clock.last, COOL.0.as_nanos() as u64);
         // Several want a directory that this one is in, not this one.
         let cooled = |root, until| root != ino || until <= now;
@@ -107,15 +128,16 @@ impl State {
                 Ok(Some(Found::Alone { cool: cool_of(root, cool) }))
             }
             Some((root, Zone::Open { until, cool, changed })) if shared => match () {
-                () if self.is_quiet(changed) => Ok(Some(Found::Share { root, until, cool })),
-                () if root != ino => Ok(Some(Found::Share { root: ino, until: now, cool: first })),
-                () => Err(Denied::Contended),
+                () if !self.is_quiet(changed) => Err(Denied::Contended),
+                () if self.may_look(cx, root) => Ok(Some(Found::Share { root, until, cool })),
+                () => Ok(Some(Found::Share { root: ino, until: now, cool: first })),
             },
             Some((_, Zone::Open { .. })) => Err(Denied::Contended),
             Some((_, Zone::Shared { by, .. })) if shared && by.contains(id) => Ok(Some(Found::Had)),
-            Some((root, Zone::Shared { by, changed, .. })) if shared => match () {
+            Some((root, Zone::Shared { by, until, cool, changed })) if shared => match () {
                 () if by.len() >= SHARERS_MAX || !self.is_quiet(changed) => Err(Denied::Contended),
-                () => Ok(Some(Found::Join { root })),
+                () if self.may_look(cx, root) => Ok(Some(Found::Join { root })),
+                () => Ok(Some(Found::Cut { by, until, cool })),
             },
             Some((root, Zone::Shared { until, .. })) if !cooled(root, until) => Err(Denied::Contended),
             Some((root, Zone::Shared { by, cool, .. })) => {
@@ -130,6 +152,11 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Whether the caller may look into a directory.
+    fn may_look(&self, cx: &Context<'_>, ino: Ino) -> bool {
+        self.directory(ino).is_ok_and(|directory| cx.need(directory, READ | EXECUTE).is_ok())
     }
 
     /// The zones below `ino` that a lease on it takes in: the holder's own, and open ones that nobody
@@ -164,16 +191,25 @@ impl State {
 
     /// Makes a holder, unless there is one, if it may have one more zone.
     fn need_holder(&mut self, id: &HolderId, absorbed: usize) -> Result<(), Denied> {
-        if self.zones.len() >= ZONES_TOTAL_MAX + absorbed {
-            let over = |zone: &Zone| matches!(zone, Zone::Open { until, .. } if *until <= self.clock.last);
-            let spare = self.zones.iter().find(|(_, zone)| over(zone)).map(|(root, _)| *root);
-            self.end_zone(spare.ok_or(Denied::Contended)?);
+        if self.zones.len() >= ZONES_TOTAL_MAX + absorbed && !self.drop_overdue() {
+            return Err(Denied::Contended);
         }
         if let Some(holder) = self.holders.get(id) {
             let full = holder.zones.len() >= ZONES_MAX + absorbed;
             return if full { Err(Denied::Contended) } else { Ok(()) };
         }
         self.enlist(id)
+    }
+
+    /// If there are as many zones as there may be, forgets one that nobody contends for any more; whether there
+    /// is room then.
+    pub(crate) fn drop_overdue(&mut self) -> bool {
+        if self.zones.len() < ZONES_TOTAL_MAX {
+            return true;
+        }
+        let over = |zone: &Zone| matches!(zone, Zone::Open { until, .. } if *until <= self.clock.last);
+        let spare = self.zones.iter().find(|(_, zone)| over(zone)).map(|(root, _)| *root);
+        spare.map(|spare| self.end_zone(spare)).is_some()
     }
 
     /// Makes a holder without anything.
@@ -198,20 +234,36 @@ impl State {
         let epoch = holder.epoch;
         let mut names = vec![self.principals.row_name(&id.0), self.holders.row_name(id)];
         let zones = self.zones.iter().map(|(root, _)| *root).filter(|root| *root == ino || self.is_below(*root, ino));
-        names.extend(zones.map(|root| self.zones.row_name(&root)));
+        let mut zones: Vec<Ino> = zones.collect();
         let directory = self.inodes.get(&ino).expect("it is held");
         names.push(self.volumes.row_name(&directory.attr.volume));
         names.push(self.usage.row_name(&directory.attr.volume));
         let mut at = ino;
         while self.is_read_by(at, id) {
             names.push(self.inodes.row_name(&at));
-            names.extend(self.zones.get(&at).map(|_| self.zones.row_name(&at)));
+            zones.extend(self.zones.get(&at).map(|_| at));
             match self.inodes.get(&at) {
                 Some(inode) if inode.home != at => at = inode.home,
                 _ => break,
             }
         }
-        Reply::Held { epoch, lease, rows: self.rows_named(names) }
+        zones.sort_unstable();
+        zones.dedup();
+        let mut rows = self.rows_named(names);
+        rows.extend(zones.into_iter().filter_map(|root| self.zone_row(root, id)));
+        Reply::Held { epoch, lease, rows }
+    }
+
+    /// A zone's row as a holder needs it: who else shares it is no matter of his.
+    pub(crate) fn zone_row(&self, root: Ino, id: &HolderId) -> Option<Row> {
+        let zone = match self.zones.get(&root)?.clone() {
+            Zone::Shared { by, until, cool, changed } => {
+                let by = by.into_iter().filter(|other| other == id).collect();
+                Zone::Shared { by, until, cool, changed }
+            }
+            zone => zone,
+        };
+        Some((self.zones.row_name(&root).into(), zone.to_bytes().into()))
     }
 
     /// These rows, with what they hold.

@@ -366,11 +366,11 @@ impl State {
     }
 
     /// Adds a holder to those who share the zone that begins here.
-    pub(crate) fn join(&mut self, root: Ino, id: HolderId) {
-        if let Some(Zone::Shared { by, .. }) = self.zones.change(&root) {
-            by.push(id);
-            self.holder(&id).zones.push(root);
-        }
+    pub(crate) fn join(&mut self, root: Ino, id: HolderId) -> Result<(), Denied> {
+        let Some(Zone::Shared { by, .. }) = self.zones.change(&root) else { return Err(Denied::Contended) };
+        by.push(id);
+        self.holder(&id).zones.push(root);
+        Ok(())
     }
 
     /// Ends the zone that begins at this directory, if one does.

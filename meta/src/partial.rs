@@ -42,9 +42,11 @@ impl State {
     /// lead to, and extended attributes. Inodes that the caller may not know all of are left out.
     pub(crate) fn fetch(&mut self, cx: &Context<'_>, ino: Ino, cookie: u64) -> Result<Reply, Denied> {
         cx.need(self.directory(ino)?, READ | EXECUTE)?;
-        if !self.is_read_by(ino, &cx.holder()?) {
+        let holder = cx.holder()?;
+        if !self.is_read_by(ino, &holder) {
             return Err(Denied::Fenced);
         }
+        let mut zones = Vec::new();
         let (mut names, mut len, mut next) = (vec![self.inodes.row_name(&ino)], 0, None);
         if self.inodes.get(&ino).is_some_and(|inode| self.may_fetch(cx, inode)) {
             names.extend(self.xattrs.range(xattrs_of(ino)).map(|(key, _)| self.xattrs.row_name(key)));
@@ -56,10 +58,10 @@ impl State {
             }
             next = Some(*place);
             let entry = (ino, name.clone());
-            len += name.as_bytes().len() + 64;
+            len += name.as_bytes().len() + 192;
             let child = self.entry(ino, name).expect("a place has its name").ino;
             names.push(self.entries.row_name(&entry));
-            names.extend(self.zones.get(&child).map(|_| self.zones.row_name(&child)));
+            zones.extend(self.zone_row(child, &holder));
             let known = self.inodes.get(&child).filter(|inode| self.may_fetch(cx, inode));
             let Some(inode) = known else { continue };
             let rows = if inode.lists.is_some() { 2 } else { 1 };
@@ -74,7 +76,9 @@ impl State {
         let more = next.filter(|last| {
             self.cookies.range((Bound::Excluded((ino, *last)), Bound::Included((ino, u64::MAX)))).next().is_some()
         });
-        Ok(Reply::Rows { rows: self.rows_named(names), next: more })
+        let mut rows = self.rows_named(names);
+        rows.extend(zones);
+        Ok(Reply::Rows { rows, next: more })
     }
 
     /// Whether the caller could learn by other calls all that is sent of an inode.
@@ -127,15 +131,16 @@ impl State {
             let ended: Vec<Ino> = given.inodes.iter().map(|(ino, _)| *ino).collect();
             ended.into_iter().filter(|ino| given.zones.get(ino).is_none()).for_each(|ino| self.end_zone(ino));
         }
-        let shared: Vec<Ino> = self.holders.get(me).map_or(Vec::new(), |holder| holder.zones.clone());
-        let shared: Vec<Ino> = shared.into_iter().filter(|root| !self.is_held_by(*root, me)).collect();
+        let taken = given
+            .zones
+            .iter()
+            .filter(|(root, zone)| matches!(zone, Zone::Held { by, .. } if by == me) && !self.is_held_by(**root, me));
+        let taken: Vec<Ino> = taken.map(|(root, _)| *root).collect();
         for (root, zone) in given.zones.iter() {
             self.set_zone(*root, zone.clone(), me);
         }
-        for root in shared.into_iter().filter(|root| self.is_held_by(*root, me)).collect::<Vec<_>>() {
-            // While it was shared others took locks there.
-            self.forget_below(root);
-        }
+        // While others had leases there, too, they took locks.
+        taken.into_iter().for_each(|root| self.forget_all_below(root));
         for (ino, inode) in given.inodes.iter() {
             if self.inodes.get(ino).is_none_or(|known| known.attr.version <= inode.attr.version) {
                 self.forget_inode(*ino);
@@ -271,6 +276,17 @@ impl State {
             }
             self.forget_inode(ino);
         }
+    }
+
+    /// The same, wherever only some of the names are here, too.
+    fn forget_all_below(&mut self, top: Ino) {
+        let directories: BTreeSet<Ino> = self.cookies.iter().map(|((directory, _), _)| *directory).collect();
+        let below = directories.into_iter().filter(|at| *at == top || self.is_below(*at, top)).collect::<Vec<_>>();
+        for directory in below {
+            self.complete.remove(&directory);
+            self.forget_names(directory);
+        }
+        self.forget_below(top);
     }
 
     /// Forgets all names in a directory and below it, and what they lead to.

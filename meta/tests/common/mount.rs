@@ -108,17 +108,20 @@ impl Mount {
         }
     }
 
-    /// Gives back what others want.
+    /// Gives back what others want; if there is no room for what is left, all of it.
     pub fn heed(&mut self, world: &mut World) {
         self.ship(world);
-        let Ok(Reply::Lease(lease)) = self.ordered(world, Op::Renew) else { return };
-        let directories = lease.recalls.clone();
-        for directory in &directories {
-            self.copy.give_back(*directory, &self.me);
+        let Ok(Reply::Lease(mut lease)) = self.ordered(world, Op::Renew) else { return };
+        for _ in 0..2 {
+            let directories = lease.recalls.clone();
+            for directory in &directories {
+                self.copy.give_back(*directory, &self.me);
+            }
+            let Ok(Reply::Lease(then)) = self.ordered(world, Op::Cede { directories }) else { panic!("ceding") };
+            lease = then;
+            self.take(&lease);
         }
-        let Ok(Reply::Lease(lease)) = self.ordered(world, Op::Cede { directories }) else { panic!("ceding") };
         assert_eq!(lease.recalls, []);
-        self.take(&lease);
     }
 
     pub fn fetch(&mut self, world: &mut World, ino: Ino) -> Result<(), Denied> {
