@@ -26,7 +26,8 @@ impl Journal {
             }
             let syncs = self.syncs.iter().filter(|sync| (sync.who, sync.life) == (deed.who, deed.life));
             let ill = syncs.clone().filter(|sync| !sync.well && sync.ended > deed.told.1).map(|sync| sync.ended).min();
-            let well = syncs.filter(|sync| sync.well && sync.begun >= deed.told.1).map(|sync| sync.ended).min();
+            // What happens in the same instant is in no order.
+            let well = syncs.filter(|sync| sync.well && sync.begun > deed.told.1).map(|sync| sync.ended).min();
             match (well, ill) {
                 (Some(well), ill) if ill.is_none_or(|ill| ill > well) => {
                     wrong.push(format!("deed {number} of {} was synced, and is lost", deed.who));
