@@ -57,42 +57,54 @@ impl State {
         if !shared {
             alone?;
         }
-        let found = loop {
-            if let Some(found) = self.find_zone(cx, ask, alone.is_ok())? {
-                break found;
-            }
-        };
-        let absorbed = self.absorbed(&id, ino);
+        let alone = alone.is_ok();
+        let found = self.find_zone(cx, ask, alone)?;
+        if self.holders.get(&id).is_some() {
+            return self.take_zone(&id, ask, found);
+        }
+        // Room for one more holder may be another's, with what that one had: it is looked for anew.
+        self.enlist(&id)?;
+        let taken = self.find_zone(cx, ask, alone).and_then(|found| self.take_zone(&id, ask, found));
+        if taken.is_err() {
+            self.fence(&id);
+        }
+        taken
+    }
+
+    /// Gives a holder what was found for it.
+    fn take_zone(&mut self, id: &HolderId, ask: Hold, found: Found) -> Result<Reply, Denied> {
+        let Hold { ino, shared, .. } = ask;
+        let absorbed = self.absorbed(id, ino);
         match found {
             Found::Had => {}
             // There is too much below it that is others'.
             Found::Alone { cool } if absorbed.is_err() && shared => {
-                self.need_holder(&id, 0)?;
+                self.need_zone(id, 0)?;
                 self.end_zone(ino);
-                let (by, until, changed) = (vec![id], self.clock.last, Time::ZERO);
+                let (by, until, changed) = (vec![*id], self.clock.last, Time::ZERO);
                 self.begin_zone(ino, Zone::Shared { by, until, cool, changed });
             }
             Found::Alone { cool } => {
                 let absorbed = absorbed?;
-                self.need_holder(&id, absorbed.len())?;
+                self.need_zone(id, absorbed.len())?;
                 for root in absorbed {
                     self.end_zone(root);
                 }
                 self.end_zone(ino);
-                self.begin_zone(ino, Zone::Held { by: id, since: self.clock.last, cool });
+                self.begin_zone(ino, Zone::Held { by: *id, since: self.clock.last, cool });
             }
             Found::Share { root, until, cool } => {
-                self.need_holder(&id, 0)?;
+                self.need_zone(id, 0)?;
                 self.end_zone(root);
-                self.begin_zone(root, Zone::Shared { by: vec![id], until, cool, changed: Time::ZERO });
+                self.begin_zone(root, Zone::Shared { by: vec![*id], until, cool, changed: Time::ZERO });
             }
             Found::Join { root } => {
-                self.need_holder(&id, 0)?;
-                self.join(root, id)?;
+                self.need_zone(id, 0)?;
+                self.join(root, *id)?;
             }
             Found::Cut { mut by, until, cool } => {
-                by.push(id);
-                self.need_holder(&id, 0)?;
+                by.push(*id);
+                self.need_zone(id, 0)?;
                 if !self.has_room(&Zone::Shared { by: by.clone(), until, cool, changed: Time::ZERO }) {
                     return Err(Denied::Contended);
                 }
@@ -100,11 +112,20 @@ impl State {
                 self.begin_zone(ino, Zone::Shared { by, until, cool, changed: Time::ZERO });
             }
         }
-        Ok(self.held(&id, ino))
+        Ok(self.held(id, ino))
     }
 
-    /// What this holder can have of `ino`. `None`: somebody whose time is up was in the way, and is not now.
-    fn find_zone(&mut self, cx: &Context<'_>, ask: Hold, alone: bool) -> Result<Option<Found>, Denied> {
+    /// What a holder can have, `alone` if it may. Whose time is up is not in the way.
+    fn find_zone(&mut self, cx: &Context<'_>, ask: Hold, alone: bool) -> Result<Found, Denied> {
+        loop {
+            if let Some(found) = self.look_for_zone(cx, ask, alone)? {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// The same. `None`: somebody whose time is up was in the way, and is not now.
+    fn look_for_zone(&mut self, cx: &Context<'_>, ask: Hold, alone: bool) -> Result<Option<Found>, Denied> {
         let Hold { number, ino, shared, .. } = ask;
         let id = &(*cx.key, number);
         let (now, first) = (self.clock.last, COOL.0.as_nanos() as u64);
@@ -189,16 +210,11 @@ impl State {
         false
     }
 
-    /// Makes a holder, unless there is one, if it may have one more zone.
-    fn need_holder(&mut self, id: &HolderId, absorbed: usize) -> Result<(), Denied> {
-        if self.zones.len() >= ZONES_TOTAL_MAX + absorbed && !self.drop_overdue() {
-            return Err(Denied::Contended);
-        }
-        if let Some(holder) = self.holders.get(id) {
-            let full = holder.zones.len() >= ZONES_MAX + absorbed;
-            return if full { Err(Denied::Contended) } else { Ok(()) };
-        }
-        self.enlist(id)
+    /// Whether a holder may have one more zone, when these are taken in.
+    fn need_zone(&mut self, id: &HolderId, absorbed: usize) -> Result<(), Denied> {
+        let room = self.zones.len() < ZONES_TOTAL_MAX + absorbed || self.drop_overdue();
+        let full = self.holders.get(id).is_none_or(|holder| holder.zones.len() >= ZONES_MAX + absorbed);
+        if full || !room { Err(Denied::Contended) } else { Ok(()) }
     }
 
     /// If there are as many zones as there may be, forgets one that nobody contends for any more; whether there
@@ -212,7 +228,7 @@ impl State {
         spare.map(|spare| self.end_zone(spare)).is_some()
     }
 
-    /// Makes a holder without anything.
+    /// Makes a holder without anything. If there are too many with its key, one whose time is up makes room.
     pub(crate) fn enlist(&mut self, id: &HolderId) -> Result<(), Denied> {
         let mine = || self.holders.range((id.0, 0)..=(id.0, u64::MAX));
         if mine().count() >= HOLDERS_MAX {

@@ -222,3 +222,24 @@ fn whoever_is_kept_busy_with_what_others_ask_for_is_asked_all_the_same() {
         }
     }
 }
+
+#[test]
+fn whoever_makes_room_for_another_is_counted_nowhere_any_more() {
+    let mut world = World::new();
+    let around = world.dir(2000, world.root, "around", 0o700);
+    let inner = world.dir(2000, around, "inner", 0o755);
+    assert!(world.run(&user(0), chmod(around, 0o500)).is_ok());
+    world.later(3);
+    // One of a key's users shares what is around it; then its time is up, and the key has as many holders as it may.
+    assert!(matches!(run(&mut world, 3, 2000, vec![hold(1, around, true)], None)[..], [Answer::Done(_)]));
+    world.later(61);
+    for holder in 2..=64 {
+        let enrolled = run(&mut world, 3, 2000, vec![Op::Enroll { holder, fresh: true }], None);
+        assert!(matches!(enrolled[..], [Answer::Done(_)]));
+    }
+    // Another of its users may look at the inner one only, and needs the first one's place.
+    let cut = run(&mut world, 3, 2001, vec![hold(65, inner, true)], None);
+    assert_eq!(cut, [Answer::Denied(Denied::Contended)]);
+    assert_eq!(world.state.audit(), Ok(()));
+    assert!(!world.state.is_read_by(around, &(key(3), 1)), "it was the one that had to go");
+}
