@@ -9,6 +9,7 @@ use base::Encode as _;
 use common::mount::Mount;
 use common::*;
 use meta::*;
+use proptest::prelude::*;
 
 fn share(world: &mut World, mounts: &mut [Mount], who: usize, directory: Ino) {
     while let Err(why) = mounts[who].hold(world, directory, true) {
@@ -242,4 +243,58 @@ fn whoever_makes_room_for_another_is_counted_nowhere_any_more() {
     assert_eq!(cut, [Answer::Denied(Denied::Contended)]);
     assert_eq!(world.state.audit(), Ok(()));
     assert!(!world.state.is_read_by(around, &(key(3), 1)), "it was the one that had to go");
+}
+
+/// One thing that somebody sends: whose key, as which holder, about which directory, what, and how much later.
+type Sent = (u8, u64, usize, u8, u64);
+
+fn play(crowded: bool, steps: &[Sent]) {
+    let mut world = World::new();
+    let mut directories = vec![world.root];
+    for (index, mode) in [0o755, 0o777, 0o700, 0o500, 0o755, 0o777, 0o711, 0o755].into_iter().enumerate() {
+        let around = directories[index / 2];
+        let uid = [0, 1000, 2000][index % 3];
+        let made = world.dir(0, around, &format!("d{index}"), mode);
+        let change = AttrChange { uid: Some(uid), ..AttrChange::default() };
+        world.run(&user(0), Op::SetAttr { ino: made, change }).unwrap();
+        directories.push(made);
+    }
+    // With as many holders as a key may have, each new one takes another's place.
+    for holder in (0..62).filter(|_| crowded) {
+        run(&mut world, 3, 2000, vec![Op::Enroll { holder: 1000 + holder, fresh: true }], None);
+    }
+    let mut epochs = std::collections::BTreeMap::new();
+    for (who, number, place, what, later) in steps {
+        let (seed, uid) = [(3, 2000), (3, 2001), (3, 2000), (3, 2001), (1, 0), (2, 1000)][usize::from(who % 6)];
+        let ino = directories[place % directories.len()];
+        let by = epochs.get(&(seed, *number)).map(|epoch| By { holder: *number, epoch: *epoch, log: None });
+        let (fresh, shared) = (what % 8 == 0, what % 3 > 0);
+        let op = match what / 8 % 8 {
+            0..=3 => Op::Hold { holder: *number, ino, fresh, shared },
+            4 => Op::Cede { directories: directories.clone() },
+            5 => [Op::Renew, Op::Release, Op::Fetch { ino, cookie: 0 }][usize::from(what % 3)].clone(),
+            6 => Op::Enroll { holder: *number, fresh },
+            _ => chmod(ino, [0o755, 0o700, 0o500][usize::from(what % 3)]),
+        };
+        let answers = run(&mut world, seed, uid, vec![op], by.filter(|_| !fresh));
+        if let [Answer::Done(Reply::Held { epoch, .. })] = answers[..] {
+            epochs.insert((seed, *number), epoch);
+        } else if answers == [Answer::Denied(Denied::Fenced)] {
+            epochs.remove(&(seed, *number));
+        }
+        assert_eq!(world.state.audit(), Ok(()));
+        world.later(if later % 10 == 0 { 61 } else { later % 5 });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn whatever_holders_ask_for_the_state_stays_sound(
+        crowded: bool,
+        steps in prop::collection::vec((any::<u8>(), 0..8_u64, 0..9_usize, any::<u8>(), 0..100_u64), 1..150)
+    ) {
+        play(crowded, &steps);
+    }
 }
