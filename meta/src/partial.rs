@@ -268,6 +268,10 @@ impl State {
             let roots = self.zones.iter().map(|(root, _)| *root);
             doubted.extend(roots.filter(|root| self.inodes.get(root).is_some_and(|inode| inode.home == directory)));
         }
+        // A directory may be gone, and no zone begins there any more: what was made in it without a name is in none.
+        let nameless = self.orphans.iter().map(|(ino, _)| *ino);
+        let homeless = nameless.filter(|ino| self.inodes.get(ino).is_some_and(|inode| doubted.contains(&inode.home)));
+        homeless.collect::<Vec<_>>().into_iter().for_each(|ino| self.forget_inode(ino));
         for ino in doubted {
             self.forget_below(ino);
             // To be fetched again, with this inode.
