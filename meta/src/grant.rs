@@ -17,7 +17,7 @@ const HOLDERS_MAX: usize = 64;
 pub(crate) struct Hold {
     pub(crate) number: u64,
     pub(crate) ino: Ino,
-    pub(crate) fresh: bool,
+    pub(crate) instead: u64,
     pub(crate) shared: bool,
 }
 
@@ -39,13 +39,13 @@ impl State {
     /// Gives the batch's signer a zone, as the holder with this number: alone, or if that can't be and will do,
     /// together with others who look at it.
     pub(crate) fn hold(&mut self, cx: &Context<'_>, ask: Hold) -> Result<Reply, Denied> {
-        let Hold { number, ino, fresh, shared } = ask;
+        let Hold { number, ino, instead, shared } = ask;
         let id = (*cx.key, number);
-        if fresh {
-            self.fence(&id);
+        if let Some(taken) = self.begin_anew(cx, &id, instead) {
+            return Ok(taken);
         }
-        if self.holders.get(&id).is_some_and(|holder| cx.by != Some(number) || !holder.recalls.is_empty()) {
-            // Somebody else is this holder now; or it should give something back first.
+        if self.holders.get(&id).is_some_and(|holder| !holder.recalls.is_empty()) {
+            // It should give something back first.
             return Err(Denied::Contended);
         }
         let directory = self.directory(ino)?;
@@ -69,6 +69,20 @@ impl State {
             self.fence(&id);
         }
         taken
+    }
+
+    /// Ends the holder with this number that the caller begins anew `instead` of. If somebody else is it,
+    /// that is the answer.
+    pub(crate) fn begin_anew(&mut self, cx: &Context<'_>, id: &HolderId, instead: u64) -> Option<Reply> {
+        let epoch = self.holders.get(id)?.epoch;
+        match () {
+            () if cx.by == Some(id.1) => None,
+            () if epoch == instead => {
+                self.fence(id);
+                None
+            }
+            () => Some(Reply::Taken { epoch }),
+        }
     }
 
     /// Gives a holder what was found for it.

@@ -127,16 +127,13 @@ impl State {
     }
 
     /// Makes the signer's holder with this number known, if it is not, to have locks without leases.
-    pub(crate) fn enroll(&mut self, cx: &Context<'_>, number: u64, fresh: bool) -> Result<Reply, Denied> {
+    pub(crate) fn enroll(&mut self, cx: &Context<'_>, number: u64, instead: u64) -> Result<Reply, Denied> {
         let id = (*cx.key, number);
-        if fresh {
-            self.fence(&id);
+        if let Some(taken) = self.begin_anew(cx, &id, instead) {
+            return Ok(taken);
         }
-        match self.holders.get(&id) {
-            // Somebody else is this holder now.
-            Some(_) if cx.by != Some(number) => return Err(Denied::Contended),
-            Some(_) => {}
-            None => self.enlist(&id)?,
+        if self.holders.get(&id).is_none() {
+            self.enlist(&id)?;
         }
         let (lease, names) = (self.lease(&id), vec![self.principals.row_name(&id.0), self.holders.row_name(&id)]);
         let epoch = self.holder(&id).epoch;

@@ -246,10 +246,11 @@ pub enum Op {
     /// The directory that a directory is in (`..`); of a root, itself. -> [`Reply::Attr`]
     Parent { ino: Ino },
     /// Asks for a lease on a directory with all below it, as the signer's holder with this number. The
-    /// caller may read and search it. `fresh`: the holder begins anew, and whoever had its number is
-    /// fenced. `shared`: a lease that others have, too, will do, under which nothing is changed; else the
-    /// caller may also write to the directory. -> [`Reply::Held`]
-    Hold { holder: u64, ino: Ino, fresh: bool, shared: bool },
+    /// caller may read and search it. `instead`: asked in nobody's name the holder begins anew, and whoever
+    /// had its number with this epoch is fenced; with another epoch it goes on. So a request that was held up
+    /// ends nothing that began after it. `shared`: a lease that others have, too, will do, under which nothing
+    /// is changed; else the caller may also write to the directory. -> [`Reply::Held`], [`Reply::Taken`]
+    Hold { holder: u64, ino: Ino, instead: u64, shared: bool },
     /// What the batch's holder should know. Every batch in its name makes its leases last longer. ->
     /// [`Reply::Lease`]
     Renew,
@@ -263,9 +264,9 @@ pub enum Op {
     Lock(LockRequest),
     /// What is in the way of a lock. -> [`Reply::Conflict`]
     GetLock(LockRequest),
-    /// Makes the signer's holder with this number known, to have locks without leases. `fresh` as for `Hold`.
-    /// -> [`Reply::Held`]
-    Enroll { holder: u64, fresh: bool },
+    /// Makes the signer's holder with this number known, to have locks without leases. `instead` as for
+    /// `Hold`. -> [`Reply::Held`], [`Reply::Taken`]
+    Enroll { holder: u64, instead: u64 },
     /// Makes a regular file without a name, which the signer keeps as it keeps an orphan. Until it is let go
     /// the signer may [`Op::Link`] it. -> [`Reply::Created`]
     CreateUnnamed { parent: Ino, new: NewInode },
@@ -299,14 +300,14 @@ canonical_enum!(Op {
     21 => KeepOrphan { ino },
     22 => ReleaseOrphan { ino },
     23 => Parent { ino },
-    24 => Hold { holder, ino, fresh, shared },
+    24 => Hold { holder, ino, instead, shared },
     25 => Renew,
     26 => Cede { directories },
     27 => Release,
     28 => Fetch { ino, cookie },
     29 => Lock(request),
     30 => GetLock(request),
-    31 => Enroll { holder, fresh },
+    31 => Enroll { holder, instead },
     32 => CreateUnnamed { parent, new },
     33 => SetAcl { ino, kind, acl },
     34 => GetAcl { ino, kind },
@@ -355,6 +356,8 @@ pub enum Reply {
     Acl(Acl),
     /// As `Names`; and which access lists there are: its own, and one for what is made in it.
     Listed { names: Vec<(XattrClass, SealedName)>, access: bool, default: bool },
+    /// Somebody is the holder with this number, with this epoch: to begin anew, name it.
+    Taken { epoch: u64 },
 }
 canonical_enum!(Reply {
     0 => Unit,
@@ -377,6 +380,7 @@ canonical_enum!(Reply {
     17 => Conflict(seen),
     18 => Acl(acl),
     19 => Listed { names, access, default },
+    20 => Taken { epoch },
 });
 
 /// Why an operation was refused. Each maps to one `errno` at a door.

@@ -209,8 +209,8 @@ impl State {
             Op::RemoveXattr { ino, class, name } => self.remove_xattr(cx, &(*ino, *class, name.clone())),
             Op::KeepOrphan { ino } => self.keep_orphan(cx, *ino),
             Op::ReleaseOrphan { ino } => self.release_orphan(cx, *ino),
-            Op::Hold { holder, ino, fresh, shared } => {
-                self.hold(cx, Hold { number: *holder, ino: *ino, fresh: *fresh, shared: *shared })
+            Op::Hold { holder, ino, instead, shared } => {
+                self.hold(cx, Hold { number: *holder, ino: *ino, instead: *instead, shared: *shared })
             }
             Op::Renew => self.renew(cx),
             Op::Cede { directories } => self.cede(cx, directories),
@@ -218,7 +218,7 @@ impl State {
             Op::Fetch { ino, cookie } => self.fetch(cx, *ino, *cookie),
             Op::Lock(request) => self.lock(cx, request),
             Op::GetLock(request) => self.get_lock(cx, request),
-            Op::Enroll { holder, fresh } => self.enroll(cx, *holder, *fresh),
+            Op::Enroll { holder, instead } => self.enroll(cx, *holder, *instead),
             Op::VolumeGet { .. }
             | Op::StatFs { .. }
             | Op::Lookup { .. }

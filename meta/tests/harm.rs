@@ -36,8 +36,18 @@ fn run(world: &mut World, seed: u8, uid: u32, ops: Vec<Op>, by: Option<By>) -> A
     world.state.apply_batch(world.now, &key(seed), &Batch { calls, by })
 }
 
-fn hold(number: u64, ino: Ino, fresh: bool) -> Op {
-    Op::Hold { holder: number, ino, fresh, shared: true }
+fn hold(number: u64, ino: Ino) -> Op {
+    Op::Hold { holder: number, ino, instead: 0, shared: true }
+}
+
+/// Asks for a lease as a holder that begins anew, whoever has its number.
+fn hold_anew(world: &mut World, seed: u8, uid: u32, number: u64, ino: Ino) -> Answers {
+    match run(world, seed, uid, vec![hold(number, ino)], None)[..] {
+        [Answer::Done(Reply::Taken { epoch: instead })] => {
+            run(world, seed, uid, vec![Op::Hold { holder: number, ino, instead, shared: true }], None)
+        }
+        ref answers => answers.to_vec(),
+    }
 }
 
 #[test]
@@ -111,14 +121,14 @@ fn wait_for_a_silent_one(mode: u16) {
     }
     let deep = *directories.last().unwrap();
     let me = Mount::new(9);
-    assert!(matches!(run(&mut world, 2, 1000, vec![hold(1, directories[0], true)], None)[..], [Answer::Done(_)]));
+    assert!(matches!(hold_anew(&mut world, 2, 1000, 1, directories[0])[..], [Answer::Done(_)]));
     let (mut waited, mut level) = (0, 0);
     while me.ordered(&mut world, chmod(deep, 0o700)) == Err(Denied::Leased) {
         world.later(1);
         waited += 1;
         if waited % 60 == 59 && level < 7 {
             level += 1;
-            run(&mut world, 2, 1000, vec![hold(1, directories[level], true)], None);
+            hold_anew(&mut world, 2, 1000, 1, directories[level]);
         }
         assert!(waited <= 62, "more than a term");
     }
@@ -136,7 +146,7 @@ fn a_silent_one_does_not_share_it_again_at_once() {
     second.hold(&mut world, root, true).unwrap();
     let (mut waited, mut passed) = (0, 0);
     for round in 0..10 {
-        run(&mut world, 2, 1000, vec![hold(1, directory, true)], None);
+        hold_anew(&mut world, 2, 1000, 1, directory);
         while me.ordered(&mut world, chmod(directory, 0o755 | (round % 2) << 4)) == Err(Denied::Leased) {
             second.heed(&mut world);
             world.later(1);
@@ -162,7 +172,7 @@ fn nobody_shares_what_he_may_not_look_at() {
     assert!(second.ordered(&mut world, chmod(root, 0o700)).is_ok());
     world.later(3);
     let stranger = (key(2), 1);
-    assert!(matches!(run(&mut world, 2, 1000, vec![hold(1, public, true)], None)[..], [Answer::Done(_)]));
+    assert!(matches!(hold_anew(&mut world, 2, 1000, 1, public)[..], [Answer::Done(_)]));
     assert_eq!([root, secret, public].map(|ino| world.state.is_read_by(ino, &stranger)), [false, false, true]);
     assert!(world.state.is_read_by(public, &second.me), "nobody else lost it");
     assert_eq!(world.state.audit(), Ok(()));
@@ -175,10 +185,10 @@ fn answers_about_leases_are_short_however_many_share_how_much() {
     let directories: Vec<Ino> = (0..510).map(|i| world.dir(0, top, &format!("d{i}"), 0o755)).collect();
     for (seed, uid, mine) in [(2, 1000, &directories[..255]), (3, 2000, &directories[255..])] {
         for number in 0..62 {
-            let first = run(&mut world, seed, uid, vec![hold(number, mine[0], true)], None).pop().unwrap();
+            let first = hold_anew(&mut world, seed, uid, number, mine[0]).pop().unwrap();
             let Answer::Done(Reply::Held { epoch, .. }) = first else { panic!("{first:?}") };
             for part in mine[1..].chunks(50) {
-                let ops = part.iter().map(|ino| hold(number, *ino, false)).collect();
+                let ops = part.iter().map(|ino| hold(number, *ino)).collect();
                 run(&mut world, seed, uid, ops, Some(By { holder: number, epoch, log: None }));
             }
         }
@@ -186,7 +196,7 @@ fn answers_about_leases_are_short_however_many_share_how_much() {
     assert_eq!(world.state.audit(), Ok(()));
     // Whoever may have it alone, if there were not so many, can look.
     for (seed, uid) in [(1, 0), (3, 2000)] {
-        let held = run(&mut world, seed, uid, vec![hold(63, top, true)], None);
+        let held = hold_anew(&mut world, seed, uid, 63, top);
         let [Answer::Done(Reply::Held { epoch, .. })] = &held[..] else { panic!("{held:?}") };
         let fetch = vec![Op::Fetch { ino: top, cookie: 0 }];
         let by = Some(By { holder: 63, epoch: *epoch, log: None });
@@ -202,7 +212,7 @@ fn whoever_is_kept_busy_with_what_others_ask_for_is_asked_all_the_same() {
     let top = world.dir(0, world.root, "top", 0o755);
     let wanted = world.dir(0, top, "wanted", 0o755);
     let directories: Vec<Ino> = (0..640).map(|i| world.dir(0, top, &format!("d{i}"), 0o755)).collect();
-    let first = run(&mut world, 2, 1000, vec![hold(1, top, true)], None).pop().unwrap();
+    let first = hold_anew(&mut world, 2, 1000, 1, top).pop().unwrap();
     let Answer::Done(Reply::Held { epoch, .. }) = first else { panic!("{first:?}") };
     let by = || Some(By { holder: 1, epoch, log: None });
     let (me, mut waited) = (Mount::new(9), 0);
@@ -232,14 +242,14 @@ fn whoever_makes_room_for_another_is_counted_nowhere_any_more() {
     assert!(world.run(&user(0), chmod(around, 0o500)).is_ok());
     world.later(3);
     // One of a key's users shares what is around it; then its time is up, and the key has as many holders as it may.
-    assert!(matches!(run(&mut world, 3, 2000, vec![hold(1, around, true)], None)[..], [Answer::Done(_)]));
+    assert!(matches!(hold_anew(&mut world, 3, 2000, 1, around)[..], [Answer::Done(_)]));
     world.later(61);
     for holder in 2..=64 {
-        let enrolled = run(&mut world, 3, 2000, vec![Op::Enroll { holder, fresh: true }], None);
+        let enrolled = run(&mut world, 3, 2000, vec![Op::Enroll { holder, instead: 0 }], None);
         assert!(matches!(enrolled[..], [Answer::Done(_)]));
     }
     // Another of its users may look at the inner one only, and needs the first one's place.
-    let cut = run(&mut world, 3, 2001, vec![hold(65, inner, true)], None);
+    let cut = hold_anew(&mut world, 3, 2001, 65, inner);
     assert_eq!(cut, [Answer::Denied(Denied::Contended)]);
     assert_eq!(world.state.audit(), Ok(()));
     assert!(!world.state.is_read_by(around, &(key(3), 1)), "it was the one that had to go");
@@ -261,23 +271,25 @@ fn play(crowded: bool, steps: &[Sent]) {
     }
     // With as many holders as a key may have, each new one takes another's place.
     for holder in (0..62).filter(|_| crowded) {
-        run(&mut world, 3, 2000, vec![Op::Enroll { holder: 1000 + holder, fresh: true }], None);
+        run(&mut world, 3, 2000, vec![Op::Enroll { holder: 1000 + holder, instead: 0 }], None);
     }
     let mut epochs = std::collections::BTreeMap::new();
     for (who, number, place, what, later) in steps {
         let (seed, uid) = [(3, 2000), (3, 2001), (3, 2000), (3, 2001), (1, 0), (2, 1000)][usize::from(who % 6)];
         let ino = directories[place % directories.len()];
-        let by = epochs.get(&(seed, *number)).map(|epoch| By { holder: *number, epoch: *epoch, log: None });
+        let known = epochs.get(&(seed, *number)).copied();
+        let by = known.map(|epoch| By { holder: *number, epoch, log: None });
         let (fresh, shared) = (what % 8 == 0, what % 3 > 0);
+        let instead = known.filter(|_| fresh).unwrap_or(0);
         let op = match what / 8 % 8 {
-            0..=3 => Op::Hold { holder: *number, ino, fresh, shared },
+            0..=3 => Op::Hold { holder: *number, ino, instead, shared },
             4 => Op::Cede { directories: directories.clone() },
             5 => [Op::Renew, Op::Release, Op::Fetch { ino, cookie: 0 }][usize::from(what % 3)].clone(),
-            6 => Op::Enroll { holder: *number, fresh },
+            6 => Op::Enroll { holder: *number, instead },
             _ => chmod(ino, [0o755, 0o700, 0o500][usize::from(what % 3)]),
         };
         let answers = run(&mut world, seed, uid, vec![op], by.filter(|_| !fresh));
-        if let [Answer::Done(Reply::Held { epoch, .. })] = answers[..] {
+        if let [Answer::Done(Reply::Held { epoch, .. } | Reply::Taken { epoch })] = answers[..] {
             epochs.insert((seed, *number), epoch);
         } else if answers == [Answer::Denied(Denied::Fenced)] {
             epochs.remove(&(seed, *number));

@@ -379,23 +379,23 @@ fn a_lease_gives_no_rights_and_needs_some() {
     let closed = world.dir(0, world.root, "closed", 0o755);
     world.key = key(2);
     assert_eq!(
-        world.run(&user(1000), Op::Hold { holder: 1, ino: closed, fresh: false, shared: false }),
+        world.run(&user(1000), Op::Hold { holder: 1, ino: closed, instead: 0, shared: false }),
         Err(Denied::Access)
     );
     let own = world.dir(1000, world.root, "own", 0o755);
-    let Ok(Reply::Held { .. }) = world.run(&user(1000), Op::Hold { holder: 1, ino: own, fresh: false, shared: false })
+    let Ok(Reply::Held { .. }) = world.run(&user(1000), Op::Hold { holder: 1, ino: own, instead: 0, shared: false })
     else {
         panic!("refused")
     };
     assert_eq!(
-        world.run(&user(0), Op::Hold { holder: 1, ino: own, fresh: false, shared: false }),
+        world.run(&user(0), Op::Hold { holder: 1, ino: own, instead: 0, shared: false }),
         Err(Denied::NotGranted)
     );
     let quota = World::with(VolumeSpec { quota_inodes: 10, ..spec("small") });
     let mut quota = quota;
     let root = quota.root;
     assert_eq!(
-        quota.run(&user(0), Op::Hold { holder: 1, ino: root, fresh: false, shared: false }),
+        quota.run(&user(0), Op::Hold { holder: 1, ino: root, instead: 0, shared: false }),
         Err(Denied::NotPermitted)
     );
 }
@@ -407,15 +407,14 @@ fn holders_and_zones_are_bounded() {
     let mut held = 0;
     for number in 0..100 {
         let own = world.dir(0, root, &format!("d{number}"), 0o755);
-        held += usize::from(
-            world.run(&user(0), Op::Hold { holder: number, ino: own, fresh: false, shared: false }).is_ok(),
-        );
+        held +=
+            usize::from(world.run(&user(0), Op::Hold { holder: number, ino: own, instead: 0, shared: false }).is_ok());
     }
     assert_eq!(held, 64);
     world.later(100);
     let own = world.dir(0, root, "late", 0o755);
     assert!(
-        world.run(&user(0), Op::Hold { holder: 100, ino: own, fresh: false, shared: false }).is_ok(),
+        world.run(&user(0), Op::Hold { holder: 100, ino: own, instead: 0, shared: false }).is_ok(),
         "one whose time is up makes room"
     );
 }
@@ -430,9 +429,16 @@ fn whoever_begins_anew_fences_who_it_was() {
     scene.mounts[0].ship(&mut scene.world);
     // It crashed, and came back under the same number.
     let mut again = Mount::new(1);
-    let fresh = again.ordered(&mut scene.world, Op::Hold { holder: 1, ino: root, fresh: true, shared: false });
-    let Ok(Reply::Held { epoch, .. }) = fresh else { panic!("{fresh:?}") };
+    let hold = |instead| Op::Hold { holder: 1, ino: root, instead, shared: false };
+    let old = scene.mounts[0].epoch;
+    assert_eq!(again.ordered(&mut scene.world, hold(0)), Ok(Reply::Taken { epoch: old }));
+    let anew = again.ordered(&mut scene.world, hold(old));
+    let Ok(Reply::Held { epoch, .. }) = anew else { panic!("{anew:?}") };
     again.epoch = epoch;
+    // What it asked for at first was held up, and comes late; so does what it asked for a life before.
+    for late in [hold(0), hold(old), Op::Enroll { holder: 1, instead: 0 }, Op::Enroll { holder: 1, instead: old }] {
+        assert_eq!(Mount::new(1).ordered(&mut scene.world, late), Ok(Reply::Taken { epoch }), "it ends nothing");
+    }
     let batch = |mount: &Mount, part, text| {
         let (calls, log) = (vec![Call { caller: user(0), op: create(text) }], Log { part, stamps: vec![Time::ZERO] });
         Batch { calls, by: mount.by(Some(log)) }
@@ -495,9 +501,11 @@ fn beginning_anew_again_and_again_does_not_keep_others_out() {
     let own = scene.world.dir(0, root, "own", 0o755);
     let look = Op::Lookup { parent: own, name: name("x") };
     let greedy = |scene: &mut Scene| {
-        let op = Op::Hold { holder: 1, ino: root, fresh: true, shared: false };
-        let mount = Mount::new(1);
-        mount.ordered(&mut scene.world, op)
+        let hold = |instead| Op::Hold { holder: 1, ino: root, instead, shared: false };
+        match Mount::new(1).ordered(&mut scene.world, hold(0)) {
+            Ok(Reply::Taken { epoch }) => Mount::new(1).ordered(&mut scene.world, hold(epoch)),
+            other => other,
+        }
     };
     greedy(&mut scene).unwrap();
     assert_eq!(scene.mounts[1].ordered(&mut scene.world, look.clone()), Err(Denied::Leased));

@@ -383,7 +383,7 @@ fn locks_need_a_holder_a_file_and_the_right_to_use_it() {
         Op::Lock(LockRequest { ino, kind, owner: 1, start, end, mode, pid: 1, how: LockHow::Try })
     };
     assert_eq!(world.run(&user(0), lock(file, Posix, Shared, ALL)), Err(Denied::Fenced), "nobody's");
-    let Ok(Reply::Held { epoch, .. }) = world.run(&user(0), Op::Enroll { holder: 1, fresh: true }) else { panic!() };
+    let Ok(Reply::Held { epoch, .. }) = world.run(&user(0), Op::Enroll { holder: 1, instead: 0 }) else { panic!() };
     let as_holder = |world: &mut World, uid, op: Op| {
         let by = Some(By { holder: 1, epoch, log: None });
         let batch = Batch { calls: vec![Call { caller: user(uid), op }], by };
@@ -402,8 +402,8 @@ fn locks_need_a_holder_a_file_and_the_right_to_use_it() {
     }
     assert!(granted(as_holder(&mut world, 0, lock(file, Posix, Unlock, (LOCK_END, LOCK_END)))));
     assert_eq!(world.state.audit(), Ok(()));
-    let again = world.run(&user(0), Op::Enroll { holder: 1, fresh: false });
-    assert_eq!(again, Err(Denied::Contended), "another may not use its name without ending it");
+    let again = world.run(&user(0), Op::Enroll { holder: 1, instead: 0 });
+    assert_eq!(again, Ok(Reply::Taken { epoch }), "another may not use its name without ending it");
 }
 
 #[test]

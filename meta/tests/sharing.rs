@@ -183,7 +183,7 @@ fn whoever_does_not_answer_is_waited_out_and_the_others_keep_what_they_share() {
 #[test]
 fn whoever_may_only_read_shares_and_so_does_everybody_where_there_is_a_quota() {
     let mut scene = Scene::new(0);
-    let (top, hold) = (scene.top, |shared| Op::Hold { holder: 1, ino: scene.top, fresh: false, shared });
+    let (top, hold) = (scene.top, |shared| Op::Hold { holder: 1, ino: scene.top, instead: 0, shared });
     scene.world.key = key(2);
     assert_eq!(scene.world.run(&user(1000), hold(false)), Err(Denied::Access));
     assert!(matches!(scene.world.run(&user(1000), hold(true)), Ok(Reply::Held { .. })));
@@ -191,7 +191,7 @@ fn whoever_may_only_read_shares_and_so_does_everybody_where_there_is_a_quota() {
     assert!(scene.world.state.is_read_by(top, &(key(2), 1)) && !scene.world.state.is_held_by(top, &(key(2), 1)));
 
     let mut quota = World::with(VolumeSpec { quota_inodes: 10, ..spec("small") });
-    let hold = |shared| Op::Hold { holder: 1, ino: quota.root, fresh: false, shared };
+    let hold = |shared| Op::Hold { holder: 1, ino: quota.root, instead: 0, shared };
     let (alone, both) = (hold(false), hold(true));
     assert_eq!(quota.run(&user(0), alone), Err(Denied::NotPermitted));
     assert!(matches!(quota.run(&user(0), both), Ok(Reply::Held { .. })));

@@ -9,13 +9,13 @@ use crate::backend::{Metadata, Unavailable};
 impl<M: Metadata> Core<M> {
     /// Asks for a lease on a directory; or only to be known. Says whether somebody else has it, and is asked.
     pub(super) async fn hold(&self, call: &Call, directory: Option<(Ino, Kind)>) -> Result<bool, Unavailable> {
-        let (by, fresh) = {
+        let (by, instead) = {
             let local = self.local.lock();
-            (local.by(&self.me, None), !local.has_held())
+            (local.by(&self.me, None), local.instead())
         };
         let op = match directory {
-            Some((ino, kind)) => Op::Hold { holder: self.me.1, ino, fresh, shared: kind == Kind::Shared },
-            None => Op::Enroll { holder: self.me.1, fresh },
+            Some((ino, kind)) => Op::Hold { holder: self.me.1, ino, instead, shared: kind == Kind::Shared },
+            None => Op::Enroll { holder: self.me.1, instead },
         };
         self.forget().await;
         let asked = (self.local.lock().clock)();
@@ -37,8 +37,10 @@ impl<M: Metadata> Core<M> {
                 local.take_hold(asked, epoch, &lease, &rows, &self.me)
             }
             Some(Answer::Denied(Denied::Leased)) => return Ok(true),
+            Some(Answer::Done(Reply::Taken { epoch })) if local.begin_instead(epoch) => {}
             refused => {
-                let contended = refused == Some(Answer::Denied(Denied::Contended));
+                let contended =
+                    matches!(refused, Some(Answer::Denied(Denied::Contended) | Answer::Done(Reply::Taken { .. })));
                 let pause = if contended { REFUSED.0 } else { REFUSED.1 };
                 if let Some((directory, kind)) = directory {
                     local.note_refused(directory, call.caller.uid, kind, pause);

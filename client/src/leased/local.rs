@@ -93,7 +93,10 @@ pub(super) struct Local {
     /// Changes that were lost and that nobody was told of, and how often something was lost.
     lost: Option<usize>,
     losses: u64,
+    /// It had leases in this life: whoever has its number with another epoch is somebody else, and goes on.
     has_held: bool,
+    /// The epoch that was somebody's with this holder's number, and ends when this one begins; 0: nobody's.
+    instead: u64,
     /// Something is being given back: until that is done replicas would still say that it is held here.
     pub(super) ceding: bool,
     /// The volume's root, until a lease on it was asked for: before anything else, so that whoever had this
@@ -141,6 +144,7 @@ impl Local {
             lost: None,
             losses: 0,
             has_held: false,
+            instead: 0,
             ceding: false,
             root,
             volume_root: root,
@@ -160,9 +164,16 @@ impl Local {
         self.epoch != 0
     }
 
-    /// Whether it ever had any, in this life.
-    pub(super) fn has_held(&self) -> bool {
-        self.has_held
+    /// The epoch that ends when this holder begins.
+    pub(super) fn instead(&self) -> u64 {
+        self.instead
+    }
+
+    /// Takes note that somebody has this holder's number, with this epoch; whether it is to be ended.
+    pub(super) fn begin_instead(&mut self, epoch: u64) -> bool {
+        let known = self.epoch != 0 || self.has_held || self.instead == epoch;
+        self.instead = epoch;
+        !known
     }
 
     /// Whether these are still the same leases.

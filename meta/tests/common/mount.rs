@@ -50,7 +50,7 @@ impl Mount {
     /// Asks for a lease, its own alone or else to look.
     pub fn hold(&mut self, world: &mut World, ino: Ino, shared: bool) -> Result<(), Denied> {
         let Reply::Held { epoch, lease, rows } =
-            self.ordered(world, Op::Hold { holder: self.me.1, ino, fresh: false, shared })?
+            self.ordered(world, Op::Hold { holder: self.me.1, ino, instead: 0, shared })?
         else {
             panic!("no lease")
         };
@@ -66,7 +66,7 @@ impl Mount {
 
     /// Becomes a holder without leases.
     pub fn enroll(&mut self, world: &mut World) {
-        let enroll = Op::Enroll { holder: self.me.1, fresh: true };
+        let enroll = Op::Enroll { holder: self.me.1, instead: 0 };
         let Ok(Reply::Held { epoch, lease, rows }) = self.ordered(world, enroll) else { panic!("refused") };
         (self.epoch, self.parts, self.heard) = (epoch, 0, world.now);
         self.copy = State::copy_of(CLUSTER);

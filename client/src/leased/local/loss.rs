@@ -22,9 +22,10 @@ impl Local {
     pub(in crate::leased) fn give_up(&mut self, cluster: ClusterId) {
         assert!(self.log.is_empty(), "everything is sent before anything is ordered");
         let (lost, losses) = (self.lost, self.losses);
+        let instead = if self.epoch == 0 { self.instead } else { self.epoch };
         self.hand_over();
         self.begin_anew(cluster);
-        (self.shipped, self.lost, self.losses) = (self.logged, lost, losses);
+        (self.shipped, self.lost, self.losses, self.instead) = (self.logged, lost, losses, instead);
     }
 
     /// Without leases and without a log; what was lost before stays so.

@@ -95,6 +95,7 @@ impl Hostile {
         // Whoever does not know what it has begins anew.
         let forgot = known.epoch == 0 && known.before > 0;
         let fresh = self.rng.percent(if habit == Habit::Loops || forgot { 30 } else { 1 });
+        let instead = if fresh { known.before.max(known.epoch) } else { 0 };
         // A part after the other, as an honest one sends them.
         let sending = self.asked.iter().any(|(_, asked, logged)| *asked == face && *logged);
         let target = match habit {
@@ -103,7 +104,7 @@ impl Hostile {
             _ => place.directory,
         };
         let shared = self.rng.percent(40);
-        let hold = Op::Hold { holder: face as u64, ino: target, fresh, shared };
+        let hold = Op::Hold { holder: face as u64, ino: target, instead, shared };
         let by = |epoch, log| Some(By { holder: face as u64, epoch, log });
         let alone = |op: Op, by: Option<By>| Some((face, Batch { calls: vec![call(op)], by }));
         let roll = self.rng.below(100);
@@ -116,7 +117,7 @@ impl Hostile {
                 let directories = places.iter().map(|place| place.directory).chain([root]).collect();
                 alone(Op::Cede { directories }, by(known.epoch, None))
             }
-            (Habit::Loops | Habit::Hoards, 60..90) => alone(hold, by(known.epoch, None)),
+            (Habit::Loops | Habit::Hoards, 60..90) => alone(hold, by(known.epoch, None).filter(|_| !fresh)),
             (Habit::Forges, 0..20) => alone(hold, by(self.rng.below(60), None)),
             (Habit::Forges, 20..60) => {
                 let directories = places.iter().map(|place| place.directory).collect();
@@ -175,6 +176,7 @@ impl Hostile {
             Some(Answer::Done(Reply::Held { epoch, .. })) if *epoch != face.epoch => {
                 *face = Face { epoch: *epoch, parts: 0, before: face.epoch };
             }
+            Some(Answer::Done(Reply::Taken { epoch })) => face.before = *epoch,
             Some(Answer::Denied(Denied::Fenced)) if face.epoch > 0 => {
                 *face = Face { epoch: 0, parts: 0, before: face.epoch };
             }
