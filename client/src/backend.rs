@@ -189,6 +189,15 @@ pub trait Metadata: Send + Sync + 'static {
         false
     }
 
+    /// Says whether the locks on this file that somebody here has are his still; asks, if the time is up for
+    /// which that is known.
+    ///
+    /// # Errors
+    /// If replicas can't be reached.
+    fn keeps_locks(&self, _ino: Ino) -> impl Future<Output = Result<bool, Unavailable>> + Send {
+        async { Ok(true) }
+    }
+
     /// Nobody relies any more on locks on this file that were lost: until then it is not changed.
     fn forget_lost(&self, _ino: Ino) {}
 
@@ -341,6 +350,10 @@ impl<M: Metadata> Metadata for Arc<M> {
 
     fn has_lost_locks(&self, ino: Ino) -> bool {
         M::has_lost_locks(self, ino)
+    }
+
+    async fn keeps_locks(&self, ino: Ino) -> Result<bool, Unavailable> {
+        M::keeps_locks(self, ino).await
     }
 
     fn forget_lost(&self, ino: Ino) {

@@ -207,6 +207,13 @@ impl<M: Metadata> Metadata for Leased<M> {
         self.core.local.lock().owned.is_lost(ino)
     }
 
+    async fn keeps_locks(&self, ino: Ino) -> Result<bool, Unavailable> {
+        if !self.core.local.lock().knows_locks() {
+            self.core.renew().await?;
+        }
+        Ok(!self.has_lost_locks(ino))
+    }
+
     fn forget_lost(&self, ino: Ino) {
         self.core.local.lock().owned.forget_lost(ino);
     }

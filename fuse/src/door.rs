@@ -187,7 +187,14 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
         self.fs.forget(ino, lookups);
     }
 
-    async fn getattr(&self, request: &Request, inode: u64, _: Option<u64>) -> Result<AttributesFor> {
+    async fn getattr(&self, request: &Request, inode: u64, handle: Option<u64>) -> Result<AttributesFor> {
+        if let Some(handle) = handle.map(Handle) {
+            // The kernel asks before it reads from its own pages.
+            match self.wait(request, self.fs.need_locks(handle)).await {
+                Err(Errno::BADF) | Ok(()) => {}
+                Err(lost) => return Err(lost),
+            }
+        }
         let (caller, ino, generation) = (self.caller(request), self.ino(inode), self.fs.generation());
         let attr = match self.wait(request, self.fs.getattr(&caller, ino)).await {
             Err(Errno::STALE) => self.told.removed(ino).ok_or(Errno::STALE)?,

@@ -58,7 +58,8 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// wrote is there at once.
     ///
     /// # Errors
-    /// `BadHandle` if it is not open for reading; `Unavailable` or `Corrupt` if a chunk can't be had.
+    /// `BadHandle` if it is not open for reading; `Unavailable` or `Corrupt` if a chunk can't be had;
+    /// `Denied(Fenced)` if locks that were taken through this handle are lost.
     pub async fn read(&self, handle: Handle, offset: u64, len: u32) -> Result<Bytes> {
         let open = self.shared.handle(handle)?;
         if !open.flags.read && !open.flags.execute {
@@ -146,6 +147,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
 
 impl<M: Metadata, B: BlockStore> Shared<M, B> {
     async fn read(&self, open: &Open, offset: u64, len: u32) -> Result<Bytes> {
+        self.need_locks(open).await?;
         self.freshen(open).await?;
         let (parts, ahead) = loop {
             self.ensure_layout(&open.file).await?;

@@ -96,6 +96,15 @@ impl HandleLocks {
 }
 
 impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
+    /// Refuses a handle through which locks were taken that are lost, as far as that can be known now.
+    ///
+    /// # Errors
+    /// `BadHandle`; `Denied(Fenced)` if they are lost; that nobody says whether they are.
+    pub async fn need_locks(&self, handle: Handle) -> Result<()> {
+        let open = self.shared.handle(handle)?;
+        self.shared.need_locks(&open).await
+    }
+
     /// How many files programs have locks on.
     #[must_use]
     pub fn locked_files(&self) -> usize {
@@ -206,6 +215,15 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
 }
 
 impl<M: Metadata, B: BlockStore> Shared<M, B> {
+    /// Refuses to say what is in a file whose reader relies on locks that were lost.
+    pub(super) async fn need_locks(&self, open: &Open) -> Result<()> {
+        open.locks.check()?;
+        if open.locks.taken.load(Ordering::Acquire) && !self.metadata.keeps_locks(open.file.ino).await? {
+            return Err(Denied::Fenced.into());
+        }
+        open.locks.check()
+    }
+
     /// Asks for a lock once; if it is granted, this mount has the newest content of the file then.
     pub(super) async fn take_lock(
         self: &Arc<Self>,

@@ -431,6 +431,11 @@ impl Local {
         calls.iter().any(|call| self.owned.concerns(&call.op))
     }
 
+    /// Whether it is known that locks which are had here are not others' by now.
+    pub(super) fn knows_locks(&self) -> bool {
+        !self.owned.any() || self.is_usable()
+    }
+
     pub(super) fn log_len(&self) -> usize {
         self.log.len()
     }

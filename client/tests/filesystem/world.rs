@@ -23,7 +23,7 @@ pub(crate) const SECRET: [u8; 32] = [42; 32];
 #[derive(Debug)]
 pub(crate) struct Replicas {
     state: Mutex<meta::State>,
-    key: PublicKey,
+    pub(crate) key: PublicKey,
     clock: AtomicUsize,
     pub(crate) requests: AtomicUsize,
     /// How many of the next answers are lost after the request was applied.

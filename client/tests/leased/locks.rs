@@ -2,10 +2,12 @@
 
 use std::future::{pending, ready};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use base::ClusterId;
 use client::fs::{FileLock, Filesystem, FsError, Handle, LockWait, OpenFlags, Options, Result};
+use client::leased::{Leased, SinceBoot};
 use meta::{Attr, Denied, Ino, LOCK_END, LockKind, LockMode};
 
 use super::world::{Fs, ROOT, SECRET, World, close, create, denied, noise, read_all, read_file, write_file};
@@ -29,6 +31,15 @@ async fn wait_lock(fs: &Fs, handle: Handle, lock: FileLock) -> Result<Attr> {
 fn ordered(world: &World) -> Fs {
     let (stores, volume) = (world.stores.clone(), world.volume.clone());
     Filesystem::open_volume(world.names(false), stores, volume, &SECRET, Options::default()).expect("mounted")
+}
+
+/// A mount on a machine with this clock.
+fn mount_by(world: &World, leased: bool, clock: SinceBoot) -> Fs {
+    let (replicas, cluster) = (world.replicas.clone(), ClusterId([1; 16]));
+    let me = (replicas.key, 77);
+    let names = Leased::with_clock(replicas, cluster, me, leased.then_some(world.volume.root), clock);
+    Filesystem::open_volume(names, world.stores.clone(), world.volume.clone(), &SECRET, Options::default())
+        .expect("mounted")
 }
 
 async fn open(fs: &Fs, ino: Ino) -> Handle {
@@ -158,6 +169,7 @@ async fn whoever_lost_its_locks_writes_nothing_until_it_closes() {
         }
         assert_eq!(denied(one.flush(handle).await), Denied::Fenced, "leases: {leased}");
         assert_eq!(denied(fs_write(&one, handle, b"again").await), Denied::Fenced);
+        assert_eq!(denied(one.read(handle, 0, 6).await), Denied::Fenced, "what it had to itself is older than theirs");
         assert_eq!(denied(one.unlock(handle, all(1)).await), Denied::Fenced);
         assert_eq!(denied(try_lock(&one, handle, all(1)).await), Denied::Fenced);
         let _ = one.release(handle).await;
@@ -167,6 +179,33 @@ async fn whoever_lost_its_locks_writes_nothing_until_it_closes() {
         fs_write(&one, handle, b"anew!!").await.expect("written");
         close(&one, handle).await;
         assert_eq!(world.read_afresh("file").await, b"anew!!");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_under_a_lock_is_told_if_it_is_lost() {
+    for leased in [true, false] {
+        let world = World::new();
+        let late = Arc::new(AtomicU64::new(0));
+        let (clock, began) = (late.clone(), Instant::now());
+        let clock = Arc::new(move || began.elapsed() + Duration::from_secs(clock.load(Ordering::SeqCst)));
+        let one = mount_by(&world, leased, clock);
+        let ino = write_file(&one, "file", b"before").await.ino;
+        let handle = open(&one, ino).await;
+        try_lock(&one, handle, all(1)).await.expect("locked");
+        one.sync_names().await.expect("sent");
+        assert_eq!(one.read(handle, 0, 6).await.expect("locked").as_ref(), b"before");
+        // It stands still with its lock; somebody else takes that, writes, and gives it back.
+        world.replicas.pass(Duration::from_secs(100));
+        let two = ordered(&world);
+        let there = open(&two, ino).await;
+        try_lock(&two, there, all(1)).await.expect("locked");
+        fs_write(&two, there, b"theirs").await.expect("written");
+        two.unlock(there, all(1)).await.expect("unlocked");
+        late.store(100, Ordering::SeqCst);
+        assert_eq!(denied(one.read(handle, 0, 6).await), Denied::Fenced, "leases: {leased}");
+        let other = open(&one, ino).await;
+        assert_eq!(one.read(other, 0, 6).await.expect("has no locks").as_ref(), b"theirs");
     }
 }
 

@@ -1,4 +1,8 @@
 //! The kinds of lock that workers of `cargo xtask soak` can take.
+//!
+//! A lock that its mount lost (cut off for longer than its leases last) guards nothing any more. Whoever made a
+//! directory finds that out by nothing; whoever locked a file is told by that file, and by no other: so what is
+//! counted in is what is locked, and is used through the handle that has the lock.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,9 +20,9 @@ use super::history::{Answer, Book, Door, No};
 pub(crate) enum Lock {
     /// Whoever can make a directory holds it.
     Mkdir,
-    /// `flock` of a file.
+    /// `flock` of the file that is counted in.
     Flock,
-    /// A record lock of a file. Such locks are a process's, so workers of one mount, threads of one process,
+    /// A record lock of that file. Such locks are a process's, so workers of one mount, threads of one process,
     /// keep each other out by themselves.
     Fcntl,
 }
@@ -26,7 +30,8 @@ pub(crate) enum Lock {
 /// A lock that is held.
 #[derive(Debug)]
 pub(crate) struct Held {
-    file: Option<File>,
+    /// What is locked.
+    pub(crate) file: Option<File>,
     _turn: Option<Turn>,
 }
 
@@ -58,11 +63,6 @@ pub(crate) enum Taken {
 }
 
 impl Lock {
-    /// Makes what is needed in the folder of the thing that is locked.
-    pub(crate) fn lay_out(self, dir: &Path) -> io::Result<()> {
-        if self == Lock::Mkdir { Ok(()) } else { File::create(dir.join("lock")).map(drop) }
-    }
-
     /// Asks for it once, without waiting.
     pub(crate) fn take(self, book: &Book, door: &Door, dir: &Path) -> Taken {
         let turn = if self == Lock::Fcntl { Turn::take(dir) } else { None };
@@ -74,7 +74,7 @@ impl Lock {
             if self == Lock::Mkdir {
                 return fs::create_dir(dir.join("lock"));
             }
-            let file = File::options().read(true).write(true).open(dir.join("lock"))?;
+            let file = File::options().read(true).append(true).open(dir.join("log"))?;
             self.operate(&file, FlockOperation::NonBlockingLockExclusive)?;
             held.file = Some(file);
             Ok(())

@@ -1,7 +1,7 @@
 //! What the workers do on the mounts, all of which goes into histories.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -110,7 +110,6 @@ impl Round {
             let dir = doors[counter.home.unwrap_or(first)].path.join(&counter.dir);
             File::create(dir.join("log"))?;
             fs::write(dir.join("count"), "0")?;
-            self.lock.lay_out(&dir)?;
         }
         doors.iter().try_for_each(|door| File::open(&door.path)?.sync_all())
     }
@@ -310,7 +309,7 @@ impl Round {
         };
         let careful = self.careful || random.below(2) == 0;
         let locked = if careful { self.sync(door, &dir) } else { Ok(()) };
-        let counted = locked.and_then(|()| self.add_one(door, at, who, random));
+        let counted = locked.and_then(|()| self.add_one(door, at, who, held.file.as_ref(), random));
         if counted.is_ok() {
             let freed = self.lock.free(&self.book, door, &dir, held);
             at.history.add(door, &freed, CounterCall::Unlock(who));
@@ -326,13 +325,32 @@ impl Round {
         Err(No::Unknown)
     }
 
-    fn add_one(&self, door: &Door, at: &Placed<Counter>, who: u64, random: &mut Random) -> Result<(), No> {
+    /// What is `locked` is the log.
+    fn add_one(
+        &self,
+        door: &Door,
+        at: &Placed<Counter>,
+        who: u64,
+        locked: Option<&File>,
+        random: &mut Random,
+    ) -> Result<(), No> {
         let (dir, history) = (door.path.join(&at.dir), &at.history);
-        let read = self.book.ask(door, "read of a log", || fs::read_to_string(dir.join("log")));
+        let read = self.book.ask(door, "read of a log", || match locked {
+            None => fs::read_to_string(dir.join("log")),
+            Some(mut log) => {
+                let mut text = String::new();
+                log.rewind()?;
+                log.read_to_string(&mut text)?;
+                Ok(text)
+            }
+        });
         let log = read.result.as_ref().map_err(|no| *no)?;
         let count = log.lines().count() as u64;
         let right = log.lines().zip(1_u64..).all(|(line, number)| line == line_of(number).trim_end());
-        let text = self.book.ask(door, "read of a count", || fs::read_to_string(dir.join("count"))).result?;
+        let text = match locked {
+            None => self.book.ask(door, "read of a count", || fs::read_to_string(dir.join("count"))).result?,
+            Some(_) => count.to_string(),
+        };
         if !right || (!log.is_empty() && !log.ends_with('\n')) || text != count.to_string() {
             let end = log.lines().last().unwrap_or_default();
             let (name, mount) = (&history.name, door.mount);
@@ -342,11 +360,17 @@ impl Round {
         }
         history.add(door, &read, CounterCall::Found(who, count));
         let added = self.book.ask(door, "append to a log", || {
-            let mut log = OpenOptions::new().append(true).open(dir.join("log"))?;
-            log.write_all(line_of(count + 1).as_bytes())
+            let line = line_of(count + 1);
+            match locked {
+                None => OpenOptions::new().append(true).open(dir.join("log"))?.write_all(line.as_bytes()),
+                Some(mut log) => log.write_all(line.as_bytes()),
+            }
         });
         history.add(door, &added, CounterCall::Add(who, count));
         added.result?;
+        if locked.is_some() {
+            return if random.below(3) == 0 { self.sync(door, &dir) } else { Ok(()) };
+        }
         let spare = dir.join("spare/count");
         let write = |path: &Path| fs::write(path, (count + 1).to_string());
         let replaced = if random.below(2) == 0 {
