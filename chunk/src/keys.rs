@@ -22,6 +22,8 @@ pub struct VolumeKeys {
     pub(crate) recipe_blocks: [u8; 32],
     /// Seals what an inode itself holds of its recipe.
     pub(crate) recipes: [u8; 32],
+    /// Seals what was written and is not in chunks yet.
+    pub(crate) patches: [u8; 32],
     /// Seals names, symbolic link targets and extended attributes.
     pub(crate) names: [u8; 32],
 }
@@ -35,6 +37,7 @@ impl VolumeKeys {
             convergence: blake3::derive_key("mangrove 1 chunk convergence secret", secret),
             recipe_blocks: blake3::derive_key("mangrove 1 recipe block convergence secret", secret),
             recipes: blake3::derive_key("mangrove 1 inline recipes", secret),
+            patches: blake3::derive_key("mangrove 1 patches", secret),
             names: blake3::derive_key("mangrove 1 names", secret),
         }
     }
@@ -74,7 +77,8 @@ mod tests {
     #[test]
     fn keys_are_distinct_and_not_printed() {
         let keys = VolumeKeys::new(&[7; 32]);
-        let mut all = [keys.gear, keys.convergence, keys.recipe_blocks, keys.recipes, keys.names, [7; 32]];
+        let mut all =
+            [keys.gear, keys.convergence, keys.recipe_blocks, keys.recipes, keys.patches, keys.names, [7; 32]];
         all.sort_unstable();
         assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
         assert_eq!(format!("{keys:?}"), "VolumeKeys(..)");

@@ -8,6 +8,7 @@
 //!   the secret can even confirm a guess.
 //! - A [`Recipe`] lists a file's chunks and holes. [`seal_recipe`] seals it, as a tree of blocks when
 //!   it is long; [`RecipeReader`] reads it back.
+//! - A [`Patch`] is what was written to a file since, short, and not in chunks yet.
 //! - [`name`] seals names, symbolic link targets and extended attributes.
 //!
 //! Words: a *chunk* is cut, a *sealed chunk* is encrypted, a *block* is what is stored; it is named
@@ -24,12 +25,14 @@ mod aead;
 mod cut;
 mod keys;
 pub mod name;
+mod patch;
 mod recipe;
 mod seal;
 mod tree;
 
 pub use cut::{BadSizes, Cutter, Sizes, is_zero};
 pub use keys::{VolumeKeys, unwrap_secret, wrap_secret};
+pub use patch::{PATCH_OVERHEAD, Patch};
 pub use recipe::{Extent, Recipe, SIZE_MAX};
 pub use seal::{BLOCK_MAX, CHUNK_MAX, ChunkRef, SealedChunk, open, seal};
 pub use tree::{DEPTH_MAX, RECIPE_MAX, RecipeReader, SealedRecipe, seal_recipe};
