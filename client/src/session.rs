@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base::{Decode as _, Encode as _, ReplicaId, SecretKey, Time, To};
 use bft::client::{Output, Session as Core};
 use bytes::Bytes;
-use meta::{Answer, BATCH_MAX, Batch, By, Call, Denied, Op};
+use meta::{Answer, BATCH_MAX, Batch, By, Call, Denied, Op, PATCHES_LEN_MAX};
 use proto::MESSAGE_MAX;
 use proto::frame::framed;
 use proto::link::{self, Identity, LinkError};
@@ -304,6 +304,7 @@ fn answer_bytes_max(op: &Op) -> usize {
         | Op::ListXattr { .. }
         | Op::VolumeList => 130 << 10,
         Op::ReadLink { .. } => 5 << 10,
+        Op::Open { .. } => PATCHES_LEN_MAX + (2 << 10),
         _ => 1 << 10,
     }
 }

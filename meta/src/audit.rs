@@ -98,6 +98,7 @@ impl State {
         })?;
         let Body::File { content, .. } = &inode.body else { return Ok(()) };
         let held = (inode.attr.size, inode.attr.allocated);
+        ensure(content.has_room(0, 0), || format!("{ino:?} has too many patches"))?;
         ensure(held == (content.size, content.allocated), || format!("{ino:?} is not as long as its content"))
     }
 

@@ -26,6 +26,10 @@ pub const BATCH_MAX: usize = 256;
 pub const GROUPS_MAX: usize = 256;
 /// Longest sealed recipe an inode holds itself, bytes; longer recipes live in blocks.
 pub const RECIPE_MAX: usize = 512;
+/// Most patches of a file's content.
+pub const PATCHES_MAX: usize = 64;
+/// The most that they take together, bytes: what an answer has room for beside others.
+pub const PATCHES_LEN_MAX: usize = 64 << 10;
 /// Most directory entries in one [`Reply::Entries`].
 pub const ENTRIES_MAX: u32 = 512;
 /// Most hard links to one file (ext4's figure).

@@ -11,9 +11,9 @@ use base::{ClusterId, DecodeError, Encode as _, PublicKey, Time};
 
 use crate::access::{Context, EXECUTE, READ};
 use crate::filelocks::FileLocks;
-use crate::inode::Inode;
+use crate::inode::{Body, Inode};
 use crate::lease::{Holder, HolderId, Zone, is_logged};
-use crate::op::{Answer, Attr, Call, Denied, ENTRIES_MAX, Ino, Kind, Op, Reply, Row, SealedName};
+use crate::op::{Answer, Attr, Call, Content, Denied, ENTRIES_MAX, Ino, Kind, Op, Reply, Row, SealedName};
 use crate::proven::may_have;
 use crate::read::Look as _;
 use crate::state::State;
@@ -65,7 +65,7 @@ impl State {
             let known = self.inodes.get(&child).filter(|inode| self.may_fetch(cx, inode));
             let Some(inode) = known else { continue };
             let rows = if inode.lists.is_some() { 2 } else { 1 };
-            len += rows * 1024 + inode.xattrs_len as usize;
+            len += rows * 1024 + inode.xattrs_len as usize + inode.patches_len();
             names.push(self.inodes.row_name(&child));
             names.extend(self.locks.get(&child).map(|locks| {
                 len += locks.to_bytes().len();
@@ -215,6 +215,14 @@ impl State {
     #[must_use]
     pub fn known(&self, ino: Ino) -> Option<&Attr> {
         self.inode_row(ino).map(|inode| &inode.attr)
+    }
+
+    /// A file's content, if this copy has it.
+    pub fn content(&self, ino: Ino) -> Option<&Content> {
+        match &self.inode_row(ino)?.body {
+            Body::File { content, .. } => Some(content),
+            _ => None,
+        }
     }
 
     /// All names in this copy: the directory that each is in, and what it leads to.

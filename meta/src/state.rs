@@ -292,7 +292,9 @@ fn answer_len(answer: &Answer) -> usize {
                 names.iter().map(|(_, name)| name.as_bytes().len() + 8).sum()
             }
             Answer::Done(Reply::Value(bytes) | Reply::Target(bytes)) => bytes.len(),
-            Answer::Done(Reply::Opened { content, .. }) => content.sealed.len(),
+            Answer::Done(Reply::Opened { content, .. }) => {
+                content.sealed.len() + content.patches_len() + 4 * content.patches.len()
+            }
             Answer::Done(Reply::Volume(volume)) => volume.to_bytes().len(),
             Answer::Done(Reply::Volumes(volumes)) => volumes.to_bytes().len(),
             Answer::Done(Reply::Held { rows, .. } | Reply::Rows { rows, .. }) => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base::{BlockId, Decode, DecodeError, Encode, PublicKey, Reader, Time, canonical_enum, canonical_struct};
 use bytes::Bytes;
 
-use crate::op::{Ino, SealedName, Timestamp, VolumeId};
+use crate::op::{Ino, PATCHES_LEN_MAX, PATCHES_MAX, SealedName, Timestamp, VolumeId};
 
 /// What a volume is made with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,8 +193,39 @@ pub struct Content {
     pub root: Option<BlockId>,
     /// The recipe, or the key that opens its root; sealed, at most [`RECIPE_MAX`] bytes.
     pub sealed: Bytes,
+    /// What was written over that since, in order; each sealed, with where it goes. At most [`PATCHES_MAX`],
+    /// together no longer than [`PATCHES_LEN_MAX`].
+    pub patches: Vec<Bytes>,
 }
-canonical_struct!(Content { size, allocated, root, sealed });
+canonical_struct!(Content { size, allocated, root, sealed, patches });
+
+impl Content {
+    /// What its patches take, bytes.
+    #[must_use]
+    pub fn patches_len(&self) -> usize {
+        self.patches.iter().map(Bytes::len).sum()
+    }
+
+    /// Whether so many more patches of so many bytes have room.
+    #[must_use]
+    pub fn has_room(&self, patches: usize, len: usize) -> bool {
+        self.patches.len() + patches <= PATCHES_MAX && self.patches_len() + len <= PATCHES_LEN_MAX
+    }
+}
+
+/// What a commit's content is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// All of it.
+    #[default]
+    Whole,
+    /// Patches to lay over what the file has, which is at least as long then.
+    Patch,
+    /// What the file has with its patches, without them: nothing was written, so no times change, and neither
+    /// does the `content_version`.
+    Fold,
+}
+canonical_enum!(Form { 0 => Whole, 1 => Patch, 2 => Fold });
 
 /// Binds new content to a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,8 +235,10 @@ pub struct Commit {
     /// The `content_version` this content was made from; [`Denied::Stale`] if it moved on, and the
     /// client merges its changes with the new content. `None`: whatever is there (truncate to 0).
     pub base: Option<u64>,
-    /// The content.
+    /// The content, whole or what is new of it.
     pub content: Content,
+    /// Which of these.
+    pub form: Form,
     /// Modification time; the agreed time if `None`.
     pub mtime: Option<Timestamp>,
     /// Access time; unchanged if `None`.
@@ -214,7 +247,7 @@ pub struct Commit {
     /// not take that away); otherwise write permission is checked now, as `truncate(2)` is.
     pub opened: bool,
 }
-canonical_struct!(Commit { ino, base, content, mtime, atime, opened });
+canonical_struct!(Commit { ino, base, content, form, mtime, atime, opened });
 
 /// What to make.
 #[derive(Clone, Debug, PartialEq, Eq)]

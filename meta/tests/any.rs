@@ -57,11 +57,17 @@ fn change() -> impl Strategy<Value = AttrChange> {
 
 fn commit() -> impl Strategy<Value = Commit> {
     let size = || prop_oneof![4 => 0u64..1000, 1 => any::<u64>()];
-    (ino(), proptest::option::of(0u64..4), size(), size(), any::<bool>()).prop_map(
-        |(ino, base, size, allocated, opened)| Commit {
+    let form = prop_oneof![Just(Form::Whole), Just(Form::Patch), Just(Form::Fold)];
+    let patches = proptest::collection::vec(Just(Bytes::from_static(b"patch")), 0..3);
+    (ino(), proptest::option::of(0u64..4), size(), size(), any::<bool>(), form, patches).prop_map(
+        |(ino, base, size, allocated, opened, form, patches)| Commit {
             ino,
             base,
-            content: content(size, allocated),
+            content: match form {
+                Form::Patch => Content { size, allocated, patches, ..Content::default() },
+                Form::Whole | Form::Fold => Content { patches, ..content(size, allocated) },
+            },
+            form,
             mtime: None,
             atime: Some(Timestamp::default()),
             opened,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base::Time;
+use bytes::Bytes;
 use common::mount::Mount;
 use common::*;
 use meta::*;
@@ -184,10 +185,18 @@ fn play(steps: &[Step]) -> Scene {
                 Op::SetAcl { ino, kind, acl: (second % 3 > 0).then_some(list) }
             }
             9 => Op::SetAttr { ino, change: AttrChange { mode: Some(0o700), ..AttrChange::default() } },
+            10 if what / 21 % 3 > 0 => {
+                let form = [Form::Patch, Form::Fold][usize::from(what / 21 % 3) - 1];
+                let patches = vec![Bytes::from(vec![*what; 9]); usize::from(form == Form::Patch)];
+                let content = Content { size: 2000, patches, ..Content::default() };
+                let base = Some(*second as u64 % 4);
+                Op::Commit(Commit { ino, base, content, form, mtime: None, atime: None, opened: false })
+            }
             10 => Op::Commit(Commit {
                 ino,
                 base: None,
                 content: content(u64::from(*what) * 10, u64::from(*what)),
+                form: Form::Whole,
                 mtime: None,
                 atime: None,
                 opened: false,
@@ -521,7 +530,15 @@ fn a_file_without_a_name_is_leased_with_the_directory_it_was_made_in() {
     let before = scene.local;
     scene.run(0, &Op::CreateUnnamed { parent: root, new: new(Kind::File, 0o600) });
     let made = *scene.inos.last().unwrap();
-    let commit = Commit { ino: made, base: None, content: content(9, 9), mtime: None, atime: None, opened: true };
+    let commit = Commit {
+        ino: made,
+        base: None,
+        content: content(9, 9),
+        form: Form::Whole,
+        mtime: None,
+        atime: None,
+        opened: true,
+    };
     scene.run(0, &Op::Commit(commit));
     scene.run(0, &Op::Link { ino: made, parent: root, name: name("f") });
     assert!(scene.local - before >= 3, "nobody was asked");

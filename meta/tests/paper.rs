@@ -26,7 +26,15 @@ fn history(root: Ino) -> Vec<(u64, u8, Batch)> {
         how: RenameHow::Exchange,
         keep: false,
     };
-    let commit = Commit { ino: Ino(2), base: None, content: content(9, 9), mtime: None, atime: None, opened: false };
+    let commit = Commit {
+        ino: Ino(2),
+        base: None,
+        content: content(9, 9),
+        form: Form::Whole,
+        mtime: None,
+        atime: None,
+        opened: false,
+    };
     vec![
         (1, 1, Batch::new((0..20).map(|index| call(1000, file(root, format!("f{index}")))).collect())),
         (2, 2, Batch::new(vec![call(1000, directory.clone()), call(0, directory), call(1000, rename)])),
@@ -133,7 +141,15 @@ fn the_directory_group_enforces_access_control() {
     // The key of uid 1000 tries under its own name, and under others'.
     world.key = key(2);
     let attempts = |caller: &Caller, world: &mut World| {
-        let opened = Commit { ino: secret, base: None, content: content(0, 0), mtime: None, atime: None, opened: true };
+        let opened = Commit {
+            ino: secret,
+            base: None,
+            content: content(0, 0),
+            form: Form::Whole,
+            mtime: None,
+            atime: None,
+            opened: true,
+        };
         let mode = AttrChange { mode: Some(0o777), ..AttrChange::default() };
         [
             Op::Lookup { parent: private, name: name("secret") },
@@ -192,8 +208,17 @@ fn of_two_writers_of_one_version_the_second_is_told() {
     let root = world.root;
     let ino = world.file(1000, root, "f", 0o666);
     let base = Some(world.attr(ino).content_version);
-    let commit =
-        |size| Op::Commit(Commit { ino, base, content: content(size, size), mtime: None, atime: None, opened: false });
+    let commit = |size| {
+        Op::Commit(Commit {
+            ino,
+            base,
+            content: content(size, size),
+            form: Form::Whole,
+            mtime: None,
+            atime: None,
+            opened: false,
+        })
+    };
     assert!(world.run(&user(1000), commit(1)).is_ok());
     assert_eq!(world.run(&user(2000), commit(2)), Err(Denied::Stale));
     assert_eq!(world.attr(ino).size, 1);

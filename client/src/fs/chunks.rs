@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base::BlockId;
 use bytes::{Bytes, BytesMut};
-use chunk::{ChunkRef, Corrupt, Recipe, RecipeReader, VolumeKeys};
+use chunk::{ChunkRef, Corrupt, Patch, Recipe, RecipeReader, VolumeKeys};
 use futures::stream::{self, StreamExt as _};
 use meta::{Content, Ino};
 use parking_lot::Mutex;
@@ -75,7 +75,12 @@ impl<B: BlockStore> Chunks<B> {
 
     /// The recipe that replicas hold for a file.
     pub(super) async fn recipe(&self, ino: Ino, content: &Content) -> Result<Recipe> {
-        let mut reader = RecipeReader::new(&self.keys, ino.0, content.size, content.root, &content.sealed)?;
+        // What is laid over it may make the file longer than what it says.
+        let size = match content.patches.first() {
+            Some(first) => Patch::open(&self.keys, ino.0, first)?.under,
+            None => content.size,
+        };
+        let mut reader = RecipeReader::new(&self.keys, ino.0, size, content.root, &content.sealed)?;
         loop {
             let needs = reader.needs();
             if needs.is_empty() {

@@ -10,7 +10,7 @@ use std::task::Poll;
 
 use base::BlockId;
 use futures::future::BoxFuture;
-use meta::{Answer, Attr, Call, Caller, Commit, Content, Denied, Op, Reply};
+use meta::{Answer, Attr, Call, Caller, Commit, Content, Denied, Form, Op, Reply};
 
 use super::error::{FsError, Result};
 use super::file::{OpenFile, Pipeline};
@@ -66,13 +66,26 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     /// What was changed stays changed here, and is committed by the next call that succeeds. `then`
     /// may have been done even so.
     pub(super) async fn commit(self: &Arc<Self>, file: &Arc<OpenFile>, then: Vec<Call>) -> Result<Vec<Answer>> {
+        self.commit_how(file, then, false).await
+    }
+
+    /// Commits what was changed in a file, if anything, for somebody who waits until replicas have it: what is
+    /// short goes to them itself.
+    ///
+    /// # Errors
+    /// As [`Shared::commit`].
+    pub(super) async fn commit_synced(self: &Arc<Self>, file: &Arc<OpenFile>) -> Result<()> {
+        self.commit_how(file, Vec::new(), true).await.map(drop)
+    }
+
+    async fn commit_how(self: &Arc<Self>, file: &Arc<OpenFile>, then: Vec<Call>, patch: bool) -> Result<Vec<Answer>> {
         if then.is_empty() && !file.is_dirty() {
             return Ok(Vec::new());
         }
         let (shared, file) = (self.clone(), file.clone());
         let mut commit = Box::pin(async move {
             let mut pipeline = file.pipeline.lock().await;
-            shared.commit_locked(&file, &mut pipeline, then).await
+            shared.commit_locked(&file, &mut pipeline, then, patch).await
         });
         // A small file under a lease waits for nothing, and needs no task of its own.
         if let Poll::Ready(committed) = futures::poll!(&mut commit) {
@@ -86,28 +99,53 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         file: &Arc<OpenFile>,
         pipeline: &mut Pipeline,
         then: Vec<Call>,
+        patch: bool,
     ) -> Result<Vec<Answer>> {
-        let begun = {
-            let mut state = file.state.lock();
-            state.error = None;
-            state.begin_commit().then(|| (state.overlay.clone(), state.seq, state.size))
+        let begun = loop {
+            {
+                let mut state = file.state.lock();
+                if !state.is_dirty() || !state.lacks_patches() {
+                    state.error = None;
+                    break state.begin_commit().then(|| (state.overlay.clone(), state.seq, state.size));
+                }
+            }
+            self.ensure_layout(file).await?;
         };
         let Some((dirty, seq, size)) = begun else {
             return if then.is_empty() { Ok(Vec::new()) } else { self.calls(then).await };
         };
         self.outbox.take_failure(file.ino);
+        if patch && let Some(answers) = self.try_patch(file, pipeline, size).await? {
+            return Ok(answers);
+        }
         let order = Order { dirty: &dirty, seq, runs: dirty.runs(), keep_tails: false };
         let committed = match self.stage(file, pipeline, order).await {
             Ok(()) => self.commit_staged(file, pipeline, size, then).await,
             Err(error) => Err(error),
         };
+        self.note_failed(file, pipeline, &committed);
+        committed
+    }
+
+    async fn try_patch(
+        self: &Arc<Self>,
+        file: &Arc<OpenFile>,
+        pipeline: &mut Pipeline,
+        size: u64,
+    ) -> Result<Option<Vec<Answer>>> {
+        let patched = self.commit_patch(file, size).await;
+        self.note_failed(file, pipeline, &patched);
+        patched
+    }
+
+    /// What a commit that failed leaves behind.
+    fn note_failed<T>(&self, file: &OpenFile, pipeline: &mut Pipeline, committed: &Result<T>) {
         if committed.is_err() {
             file.state.lock().abort_commit();
         }
         if matches!(committed, Err(FsError::Denied(Denied::Fenced))) {
             self.lose_locks(file, pipeline);
         }
-        committed
     }
 
     async fn commit_staged(
@@ -148,9 +186,9 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         self.outbox.push(ino, sealed.blocks);
         let blocks = self.blocks_of(ino, pipeline).await?;
 
-        let content = Content { size, allocated, root: sealed.root, sealed: sealed.sealed };
+        let content = Content { size, allocated, root: sealed.root, sealed: sealed.sealed, patches: Vec::new() };
         let (mtime, atime, base) = (None, None, Some(base));
-        let commit = Commit { ino, base, content: content.clone(), mtime, atime, opened: true };
+        let commit = Commit { ino, base, content: content.clone(), form: Form::Whole, mtime, atime, opened: true };
         let mut calls = vec![Call { caller: writer, op: Op::Commit(commit) }];
         calls.extend(then);
         let deferred = blocks.is_some();
@@ -195,12 +233,35 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         self.metadata.forget_content(file.ino);
         // The mode may have changed since the file was opened, or never have allowed it.
         let (attr, content) = self.open_content(&writer, file.ino, meta::WRITE | meta::OPENED).await?;
-        let theirs = Layout::from_recipe(&self.chunks.recipe(file.ino, &content).await?);
+        let theirs = self.whole_layout(file.ino, attr, &content, pipeline).await?;
         let size = file.state.lock().merge(attr, content, theirs);
         let nothing = Overlay::default();
         let order = Order { dirty: &nothing, seq: 0, runs: Vec::new(), keep_tails: false };
         self.stage(file, pipeline, order).await?;
         Ok(size)
+    }
+
+    /// The layout of what replicas hold, with its patches in blocks on their way.
+    async fn whole_layout(
+        self: &Arc<Self>,
+        ino: meta::Ino,
+        attr: Attr,
+        content: &Content,
+        pipeline: &mut Pipeline,
+    ) -> Result<Layout> {
+        if content.patches.is_empty() {
+            return Ok(Layout::from_recipe(&self.chunks.recipe(ino, content).await?));
+        }
+        let theirs = Arc::new(OpenFile::new(attr, content.clone(), self.options.stage_bytes));
+        let staged = self.stage_now(&theirs, pipeline).await;
+        let layout = theirs.state.lock().layout.take();
+        theirs.state.lock().unload(&self.budget);
+        staged?;
+        let resized = layout.map(|mut layout| {
+            layout.resize(content.size);
+            layout
+        });
+        resized.ok_or_else(|| FsError::Unavailable("the content changed meanwhile".into()))
     }
 
     /// A file's attributes and content, if `caller` may have them.
@@ -223,8 +284,12 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
                 (state.content.clone(), state.base)
             };
             let layout = Layout::from_recipe(&self.chunks.recipe(file.ino, &content).await?);
-            let mut state = file.state.lock();
+            let patches = self.patches(file.ino, &content)?;
+            let state = &mut *file.state.lock();
             if state.layout.is_none() && state.base == base {
+                let before = state.overlay.charge();
+                state.overlay.lay_under(&patches);
+                self.budget.adjust(before, state.overlay.charge());
                 state.layout = Some(layout);
             }
         }

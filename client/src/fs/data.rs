@@ -189,7 +189,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             return Ok(());
         }
         match self.open_content(&open.caller, open.file.ino, open.flags.mask()).await {
-            Ok((attr, content)) => open.file.refresh(attr, &content),
+            Ok((attr, content)) => open.file.refresh(attr, &content, &self.budget),
             // A handle reads on after its file was removed or closed to it, as it was.
             Err(FsError::Denied(Denied::Access | Denied::Stale)) => open.file.state.lock().stale = false,
             Err(error) => return Err(error),

@@ -68,6 +68,8 @@ pub(super) struct State {
     /// When it was last written to here, and when the oldest change that is not committed was made.
     touched: Option<Timestamp>,
     pub(super) dirty_since: Option<Instant>,
+    /// Since when replicas have patches of it that were made here and are not folded.
+    pub(super) patched_since: Option<Instant>,
     /// An error of work in the background that nobody was told yet.
     pub(super) error: Option<FsError>,
     /// For whom content is committed: who wrote last.
@@ -80,6 +82,8 @@ pub(super) struct State {
     pub(super) orphan: bool,
     /// It has no name any more, because of another mount: it is that one's to let go.
     pub(super) borrowed: bool,
+    /// Whoever has the pipeline lays what is sealed into the layout, which must not be given up.
+    pub(super) sealing: bool,
     /// Sealing long runs in the background is under way.
     pub(super) staging: bool,
     /// How much unsealed data there must be before long runs are looked for.
@@ -168,12 +172,14 @@ impl OpenFile {
             committing: None,
             touched: None,
             dirty_since: None,
+            patched_since: None,
             error: None,
             writer: Caller::default(),
             stale: false,
             doubted: false,
             orphan: attr.nlink == 0,
             borrowed: attr.nlink == 0,
+            sealing: false,
             staging: false,
             stage_at: stage_bytes,
             ahead: ReadAhead::default(),
@@ -209,10 +215,12 @@ impl OpenFile {
     }
 
     /// Takes newer content over, unless something was changed here.
-    pub(super) fn refresh(&self, attr: Attr, content: &Content) {
+    pub(super) fn refresh(&self, attr: Attr, content: &Content, budget: &Budget) {
         let mut state = self.state.lock();
         state.note(attr);
-        if !state.is_dirty() && (attr.content_version > state.base || state.doubted) {
+        if !state.is_dirty() && !state.sealing && (attr.content_version > state.base || state.doubted) {
+            state.unload(budget);
+            state.patched_since = None;
             state.rebase(attr, content.clone(), None);
         }
     }
@@ -221,6 +229,11 @@ impl OpenFile {
 impl State {
     pub(super) fn is_dirty(&self) -> bool {
         self.committing.is_some() || !self.changes.is_none()
+    }
+
+    /// What is known of it was lost.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted
     }
 
     /// Remembers attributes that replicas gave, if they are the newest so far.
@@ -327,6 +340,7 @@ impl State {
         self.overlay.clear();
         (self.changes, self.committing, self.error) = (Changes::default(), None, None);
         (self.touched, self.dirty_since, self.settled_seq) = (None, None, self.seq);
+        self.patched_since = None;
         self.rebase(attr, content, None);
     }
 
@@ -370,6 +384,9 @@ impl State {
         self.note(attr);
         self.base = attr.content_version;
         self.stale = self.attr.content_version > self.base;
+        if content.patches.is_empty() {
+            self.patched_since = None;
+        }
         self.content = content;
     }
 

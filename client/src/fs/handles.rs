@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use meta::{Attr, Call, Caller, Commit, Content, Denied, Ino, Kind, NewInode, Op, Reply};
+use meta::{Attr, Call, Caller, Commit, Content, Denied, Form, Ino, Kind, NewInode, Op, Reply};
 
 use super::error::{FsError, Result};
 use super::file::OpenFile;
@@ -170,7 +170,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         let open = self.shared.handle(handle)?;
         open.locks.check()?;
         let begun = open.writes.begin_sync();
-        let committed = self.shared.commit(&open.file, Vec::new()).await;
+        let committed = self.shared.commit_synced(&open.file).await;
         let settled = if committed.is_ok() { self.shared.settle().await } else { Ok(()) };
         self.shared.tell_lost(&open, true)?;
         committed.and(settled)?;
@@ -224,7 +224,15 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             None => None,
         };
         let content = Content::default();
-        let commit = Commit { ino, base: None, content: content.clone(), mtime: None, atime: None, opened: false };
+        let commit = Commit {
+            ino,
+            base: None,
+            content: content.clone(),
+            form: Form::Whole,
+            mtime: None,
+            atime: None,
+            opened: false,
+        };
         let ops = [Op::Open { ino, mask: flags.mask() }, Op::Commit(commit)];
         let answers = self.calls(ops.map(|op| Call { caller: caller.clone(), op }).into()).await?;
         let mut answers = answers.into_iter().map(|answer| answer.into_result());
@@ -253,7 +261,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             *handles += 1;
             file.clone()
         };
-        file.refresh(attr, content);
+        file.refresh(attr, content, &self.budget);
         if lost {
             let mut state = file.state.lock();
             if state.attr.nlink > 0 {
@@ -343,11 +351,27 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             }
             self.give_up(file).await;
         }
+        self.forget_settled(file);
+        committed
+    }
+
+    /// Forgets a file that nobody has open, if there is nothing left to do for it.
+    pub(super) fn forget_settled(&self, file: &OpenFile) {
         let mut files = self.files.lock();
-        if files.get(&file.ino).is_some_and(|(known, handles)| *handles == 0 && !known.is_dirty()) {
+        if files.get(&file.ino).is_some_and(|(known, handles)| *handles == 0 && self.is_settled(known)) {
             files.remove(&file.ino);
         }
-        committed
+    }
+
+    /// Whether there is nothing left to do for a file that nobody has open.
+    pub(super) fn is_settled(&self, file: &OpenFile) -> bool {
+        let mut state = file.state.lock();
+        if state.is_dirty() || state.sealing {
+            return false;
+        }
+        // What replicas have as patches need not be here, too.
+        state.unload(&self.budget);
+        !state.is_patched()
     }
 
     async fn is_gone(&self, file: &OpenFile) -> bool {

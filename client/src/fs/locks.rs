@@ -255,7 +255,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         }
         // Whoever lost the right to open the file reads on as it was.
         if let Answer::Done(Reply::Opened { attr, content }) = opened {
-            open.file.refresh(attr, &content);
+            open.file.refresh(attr, &content, &self.budget);
             let behind = {
                 let state = open.file.state.lock();
                 state.is_dirty() && attr.content_version > state.base

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use meta::{Attr, Caller, Content, Ino, Op};
+use meta::{Attr, Caller, Content, Form, Ino, Op};
 use tokio::sync::mpsc;
 
 use super::error::{FsError, Result};
@@ -132,7 +132,9 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let mut last = BTreeMap::new();
         for lost in calls {
             if let Op::Commit(commit) = &lost.call.op {
-                last.insert(commit.ino, &commit.content);
+                // What is only a part is whole where it was done.
+                let seen = loss.seen.content(commit.ino).filter(|_| commit.form != Form::Whole);
+                last.insert(commit.ino, seen.unwrap_or(&commit.content));
             }
         }
         let until = Instant::now() + PATIENCE;
@@ -243,9 +245,13 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
                 }
             },
         };
+        let mut overlay = changed.overlay.clone();
+        if changed.layout.is_none() {
+            overlay.lay_under(&self.patches(changed.ino, &changed.content)?);
+        }
         let (mut at, mut written) = (0, 0);
         while at < changed.size {
-            let parts = view::parts(&changed.overlay, &layout, at..changed.size, STEP);
+            let parts = view::parts(&overlay, &layout, at..changed.size, STEP);
             let filled = loop {
                 match self.chunks.fill(parts.clone()).await {
                     Ok(filled) => break filled,

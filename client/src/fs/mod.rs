@@ -33,6 +33,7 @@ mod names;
 mod opening;
 mod outbox;
 mod overlay;
+mod patch;
 mod room;
 mod stage;
 mod view;
@@ -269,12 +270,21 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         self.shared.sync_names().await
     }
 
+    /// Puts what replicas keep of short writes that were synced into blocks. It is done in the background, and
+    /// what can't be put stays with the replicas.
+    pub async fn fold(&self) {
+        self.shared.fold_older(Duration::ZERO).await;
+    }
+
     /// Commits everything and gives back what this mount has leases on; to be called last.
     ///
     /// # Errors
     /// As [`Filesystem::sync_all`].
     pub async fn close(&self) -> Result<()> {
         let synced = self.sync_all().await;
+        if synced.is_ok() {
+            self.fold().await;
+        }
         self.shared.metadata.close().await;
         self.keep_lost().await;
         synced
@@ -358,7 +368,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
 
     /// Forgets files that nobody has open and that hold nothing uncommitted.
     fn forget_closed(&self) {
-        self.files.lock().retain(|_, (file, handles)| *handles > 0 || file.is_dirty());
+        self.files.lock().retain(|_, (file, handles)| *handles > 0 || !self.is_settled(file));
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) async fn background<M: Metadata, B: BlockStore>(shared: Weak<Shared<M
         let Some(shared) = shared.upgrade() else { return };
         shared.forget_closed();
         shared.write_back();
+        let folding = shared.clone();
+        tokio::spawn(async move { folding.fold_older(folding.options.write_back).await });
         if renewed.elapsed() >= RENEWAL {
             renewed = Instant::now();
             tokio::spawn(async move { shared.keep_orphans().await });
@@ -91,10 +93,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
 
     /// Seals everything that was written to a file so far.
     pub(super) async fn stage_now(self: &Arc<Self>, file: &Arc<OpenFile>, pipeline: &mut Pipeline) -> Result<()> {
-        let (dirty, seq) = {
-            let state = file.state.lock();
-            (state.overlay.clone(), state.seq)
-        };
+        let (_sealing, dirty, seq) = self.begin_staging(file).await?;
         if dirty.is_empty() {
             return Ok(());
         }
@@ -118,14 +117,18 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     /// Seals the long runs there are; says whether to look for more at once.
     async fn stage_long_runs(self: &Arc<Self>, file: &Arc<OpenFile>) -> bool {
         let mut pipeline = file.pipeline.lock().await;
-        let (dirty, seq, runs) = {
-            let state = file.state.lock();
-            let long = LONG_RUN.min(self.options.stage_bytes);
-            (state.overlay.clone(), state.seq, state.overlay.long_runs(long))
+        let long = LONG_RUN.min(self.options.stage_bytes);
+        let before = file.state.lock().overlay.charge();
+        let staged = match self.begin_staging(file).await {
+            Err(error) => Err(error),
+            Ok((_sealing, dirty, seq)) => match dirty.long_runs(long) {
+                none if none.is_empty() => Ok(()),
+                runs => {
+                    let order = Order { dirty: &dirty, seq, runs, keep_tails: true };
+                    self.stage(file, &mut pipeline, order).await
+                }
+            },
         };
-        let (before, nothing) = (dirty.charge(), runs.is_empty());
-        let order = Order { dirty: &dirty, seq, runs, keep_tails: true };
-        let staged = if nothing { Ok(()) } else { self.stage(file, &mut pipeline, order).await };
 
         let mut state = file.state.lock();
         let progress = staged.is_ok() && state.overlay.charge() < before;

@@ -19,6 +19,7 @@ enum Step {
     Copy { other: bool, from: u64, to: u64, len: u64 },
     Flush,
     Fsync,
+    Fold,
     Reopen { truncate: bool },
     Stage,
 }
@@ -47,7 +48,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (at.clone(), 1..50_000u32).prop_map(|(at, len)| Step::Read { at, len }),
         1 => at.prop_map(|at| Step::Seek { at }),
         1 => Just(Step::Flush),
-        1 => Just(Step::Fsync),
+        3 => Just(Step::Fsync),
+        1 => Just(Step::Fold),
         2 => any::<bool>().prop_map(|truncate| Step::Reopen { truncate }),
         1 => Just(Step::Stage),
     ]
@@ -170,6 +172,7 @@ impl Session<'_> {
             }
             Step::Flush => fs.flush(handle).await.expect("flushed"),
             Step::Fsync => fs.fsync(handle).await.expect("synced"),
+            Step::Fold => fs.fold().await,
             Step::Stage => {
                 // Whatever is written goes down in the background at once when room is short.
                 let bytes = Bytes::copy_from_slice(&model.0);

@@ -23,6 +23,8 @@ async fn a_file_grown_in_steps_is_cut_as_if_written_at_once() {
         }
         close(&fs, opened.handle).await;
         assert!(world.read_afresh(name).await == bytes);
+        fs.fold().await;
+        assert!(world.read_afresh(name).await == bytes);
     }
     let cramped = world.cramped_mount();
     write_file(&cramped, "cramped", &bytes).await;
@@ -67,6 +69,7 @@ async fn a_small_change_to_a_long_file_moves_few_blocks() {
         bytes[at..at + 10].fill(7);
         fs.write(opened.handle, at as u64, vec![7; 10].into()).await.expect("written");
         fs.fsync(opened.handle).await.expect("synced");
+        fs.fold().await;
         let new = (world.stores.ids().len() - before.0, world.stores.puts.load(Ordering::SeqCst) - before.1);
         assert!(new.0 >= 2 && new.1 <= 9, "{new:?} blocks put for ten bytes at {at}");
     }

@@ -12,6 +12,7 @@ mod losses;
 mod model;
 #[path = "../filesystem/names.rs"]
 mod names;
+mod patches;
 mod readers;
 #[path = "../filesystem/shapes.rs"]
 mod shapes;

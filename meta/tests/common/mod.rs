@@ -46,7 +46,7 @@ pub fn new(kind: Kind, mode: u16) -> NewInode {
 }
 
 pub fn content(size: u64, allocated: u64) -> Content {
-    Content { size, allocated, root: None, sealed: Bytes::from_static(b"recipe") }
+    Content { size, allocated, root: None, sealed: Bytes::from_static(b"recipe"), patches: Vec::new() }
 }
 
 pub fn at(seconds: u64) -> Timestamp {
@@ -162,7 +162,7 @@ impl World {
     }
 
     pub fn write(&mut self, caller: &Caller, ino: Ino, content: Content, opened: bool) -> Result<Attr, Denied> {
-        let commit = Commit { ino, base: None, content, mtime: None, atime: None, opened };
+        let commit = Commit { ino, base: None, content, form: Form::Whole, mtime: None, atime: None, opened };
         self.run(caller, Op::Commit(commit)).map(|reply| match reply {
             Reply::Attr(attr) => attr,
             other => panic!("{other:?}"),

@@ -198,8 +198,15 @@ fn commit_binds_content_and_counts_versions() {
     let file = world.file(ALICE, root, "f", 0o600);
     let before = world.attr(file);
     world.later(3);
-    let mut commit =
-        Commit { ino: file, base: Some(1), content: content(7, 7), mtime: None, atime: None, opened: false };
+    let mut commit = Commit {
+        ino: file,
+        base: Some(1),
+        content: content(7, 7),
+        form: Form::Whole,
+        mtime: None,
+        atime: None,
+        opened: false,
+    };
     let Ok(Reply::Attr(after)) = world.run(&alice, Op::Commit(commit.clone())) else { panic!() };
     assert_eq!((after.size, after.allocated), (7, 7));
     assert_eq!((after.version, after.content_version), (before.version + 1, before.content_version + 1));
@@ -209,6 +216,90 @@ fn commit_binds_content_and_counts_versions() {
     let Ok(Reply::Attr(after)) = world.run(&alice, Op::Commit(commit.clone())) else { panic!() };
     assert_eq!((after.mtime, after.atime, after.ctime), (at(1), at(2), at(START + 3)));
     assert!(world.run(&alice, Op::Commit(Commit { base: None, ..commit })).is_ok());
+}
+
+#[test]
+fn patches_lie_over_what_is_there_until_they_are_folded() {
+    let mut world = World::new();
+    let (root, alice) = (world.root, user(ALICE));
+    let file = world.file(ALICE, root, "f", 0o644);
+    world.write(&alice, file, content(10, 10), false).unwrap();
+    let commit = |base, form, content| {
+        let (mtime, atime) = (None, None);
+        Op::Commit(Commit { ino: file, base: Some(base), content, form, mtime, atime, opened: false })
+    };
+    let patch = |size, patches: &[&[u8]]| {
+        let patches = patches.iter().map(|patch| Bytes::copy_from_slice(patch)).collect();
+        Content { size, allocated: size, patches, ..Content::default() }
+    };
+    let opened = |world: &mut World| match world.run(&alice, Op::Open { ino: file, mask: READ }) {
+        Ok(Reply::Opened { attr, content }) => (attr, content),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(world.run(&alice, commit(2, Form::Fold, content(10, 10))), Err(Denied::Invalid), "has no patches");
+    world.later(1);
+    assert!(world.run(&alice, commit(2, Form::Patch, patch(12, &[b"one", b"two"]))).is_ok());
+    assert_eq!(world.run(&alice, commit(2, Form::Patch, patch(12, &[b"late"]))), Err(Denied::Stale));
+    for wrong in [
+        commit(3, Form::Patch, patch(11, &[b"shorter"])),
+        commit(3, Form::Patch, patch(12, &[])),
+        commit(3, Form::Patch, Content { patches: vec![Bytes::from_static(b"x")], ..content(12, 12) }),
+        commit(3, Form::Fold, content(11, 11)),
+        commit(3, Form::Fold, patch(12, &[b"x"])),
+        commit(3, Form::Whole, patch(12, &[b"x"])),
+    ] {
+        assert_eq!(world.run(&alice, wrong.clone()), Err(Denied::Invalid), "{wrong:?}");
+    }
+    assert!(world.run(&alice, commit(3, Form::Patch, patch(20, &[b"three"]))).is_ok());
+    let (before, patched) = opened(&mut world);
+    let expected: Vec<Bytes> = [&b"one"[..], b"two", b"three"].map(Bytes::from_static).into();
+    assert_eq!(patched, Content { size: 20, allocated: 20, patches: expected, ..content(10, 10) });
+    assert_eq!((before.size, before.content_version), (20, 4));
+
+    // Nothing is written by folding them: no times change, and no reader has anything to ask for.
+    world.later(5);
+    assert_eq!(world.run(&user(BOB), commit(4, Form::Fold, content(20, 15))), Err(Denied::Access));
+    assert!(world.run(&alice, commit(4, Form::Fold, content(20, 15))).is_ok());
+    let (after, folded) = opened(&mut world);
+    assert_eq!(folded, content(20, 15));
+    assert_eq!(after, Attr { allocated: 15, version: before.version + 1, ..before });
+    assert_eq!(world.state.space(world.volume).unwrap().used_bytes, 15);
+    assert_eq!(world.run(&alice, commit(4, Form::Fold, content(20, 15))), Err(Denied::Invalid), "twice");
+    assert_eq!(world.state.audit(), Ok(()));
+}
+
+#[test]
+fn patches_have_limits() {
+    let mut world = World::new();
+    let alice = user(ALICE);
+    let file = world.file(ALICE, world.root, "f", 0o600);
+    let mut base = 1;
+    let mut patch = |world: &mut World, len: usize, count: usize| {
+        let patches = vec![Bytes::from(vec![7; len]); count];
+        let content = Content { size: 9, allocated: 9, patches, ..Content::default() };
+        let (mtime, atime, form) = (None, None, Form::Patch);
+        let commit = Commit { ino: file, base: Some(base), content, form, mtime, atime, opened: false };
+        let done = world.run(&alice, Op::Commit(commit));
+        base += u64::from(done.is_ok());
+        done.map(drop)
+    };
+    assert_eq!(patch(&mut world, PATCHES_LEN_MAX + 1, 1), Err(Denied::TooBig));
+    assert_eq!(patch(&mut world, 1, PATCHES_MAX + 1), Err(Denied::TooBig));
+    assert_eq!(patch(&mut world, PATCHES_LEN_MAX, 1), Ok(()));
+    assert_eq!(patch(&mut world, 1, 1), Err(Denied::TooBig));
+    assert!(world.write(&alice, file, content(9, 9), false).is_ok(), "the whole takes their place");
+    base += 1;
+    let mut patch = |world: &mut World, count: usize| {
+        let patches = vec![Bytes::from_static(b"x"); count];
+        let content = Content { size: 9, allocated: 9, patches, ..Content::default() };
+        let (mtime, atime, form) = (None, None, Form::Patch);
+        let commit = Commit { ino: file, base: Some(base), content, form, mtime, atime, opened: false };
+        base += 1;
+        world.run(&alice, Op::Commit(commit)).map(drop)
+    };
+    assert_eq!(patch(&mut world, PATCHES_MAX), Ok(()));
+    assert_eq!(patch(&mut world, 1), Err(Denied::TooBig));
+    assert_eq!(world.state.audit(), Ok(()));
 }
 
 #[test]

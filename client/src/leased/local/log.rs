@@ -137,7 +137,7 @@ mod tests {
 
     use base::ClusterId;
     use futures::future::BoxFuture;
-    use meta::{Caller, Commit, Content};
+    use meta::{Caller, Commit, Content, Form};
 
     use super::*;
     use crate::backend::{Unavailable, Unstored};
@@ -165,6 +165,7 @@ mod tests {
                 ino: Ino(ino),
                 base: None,
                 content: Content::default(),
+                form: Form::Whole,
                 mtime: None,
                 atime: None,
                 opened: true,

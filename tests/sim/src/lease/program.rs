@@ -8,8 +8,8 @@ use bytes::Bytes;
 use client::backend::{LOCK_PAUSE, Metadata as _};
 use client::leased::Leased;
 use meta::{
-    Answer, Call, Caller, Commit, Content, Denied, Ino, LOCK_END, LockHow, LockKind, LockMode, LockRequest, Locked,
-    NewInode, Op, Reply,
+    Answer, Call, Caller, Commit, Content, Denied, Form, Ino, LOCK_END, LockHow, LockKind, LockMode, LockRequest,
+    Locked, NewInode, Op, Reply,
 };
 
 use super::brake::Point;
@@ -59,8 +59,9 @@ pub(crate) fn call(op: Op) -> Call {
 
 /// A file's new content: of this size.
 pub(crate) fn write(ino: Ino, size: u64) -> Op {
-    let content = Content { size, allocated: size, root: None, sealed: Bytes::from_static(b"recipe") };
-    Op::Commit(Commit { ino, base: None, content, mtime: None, atime: None, opened: true })
+    let content =
+        Content { size, allocated: size, root: None, sealed: Bytes::from_static(b"recipe"), patches: Vec::new() };
+    Op::Commit(Commit { ino, base: None, content, form: Form::Whole, mtime: None, atime: None, opened: true })
 }
 
 /// A new file with a deed's number as its name.

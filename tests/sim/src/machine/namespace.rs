@@ -4,8 +4,8 @@
 use base::{Encode as _, PublicKey};
 use bytes::Bytes;
 use meta::{
-    AttrChange, Batch, Call, Caller, Chunking, Commit, Content, Genesis, Grant, Ino, Kind, NewInode, Op, Redundancy,
-    RenameHow, SEAL_LEN, SealedName, State, Uids, VolumeSpec, XattrClass, XattrHow,
+    AttrChange, Batch, Call, Caller, Chunking, Commit, Content, Form, Genesis, Grant, Ino, Kind, NewInode, Op,
+    Redundancy, RenameHow, SEAL_LEN, SealedName, State, Uids, VolumeSpec, XattrClass, XattrHow,
 };
 
 use super::Service;
@@ -75,8 +75,22 @@ fn operation(rng: &mut Rng) -> Op {
         9 => Op::Link { ino: ino(rng), parent: ino(rng), name: name(rng) },
         10 | 11 => {
             let size = rng.below(100_000);
-            let content = Content { size, allocated: size, root: None, sealed: Bytes::from_static(b"recipe") };
-            Op::Commit(Commit { ino: ino(rng), base: None, content, mtime: None, atime: None, opened: true })
+            let content = Content {
+                size,
+                allocated: size,
+                root: None,
+                sealed: Bytes::from_static(b"recipe"),
+                patches: Vec::new(),
+            };
+            Op::Commit(Commit {
+                ino: ino(rng),
+                base: None,
+                content,
+                form: Form::Whole,
+                mtime: None,
+                atime: None,
+                opened: true,
+            })
         }
         12 => {
             let (class, how) = (XattrClass::User, XattrHow::Set);
