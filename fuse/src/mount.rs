@@ -133,7 +133,9 @@ pub async fn serve<M: Metadata, B: BlockStore>(
 fn session_options() -> SessionOptions {
     let locks = capability::POSIX_LOCKS | capability::FLOCK_LOCKS;
     let lists = capability::POSIX_ACL | capability::DONT_MASK;
-    let capabilities = capability::DEFAULT | capability::HANDLE_KILLPRIV_V2 | lists | locks;
+    // A listing can't say for how long its names are good, and would end what an answer about one of them said.
+    let listings = capability::DO_READDIRPLUS | capability::READDIRPLUS_AUTO;
+    let capabilities = (capability::DEFAULT & !listings) | capability::HANDLE_KILLPRIV_V2 | lists | locks;
     SessionOptions { capabilities, ..Default::default() }
 }
 

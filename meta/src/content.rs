@@ -35,7 +35,7 @@ impl State {
         let inode = self.change(commit.ino);
         match commit.form {
             Form::Fold => inode.attr.version += 1,
-            Form::Whole | Form::Patch => {
+            Form::Whole | Form::Patch { .. } => {
                 inode.touch_content(cx.stamp());
                 inode.attr.mtime = commit.mtime.unwrap_or(cx.stamp());
                 inode.attr.atime = commit.atime.unwrap_or(inode.attr.atime);
@@ -75,7 +75,7 @@ fn laid(inode: &Inode, commit: &Commit) -> Result<Content, Denied> {
     let sound = match commit.form {
         Form::Whole => new.patches.is_empty(),
         // What it is laid over is as its writer knows it.
-        Form::Patch => {
+        Form::Patch { .. } => {
             let alone = new.root.is_none() && new.sealed.is_empty() && !new.patches.is_empty();
             alone && commit.base.is_some() && new.size >= before.size
         }
@@ -87,8 +87,9 @@ fn laid(inode: &Inode, commit: &Commit) -> Result<Content, Denied> {
     };
     match commit.form {
         _ if !sound => Err(Denied::Invalid),
-        Form::Patch if !before.has_room(new.patches.len(), new.patches_len()) => Err(Denied::TooBig),
-        Form::Patch => {
+        Form::Patch { over } if over as usize != before.patches.len() => Err(Denied::Stale),
+        Form::Patch { .. } if !before.has_room(new.patches.len(), new.patches_len()) => Err(Denied::TooBig),
+        Form::Patch { .. } => {
             let patches = before.patches.iter().chain(&new.patches).cloned().collect();
             let (size, allocated) = (new.size, new.allocated);
             Ok(Content { size, allocated, patches, ..before.clone() })

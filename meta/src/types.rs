@@ -219,13 +219,17 @@ pub enum Form {
     /// All of it.
     #[default]
     Whole,
-    /// Patches to lay over what the file has, which is at least as long then.
-    Patch,
+    /// Patches to lay over what the file has, which is at least as long then, and over so many patches: they may
+    /// have been folded since.
+    Patch {
+        /// How many.
+        over: u32,
+    },
     /// What the file has with its patches, without them: nothing was written, so no times change, and neither
     /// does the `content_version`.
     Fold,
 }
-canonical_enum!(Form { 0 => Whole, 1 => Patch, 2 => Fold });
+canonical_enum!(Form { 0 => Whole, 1 => Patch { over }, 2 => Fold });
 
 /// Binds new content to a file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -57,14 +57,14 @@ fn change() -> impl Strategy<Value = AttrChange> {
 
 fn commit() -> impl Strategy<Value = Commit> {
     let size = || prop_oneof![4 => 0u64..1000, 1 => any::<u64>()];
-    let form = prop_oneof![Just(Form::Whole), Just(Form::Patch), Just(Form::Fold)];
+    let form = prop_oneof![Just(Form::Whole), (0..3u32).prop_map(|over| Form::Patch { over }), Just(Form::Fold)];
     let patches = proptest::collection::vec(Just(Bytes::from_static(b"patch")), 0..3);
     (ino(), proptest::option::of(0u64..4), size(), size(), any::<bool>(), form, patches).prop_map(
         |(ino, base, size, allocated, opened, form, patches)| Commit {
             ino,
             base,
             content: match form {
-                Form::Patch => Content { size, allocated, patches, ..Content::default() },
+                Form::Patch { .. } => Content { size, allocated, patches, ..Content::default() },
                 Form::Whole | Form::Fold => Content { patches, ..content(size, allocated) },
             },
             form,

@@ -186,8 +186,8 @@ fn play(steps: &[Step]) -> Scene {
             }
             9 => Op::SetAttr { ino, change: AttrChange { mode: Some(0o700), ..AttrChange::default() } },
             10 if what / 21 % 3 > 0 => {
-                let form = [Form::Patch, Form::Fold][usize::from(what / 21 % 3) - 1];
-                let patches = vec![Bytes::from(vec![*what; 9]); usize::from(form == Form::Patch)];
+                let form = [Form::Patch { over: u32::from(what % 2) }, Form::Fold][usize::from(what / 21 % 3) - 1];
+                let patches = vec![Bytes::from(vec![*what; 9]); usize::from(form != Form::Fold)];
                 let content = Content { size: 2000, patches, ..Content::default() };
                 let base = Some(*second as u64 % 4);
                 Op::Commit(Commit { ino, base, content, form, mtime: None, atime: None, opened: false })

@@ -234,7 +234,13 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         // The mode may have changed since the file was opened, or never have allowed it.
         let (attr, content) = self.open_content(&writer, file.ino, meta::WRITE | meta::OPENED).await?;
         let theirs = self.whole_layout(file.ino, attr, &content, pipeline).await?;
-        let size = file.state.lock().merge(attr, content, theirs);
+        let size = {
+            let mut state = file.state.lock();
+            let before = state.overlay.charge();
+            let size = state.merge(attr, content, theirs);
+            self.budget.adjust(before, state.overlay.charge());
+            size
+        };
         let nothing = Overlay::default();
         let order = Order { dirty: &nothing, seq: 0, runs: Vec::new(), keep_tails: false };
         self.stage(file, pipeline, order).await?;
@@ -242,7 +248,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     }
 
     /// The layout of what replicas hold, with its patches in blocks on their way.
-    async fn whole_layout(
+    pub(super) async fn whole_layout(
         self: &Arc<Self>,
         ino: meta::Ino,
         attr: Attr,

@@ -403,6 +403,8 @@ impl State {
         let committed = changes.size_of(content.size);
         let now = self.changes.size_of(committed);
         theirs.resize(committed);
+        // What only replicas have as patches is in what they have now, unless it was written over.
+        self.overlay.retain(&self.changes.written);
         self.rebase(attr, content, Some(theirs));
         self.size = now;
         committed

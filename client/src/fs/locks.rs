@@ -367,7 +367,9 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             }
             let (attr, content) = (state.attr, state.content.clone());
             state.reset(attr, content, &self.budget);
-            state.stale = true;
+            // Its attributes may be of newer content than this.
+            state.doubt();
+            state.forget_base();
             dirty
         };
         self.outbox.discard(file.ino, &pipeline.pending);

@@ -132,9 +132,17 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let mut last = BTreeMap::new();
         for lost in calls {
             if let Op::Commit(commit) = &lost.call.op {
-                // What is only a part is whole where it was done.
-                let seen = loss.seen.content(commit.ino).filter(|_| commit.form != Form::Whole);
-                last.insert(commit.ino, seen.unwrap_or(&commit.content));
+                let new = &commit.content;
+                match (commit.form, loss.seen.content(commit.ino)) {
+                    // What is only a part is whole where it was done.
+                    (Form::Patch { .. }, Some(seen)) => drop(last.insert(commit.ino, seen.clone())),
+                    (Form::Patch { .. }, None) => {
+                        let whole = last.entry(commit.ino).or_insert_with(Content::default);
+                        whole.patches.extend(new.patches.iter().cloned());
+                        (whole.size, whole.allocated) = (new.size, new.allocated);
+                    }
+                    _ => drop(last.insert(commit.ino, new.clone())),
+                }
             }
         }
         let until = Instant::now() + PATIENCE;
@@ -143,7 +151,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             let nameless = attr.is_some_and(|attr| attr.nlink == 0) && self.file(ino).is_none();
             if !loss.removed.contains(&ino) && !nameless {
                 let place = places.of(ino).await;
-                let changed = Changed::committed(ino, attr.is_some_and(is_program), content);
+                let changed = Changed::committed(ino, attr.is_some_and(is_program), &content);
                 self.keep_file(&mut folder, &changed, place, until).await;
             }
         }

@@ -143,6 +143,8 @@ struct Shared<M, B> {
     released: tokio::sync::Notify,
     /// Held by the one writer that makes room.
     relief: tokio::sync::Mutex<()>,
+    /// Held by whoever folds patches.
+    folding: tokio::sync::Mutex<()>,
     losses: Arc<losses::Losses>,
     space: Mutex<StoreSpace>,
     /// How many threads may seal at a time.
@@ -186,6 +188,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
             opening: Mutex::default(),
             released: tokio::sync::Notify::new(),
             relief: tokio::sync::Mutex::default(),
+            folding: tokio::sync::Mutex::default(),
             losses,
             space: Mutex::default(),
             threads: std::thread::available_parallelism().map_or(2, usize::from),

@@ -129,6 +129,16 @@ impl Overlay {
         self.carve(range, seq);
     }
 
+    /// Forgets what lies outside of these ranges.
+    pub(super) fn retain(&mut self, kept: &Ranges) {
+        let mut at = 0;
+        for range in kept.iter() {
+            self.carve(at..range.start, u64::MAX);
+            at = range.end;
+        }
+        self.carve(at..u64::MAX, u64::MAX);
+    }
+
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         *self = Overlay::default();
@@ -384,6 +394,21 @@ mod tests {
         assert!(long.len() == 1 && long[0] == (0..1000));
         assert_eq!(overlay.runs()[0].end, 1100);
         assert!(overlay.long_runs(1001).is_empty());
+    }
+
+    #[test]
+    fn only_what_is_in_the_ranges_is_retained() {
+        let mut overlay = Overlay::default();
+        overlay.write(0, vec![1; 100].into(), 1);
+        overlay.punch(150..300, 2);
+        let mut kept = Ranges::default();
+        kept.add(40..60);
+        kept.add(200..u64::MAX);
+        overlay.retain(&kept);
+        let covered: Vec<_> = overlay.runs().iter().map(|run| run.start..run.end).collect();
+        assert_eq!(covered, [40..60, 200..300]);
+        overlay.retain(&Ranges::default());
+        assert!(overlay.is_empty() && overlay.charge() == 0);
     }
 
     #[test]

@@ -10,13 +10,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chunk::{PATCH_OVERHEAD, Patch};
-use meta::{Answer, Call, Commit, Content, Denied, Form, Ino, Op};
+use meta::{Answer, Attr, Call, Caller, Commit, Content, Denied, Form, Ino, Op};
 
 use super::error::{FsError, Result};
 use super::file::{OpenFile, Pipeline, State};
 use super::outbox::Budget;
 use super::overlay::{Body, Overlay};
-use super::stage::Order;
 use super::{Shared, attr_of};
 use crate::backend::{BlockStore, Metadata};
 
@@ -65,6 +64,10 @@ impl State {
         self.patched_since.is_some()
     }
 
+    fn is_patched_for(&self, age: Duration) -> bool {
+        self.patched_since.is_some_and(|since| since.elapsed() >= age)
+    }
+
     /// What the commit under way covers, if that is short, and all of it in memory.
     fn short_changes(&self) -> Option<Vec<(u64, Bytes)>> {
         let changes = self.committing.as_ref()?;
@@ -100,7 +103,13 @@ impl State {
 impl<M: Metadata, B: BlockStore> Shared<M, B> {
     pub(super) fn patches(&self, ino: Ino, content: &Content) -> Result<Vec<Patch>> {
         let opened = content.patches.iter().map(|sealed| Patch::open(&self.chunks.keys, ino.0, sealed));
-        Ok(opened.collect::<std::result::Result<_, _>>()?)
+        let patches: Vec<Patch> = opened.collect::<std::result::Result<_, _>>()?;
+        let under = patches.first().map_or(0, |first| first.under);
+        let within = |patch: &Patch| patch.under == under && patch.offset + patch.bytes.len() as u64 <= content.size;
+        match under <= content.size && patches.iter().all(within) {
+            true => Ok(patches),
+            false => Err(FsError::Corrupt("a patch goes where the file is not".into())),
+        }
     }
 
     /// What lies over the layout of a file and is to be staged, with patches that replicas have: what is staged
@@ -137,7 +146,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let seal = |(offset, bytes)| Patch { offset, under, bytes }.seal(&self.chunks.keys, file.ino.0);
         let patches: Vec<Bytes> = writes.into_iter().map(seal).collect();
         let new = Content { size, allocated, patches: patches.clone(), ..Content::default() };
-        match self.commit_form(file, Form::Patch, base, new, &writer).await {
+        let form = Form::Patch { over: before.patches.len() as u32 };
+        match self.commit_form(file.ino, form, base, new, &writer).await {
             Ok(attr) => {
                 let patches = before.patches.iter().cloned().chain(patches).collect();
                 let mut state = file.state.lock();
@@ -151,96 +161,93 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         }
     }
 
-    async fn commit_form(
-        &self,
-        file: &OpenFile,
-        form: Form,
-        base: u64,
-        content: Content,
-        writer: &meta::Caller,
-    ) -> Result<meta::Attr> {
+    async fn commit_form(&self, ino: Ino, form: Form, base: u64, content: Content, writer: &Caller) -> Result<Attr> {
         let (mtime, atime, base) = (None, None, Some(base));
-        let commit = Commit { ino: file.ino, base, content, form, mtime, atime, opened: true };
+        let commit = Commit { ino, base, content, form, mtime, atime, opened: true };
         let mut answers = self.calls(vec![Call { caller: writer.clone(), op: Op::Commit(commit) }]).await?;
         attr_of(answers.pop().expect("one answer a call").into_result()?)
     }
 
-    /// Folds patches into blocks, of files that have had some for so long.
+    /// Folds patches into blocks, of files that have had some for so long. One at a time does.
     pub(super) async fn fold_older(self: &Arc<Self>, age: Duration) {
+        let _one = self.folding.lock().await;
         let files: Vec<_> = self.files.lock().values().map(|(file, _)| file.clone()).collect();
-        let due = |file: &Arc<OpenFile>| {
-            let since = file.state.lock().patched_since;
-            since.is_some_and(|since| since.elapsed() >= age)
-        };
+        let due = |file: &Arc<OpenFile>| file.state.lock().is_patched_for(age);
         let due: Vec<_> = files.into_iter().filter(due).collect();
         for some in due.chunks(TOGETHER) {
             let folds = some.iter().map(|file| async move {
-                if let Err(error) = self.fold(file).await {
+                if let Err(error) = self.fold(file, age).await {
                     tracing::debug!(ino = file.ino.0, %error, "what was written last stays with the replicas");
-                    // What is refused is folded when it is written to, the rest tried again.
-                    let again = !matches!(error, FsError::Denied(_));
-                    file.state.lock().patched_since = again.then(Instant::now);
                 }
-                // Only now: while it was folded its layout was needed.
                 self.forget_settled(file);
             });
             futures::future::join_all(folds).await;
         }
     }
 
-    /// Puts what replicas have of a file as patches into blocks, and lets them forget it. Leaves alone what was
-    /// written here since.
+    /// Puts what replicas have of a file as patches into blocks, and lets them forget it: as if it was another's
+    /// file, so that nobody here waits for that. Leaves alone what was written here since.
     ///
     /// # Errors
     /// If it could not be stored, or replicas have something else by now.
-    async fn fold(self: &Arc<Self>, file: &Arc<OpenFile>) -> Result<()> {
-        let mut pipeline = file.pipeline.lock().await;
-        let (_sealing, patched, seq) = self.begin_staging(file).await?;
-        {
-            let state = file.state.lock();
-            if state.is_dirty() || !state.is_patched() {
-                // The next commit is of the whole.
+    async fn fold(self: &Arc<Self>, file: &Arc<OpenFile>, age: Duration) -> Result<()> {
+        let (attr, content, base, writer) = {
+            let mut state = file.state.lock();
+            if !self.metadata.keeps(file.ino) {
+                // Others write to it by now, and whoever does next commits the whole.
+                state.patched_since = None;
+            }
+            // So do we, if we wrote to it since.
+            if state.is_dirty() || state.stale || !state.is_patched_for(age) {
                 return Ok(());
             }
-        }
-        let order = Order { dirty: &patched, seq, runs: patched.runs(), keep_tails: false };
-        let folded = match self.stage(file, &mut pipeline, order).await {
-            Ok(()) => self.commit_fold(file, &mut pipeline).await,
-            failed => failed,
+            (state.attr, state.content.clone(), state.base, state.writer.clone())
         };
+        let patches = content.patches.len();
+        let folded = self.fold_content(file.ino, attr, &content, base, &writer).await;
         let mut state = file.state.lock();
-        if folded.is_err() && !state.is_dirty() {
-            // As it was; or else the next commit waits for these blocks.
-            state.unload(&self.budget);
-            self.outbox.discard(file.ino, &pipeline.pending);
-            pipeline.pending.clear();
+        if state.base != base || state.content.patches.len() != patches {
+            return folded.map(drop);
         }
-        drop(state);
-        folded
+        match folded {
+            Ok((attr, content)) => {
+                state.patched_since = None;
+                state.content = content;
+                state.note(attr);
+                if !state.is_dirty() && !state.sealing {
+                    state.unload(&self.budget);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // What is refused is folded when it is written to, the rest tried again.
+                let again = !matches!(error, FsError::Denied(_));
+                state.patched_since = again.then(Instant::now);
+                Err(error)
+            }
+        }
     }
 
-    async fn commit_fold(&self, file: &Arc<OpenFile>, pipeline: &mut Pipeline) -> Result<()> {
-        let (recipe, base, size, writer) = {
-            let state = file.state.lock();
-            let mut layout = state.layout.clone().ok_or(FsError::Denied(Denied::Stale))?;
-            layout.resize(state.content.size);
-            (layout.to_recipe(), state.base, state.content.size, state.writer.clone())
-        };
-        let sealed = chunk::seal_recipe(&self.chunks.keys, file.ino.0, &recipe);
+    async fn fold_content(
+        self: &Arc<Self>,
+        ino: Ino,
+        attr: Attr,
+        content: &Content,
+        base: u64,
+        writer: &Caller,
+    ) -> Result<(Attr, Content)> {
+        let mut pipeline = Pipeline::default();
+        let recipe = self.whole_layout(ino, attr, content, &mut pipeline).await?.to_recipe();
+        let sealed = chunk::seal_recipe(&self.chunks.keys, ino.0, &recipe);
         pipeline.pending.extend(sealed.blocks.iter().map(|(id, _)| *id));
-        self.outbox.push(file.ino, sealed.blocks);
-        // Not in the log before they are stored: who syncs something else does not wait for that.
-        self.outbox.settle(file.ino, &mut pipeline.pending).await?;
-        let (allocated, patches) = (recipe.allocated(), Vec::new());
-        let content = Content { size, allocated, root: sealed.root, sealed: sealed.sealed, patches };
-        let attr = self.commit_form(file, Form::Fold, base, content.clone(), &writer).await?;
-        let mut state = file.state.lock();
-        state.patched_since = None;
-        if state.base == base {
-            state.content = content;
-            state.note(attr);
-        }
-        Ok(())
+        self.outbox.push(ino, sealed.blocks);
+        // Not in the log before they are stored: who syncs something else does not wait for that. What can't be
+        // stored stays: a commit that is not sent yet may name the same blocks.
+        self.outbox.settle(ino, &mut pipeline.pending).await?;
+        let (size, allocated, patches) = (content.size, recipe.allocated(), Vec::new());
+        let folded = Content { size, allocated, root: sealed.root, sealed: sealed.sealed, patches };
+        let attr = self.commit_form(ino, Form::Fold, base, folded.clone(), writer).await?;
+        Ok((attr, folded))
     }
 }
 

@@ -78,7 +78,13 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     /// The file with the most data that is not sealed, and how much all files have.
     fn unsealed(&self) -> (Option<Arc<OpenFile>>, u64) {
         let charge = |file: Arc<OpenFile>| {
-            let charge = file.state.lock().overlay.charge();
+            let mut state = file.state.lock();
+            if !state.is_dirty() && !state.sealing {
+                // Replicas have it as patches, and so has the content.
+                state.unload(&self.budget);
+            }
+            let charge = state.overlay.charge();
+            drop(state);
             (charge > 0).then_some((charge, file))
         };
         let charges: Vec<_> = self.open_files().into_iter().filter_map(charge).collect();

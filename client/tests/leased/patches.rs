@@ -1,8 +1,8 @@
 //! What is short and synced is with replicas before it is in blocks; and nobody can tell.
 
 use client::backend::BlockError;
-use client::fs::{Filesystem, Handle, OpenFlags, Options};
-use meta::Ino;
+use client::fs::{Filesystem, FsError, Handle, OpenFlags, Options, SetAttr};
+use meta::{Commit, Content, Form, Ino, Op};
 
 use super::world::{Fs, ROOT, SECRET, World, close, create, noise, read_all, read_file, write_all, write_file};
 
@@ -123,4 +123,61 @@ async fn whoever_wrote_meanwhile_merges_with_patches_and_folds_nothing_away() {
     close(&two, theirs).await;
     assert!(read_file(&one, "file").await == expected);
     assert!(world.read_afresh("file").await == expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fold_that_fails_takes_nothing_from_what_is_sent_later() {
+    let world = World::new();
+    let fs = world.mount();
+    let expected = noise(5, 30_000);
+    let file = create(&fs, "file").await;
+    fs.fsync(file.handle).await.expect("synced");
+    // Its blocks are named by a commit that is not sent yet, and can't be stored.
+    *world.stores.fail.lock() = Some(BlockError::Unavailable("switched off".into()));
+    write_all(&fs, file.handle, 0, &expected).await;
+    fs.flush(file.handle).await.expect("flushed");
+    write_all(&fs, file.handle, 0, &expected[..100]).await;
+    assert!(fs.fsync(file.handle).await.is_err());
+    fs.fold().await;
+    assert!(read_all(&fs, file.handle).await == expected);
+    *world.stores.fail.lock() = None;
+    fs.fsync(file.handle).await.expect("synced");
+    assert!(world.read_afresh("file").await == expected);
+    fs.fold().await;
+    assert!(world.read_afresh("file").await == expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_who_lies_about_patches_harms_his_file_alone() {
+    let keys = chunk::VolumeKeys::new(&SECRET);
+    for (offset, under, size) in [(5, 0, 10), (0, 20, 10), (u64::MAX >> 2, 0, 10), (0, 4, 10)] {
+        let world = World::new();
+        let ordered = Filesystem::open_volume(
+            world.names(false),
+            world.stores.clone(),
+            world.volume.clone(),
+            &SECRET,
+            Options::default(),
+        )
+        .expect("mounted");
+        let ino = write_file(&ordered, "file", b"").await.ino;
+        let base = Some(world.replicas.state().known(ino).expect("there").content_version);
+        let patch = chunk::Patch { offset, under, bytes: vec![1; 10].into() };
+        let content = Content { size, patches: vec![patch.seal(&keys, ino.0)], ..Content::default() };
+        let (form, mtime, atime) = (Form::Patch { over: 0 }, None, None);
+        let _ = world.replicas.ask(Op::Commit(Commit { ino, base, content, form, mtime, atime, opened: true }));
+
+        let fs = world.mount();
+        create(&fs, "so that it has a lease").await;
+        let handle = fs.open(&ROOT, ino, OpenFlags::writing()).await.expect("opened").handle;
+        assert!(matches!(fs.read(handle, 0, 100).await, Err(FsError::Corrupt(_))), "{offset} over {under}");
+        write_all(&fs, handle, 2, b"x").await;
+        assert!(fs.fsync(handle).await.is_err());
+        assert!(fs.flush(handle).await.is_err());
+        // It can be made anew.
+        fs.setattr(&ROOT, ino, &SetAttr { size: Some(0), ..SetAttr::default() }, Some(handle)).await.expect("cut");
+        let _ = fs.flush(handle).await;
+        let _ = fs.release(handle).await;
+        assert_eq!(read_file(&fs, "so that it has a lease").await, b"");
+    }
 }

@@ -238,19 +238,21 @@ fn patches_lie_over_what_is_there_until_they_are_folded() {
     };
     assert_eq!(world.run(&alice, commit(2, Form::Fold, content(10, 10))), Err(Denied::Invalid), "has no patches");
     world.later(1);
-    assert!(world.run(&alice, commit(2, Form::Patch, patch(12, &[b"one", b"two"]))).is_ok());
-    assert_eq!(world.run(&alice, commit(2, Form::Patch, patch(12, &[b"late"]))), Err(Denied::Stale));
+    assert!(world.run(&alice, commit(2, Form::Patch { over: 0 }, patch(12, &[b"one", b"two"]))).is_ok());
+    assert_eq!(world.run(&alice, commit(2, Form::Patch { over: 0 }, patch(12, &[b"late"]))), Err(Denied::Stale));
     for wrong in [
-        commit(3, Form::Patch, patch(11, &[b"shorter"])),
-        commit(3, Form::Patch, patch(12, &[])),
-        commit(3, Form::Patch, Content { patches: vec![Bytes::from_static(b"x")], ..content(12, 12) }),
+        commit(3, Form::Patch { over: 2 }, patch(11, &[b"shorter"])),
+        commit(3, Form::Patch { over: 2 }, patch(12, &[])),
+        commit(3, Form::Patch { over: 2 }, Content { patches: vec![Bytes::from_static(b"x")], ..content(12, 12) }),
         commit(3, Form::Fold, content(11, 11)),
         commit(3, Form::Fold, patch(12, &[b"x"])),
         commit(3, Form::Whole, patch(12, &[b"x"])),
     ] {
         assert_eq!(world.run(&alice, wrong.clone()), Err(Denied::Invalid), "{wrong:?}");
     }
-    assert!(world.run(&alice, commit(3, Form::Patch, patch(20, &[b"three"]))).is_ok());
+    let folded_since = commit(3, Form::Patch { over: 1 }, patch(20, &[b"three"]));
+    assert_eq!(world.run(&alice, folded_since), Err(Denied::Stale), "over others than it knows");
+    assert!(world.run(&alice, commit(3, Form::Patch { over: 2 }, patch(20, &[b"three"]))).is_ok());
     let (before, patched) = opened(&mut world);
     let expected: Vec<Bytes> = [&b"one"[..], b"two", b"three"].map(Bytes::from_static).into();
     assert_eq!(patched, Content { size: 20, allocated: 20, patches: expected, ..content(10, 10) });
@@ -273,14 +275,15 @@ fn patches_have_limits() {
     let mut world = World::new();
     let alice = user(ALICE);
     let file = world.file(ALICE, world.root, "f", 0o600);
-    let mut base = 1;
+    let (mut base, mut over) = (1, 0);
     let mut patch = |world: &mut World, len: usize, count: usize| {
         let patches = vec![Bytes::from(vec![7; len]); count];
         let content = Content { size: 9, allocated: 9, patches, ..Content::default() };
-        let (mtime, atime, form) = (None, None, Form::Patch);
+        let (mtime, atime, form) = (None, None, Form::Patch { over });
         let commit = Commit { ino: file, base: Some(base), content, form, mtime, atime, opened: false };
         let done = world.run(&alice, Op::Commit(commit));
         base += u64::from(done.is_ok());
+        over += if done.is_ok() { count as u32 } else { 0 };
         done.map(drop)
     };
     assert_eq!(patch(&mut world, PATCHES_LEN_MAX + 1, 1), Err(Denied::TooBig));
@@ -288,14 +291,15 @@ fn patches_have_limits() {
     assert_eq!(patch(&mut world, PATCHES_LEN_MAX, 1), Ok(()));
     assert_eq!(patch(&mut world, 1, 1), Err(Denied::TooBig));
     assert!(world.write(&alice, file, content(9, 9), false).is_ok(), "the whole takes their place");
-    base += 1;
+    (base, over) = (base + 1, 0);
     let mut patch = |world: &mut World, count: usize| {
         let patches = vec![Bytes::from_static(b"x"); count];
         let content = Content { size: 9, allocated: 9, patches, ..Content::default() };
-        let (mtime, atime, form) = (None, None, Form::Patch);
+        let (mtime, atime, form) = (None, None, Form::Patch { over });
         let commit = Commit { ino: file, base: Some(base), content, form, mtime, atime, opened: false };
-        base += 1;
-        world.run(&alice, Op::Commit(commit)).map(drop)
+        let done = world.run(&alice, Op::Commit(commit)).map(drop);
+        (base, over) = (base + 1, over + count as u32);
+        done
     };
     assert_eq!(patch(&mut world, PATCHES_MAX), Ok(()));
     assert_eq!(patch(&mut world, 1), Err(Denied::TooBig));

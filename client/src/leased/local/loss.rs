@@ -1,15 +1,19 @@
 //! The end of leases that were lost, and of what was done under them.
 
 use base::ClusterId;
-use meta::{Ino, Op};
+use meta::{Form, Ino, Op};
 
 use super::Local;
 use crate::backend::{Loss, LostCall, Unavailable};
 
+fn is_fold(op: &Op) -> bool {
+    matches!(op, Op::Commit(commit) if commit.form == Form::Fold)
+}
+
 impl Local {
     /// The leases are over: what is not sent is lost.
     pub(in crate::leased) fn lose(&mut self, cluster: ClusterId) {
-        let left = self.log.len();
+        let left = self.log.iter().filter(|logged| !is_fold(&logged.call.op)).count();
         let lost = if left > 0 { Some(self.lost.unwrap_or(0) + left) } else { self.lost };
         let losses = self.losses + u64::from(left > 0);
         self.hand_over();
@@ -43,7 +47,12 @@ impl Local {
         if self.log.is_empty() && locked.is_empty() {
             return;
         }
-        let lost = self.log.drain(..).map(|logged| LostCall { call: logged.call, made: logged.made });
+        // A fold that replicas don't have changes nothing that anybody wrote.
+        let lost = self
+            .log
+            .drain(..)
+            .filter(|logged| !is_fold(&logged.call.op))
+            .map(|logged| LostCall { call: logged.call, made: logged.made });
         let calls: Vec<LostCall> = lost.collect();
         self.unfounded.extend(calls.iter().filter_map(|lost| match &lost.call.op {
             Op::Commit(commit) => Some(commit.ino),
