@@ -23,7 +23,7 @@ use proto::wire::block_answer::Answer;
 use proto::wire::block_ask::Ask;
 use proto::wire::{self, Outcome};
 
-use crate::backend::{BlockError, BlockStore, StoreSpace};
+use crate::backend::{BlockError, BlockStore, CALL_TIMEOUT, StoreSpace};
 use crate::exchange::{BlockService, Exchange, Silent};
 
 /// What one put message is filled up to, bytes.
@@ -32,6 +32,8 @@ const PUT_TARGET: usize = 1 << 20;
 const ASK_FIRST: usize = 8 << 10;
 /// How long a node may take over a put before the next one is asked.
 const PUT_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a put waits that could not be made often enough, before it is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long a node may take over a get before it counts as silent.
 const GET_PATIENCE: Duration = Duration::from_secs(10);
 /// Bounds of the hedging delay.
@@ -83,7 +85,15 @@ impl Blocks {
 
 impl BlockStore for Blocks {
     async fn put(&self, blocks: Vec<(BlockId, Bytes)>) -> Result<(), BlockError> {
-        self.shared.put(blocks).await
+        let began = Instant::now();
+        loop {
+            match self.shared.put(blocks.clone()).await {
+                // A link that was cut takes a while to be noticed, and to come back: nobody is told of an error
+                // before he would be told that the replicas are away.
+                Err(BlockError::Unavailable(_)) if began.elapsed() < CALL_TIMEOUT => tokio::time::sleep(AGAIN).await,
+                done => return done,
+            }
+        }
     }
 
     async fn get(&self, id: BlockId) -> Result<Bytes, BlockError> {

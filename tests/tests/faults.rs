@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tests::cluster::NODES;
 use tests::random::noise;
@@ -93,6 +93,35 @@ fn a_copy_goes_on_when_one_primary_after_the_other_is_killed() {
     mount.stop();
     let mount = cluster.mount_uncached("again");
     tree::assert_same(&want, &tree::read(&mount.path().join("copy-1")));
+    mount.stop();
+}
+
+/// So many storage nodes are away that too few copies can be made: writing waits for them, as it does for
+/// replicas, and nobody is told of an error that is over in a moment.
+#[test]
+fn what_is_synced_waits_for_storage_nodes_that_come_back() {
+    needs_mount!();
+    let _turn = one_at_a_time();
+    let mut cluster = Cluster::start();
+    let mount = cluster.mount("mnt");
+    cluster.kill_nodes([STORAGE, STORAGE + 1]);
+    let path = mount.path().join("file");
+    let writer = std::thread::spawn({
+        let path = path.clone();
+        move || {
+            let mut file = File::create(path)?;
+            file.write_all(&noise(7, 0, 200_000))?;
+            file.sync_all()
+        }
+    });
+    let since = Instant::now();
+    let tried = || (writer.is_finished() || since.elapsed() > Duration::from_secs(3)).then(|| writer.is_finished());
+    assert!(!wait_until("it was tried", SETTLE, tried), "it waits");
+    cluster.start_nodes([STORAGE, STORAGE + 1]);
+    writer.join().expect("it writes").expect("synced");
+    mount.stop();
+    let mount = cluster.mount_uncached("again");
+    assert!(fs::read(mount.path().join("file")).expect("there") == noise(7, 0, 200_000));
     mount.stop();
 }
 
