@@ -67,6 +67,8 @@ pub use locks::{FileLock, LockWait};
 pub use losses::Doubt;
 pub use names::{Entries, Entry, NewMode};
 
+/// How long a volume that is unmounted waits for patches to be folded.
+const FOLDING_MAX: Duration = Duration::from_secs(5);
 /// How many files are committed at a time.
 const COMMITS_MAX: usize = 256;
 
@@ -276,7 +278,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// Puts what replicas keep of short writes that were synced into blocks. It is done in the background, and
     /// what can't be put stays with the replicas.
     pub async fn fold(&self) {
-        self.shared.fold_older(Duration::ZERO).await;
+        self.shared.fold_all().await;
     }
 
     /// Commits everything and gives back what this mount has leases on; to be called last.
@@ -286,7 +288,8 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     pub async fn close(&self) -> Result<()> {
         let synced = self.sync_all().await;
         if synced.is_ok() {
-            self.fold().await;
+            // What is not folded by then stays with the replicas.
+            let _ = tokio::time::timeout(FOLDING_MAX, self.fold()).await;
         }
         self.shared.metadata.close().await;
         self.keep_lost().await;

@@ -168,9 +168,20 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         attr_of(answers.pop().expect("one answer a call").into_result()?)
     }
 
-    /// Folds patches into blocks, of files that have had some for so long. One at a time does.
-    pub(super) async fn fold_older(self: &Arc<Self>, age: Duration) {
+    /// Folds all patches into blocks.
+    pub(super) async fn fold_all(self: &Arc<Self>) {
         let _one = self.folding.lock().await;
+        self.fold_older(Duration::ZERO).await;
+    }
+
+    /// Folds those that files have had for so long, unless somebody is at it: that may take a while.
+    pub(super) async fn fold_old(self: &Arc<Self>) {
+        if let Ok(_one) = self.folding.try_lock() {
+            self.fold_older(self.options.write_back).await;
+        }
+    }
+
+    async fn fold_older(self: &Arc<Self>, age: Duration) {
         let files: Vec<_> = self.files.lock().values().map(|(file, _)| file.clone()).collect();
         let due = |file: &Arc<OpenFile>| file.state.lock().is_patched_for(age);
         let due: Vec<_> = files.into_iter().filter(due).collect();

@@ -33,7 +33,7 @@ pub(super) async fn background<M: Metadata, B: BlockStore>(shared: Weak<Shared<M
         shared.forget_closed();
         shared.write_back();
         let folding = shared.clone();
-        tokio::spawn(async move { folding.fold_older(folding.options.write_back).await });
+        tokio::spawn(async move { folding.fold_old().await });
         if renewed.elapsed() >= RENEWAL {
             renewed = Instant::now();
             tokio::spawn(async move { shared.keep_orphans().await });
