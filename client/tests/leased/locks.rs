@@ -157,11 +157,7 @@ async fn whoever_lost_its_locks_writes_nothing_until_it_closes() {
         fs_write(&one, handle, b"mine!!").await.expect("written");
         // It is silent; somebody else takes the lock, writes, and gives it back.
         world.replicas.pass(Duration::from_secs(100));
-        let two = ordered(&world);
-        let there = open(&two, ino).await;
-        try_lock(&two, there, all(1)).await.expect("locked");
-        fs_write(&two, there, b"theirs").await.expect("written");
-        two.unlock(there, all(1)).await.expect("unlocked");
+        others_write(&world, ino).await;
 
         if leased {
             // This machine's clock did not go on with agreed time, so it has to ask to know.
@@ -197,16 +193,21 @@ async fn who_reads_under_a_lock_is_told_if_it_is_lost() {
         assert_eq!(one.read(handle, 0, 6).await.expect("locked").as_ref(), b"before");
         // It stands still with its lock; somebody else takes that, writes, and gives it back.
         world.replicas.pass(Duration::from_secs(100));
-        let two = ordered(&world);
-        let there = open(&two, ino).await;
-        try_lock(&two, there, all(1)).await.expect("locked");
-        fs_write(&two, there, b"theirs").await.expect("written");
-        two.unlock(there, all(1)).await.expect("unlocked");
+        others_write(&world, ino).await;
         late.store(100, Ordering::SeqCst);
         assert_eq!(denied(one.read(handle, 0, 6).await), Denied::Fenced, "leases: {leased}");
         let other = open(&one, ino).await;
         assert_eq!(one.read(other, 0, 6).await.expect("has no locks").as_ref(), b"theirs");
     }
+}
+
+/// Somebody else takes the lock on a file, writes to it, and gives the lock back.
+async fn others_write(world: &World, ino: Ino) {
+    let two = ordered(world);
+    let there = open(&two, ino).await;
+    try_lock(&two, there, all(1)).await.expect("locked");
+    fs_write(&two, there, b"theirs").await.expect("written");
+    two.unlock(there, all(1)).await.expect("unlocked");
 }
 
 async fn fs_write(fs: &Fs, handle: Handle, bytes: &'static [u8]) -> Result<u32> {
