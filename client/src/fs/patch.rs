@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chunk::{PATCH_OVERHEAD, Patch};
-use meta::{Answer, Attr, Call, Caller, Commit, Content, Denied, Form, Ino, Op};
+use meta::{Answer, Attr, Caller, Commit, Content, Denied, Form, Ino, Op};
 
+use super::Shared;
 use super::error::{FsError, Result};
 use super::file::{OpenFile, Pipeline, State};
 use super::outbox::Budget;
 use super::overlay::{Body, Overlay};
-use super::{Shared, attr_of};
 use crate::backend::{BlockStore, Metadata};
 
 /// What is longer than this goes into blocks at once: each replica would have to take it over, bytes.
@@ -164,8 +164,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     async fn commit_form(&self, ino: Ino, form: Form, base: u64, content: Content, writer: &Caller) -> Result<Attr> {
         let (mtime, atime, base) = (None, None, Some(base));
         let commit = Commit { ino, base, content, form, mtime, atime, opened: true };
-        let mut answers = self.calls(vec![Call { caller: writer.clone(), op: Op::Commit(commit) }]).await?;
-        attr_of(answers.pop().expect("one answer a call").into_result()?)
+        self.call_attr(writer, Op::Commit(commit)).await
     }
 
     /// Folds all patches into blocks.
