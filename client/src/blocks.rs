@@ -32,7 +32,9 @@ const PUT_TARGET: usize = 1 << 20;
 const ASK_FIRST: usize = 8 << 10;
 /// How long a node may take over a put before the next one is asked.
 const PUT_PATIENCE: Duration = Duration::from_secs(20);
-/// How long a put waits that could not be made often enough, before it is tried again.
+/// For how long a put is tried again that could not be made often enough. Whoever waits for one that failed tries
+/// it once more, so that it takes as long as a request to replicas before he is told.
+const TRIED: Duration = Duration::from_secs(CALL_TIMEOUT.as_secs() / 2);
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long a node may take over a get before it counts as silent.
 const GET_PATIENCE: Duration = Duration::from_secs(10);
@@ -90,7 +92,7 @@ impl BlockStore for Blocks {
             match self.shared.put(blocks.clone()).await {
                 // A link that was cut takes a while to be noticed, and to come back: nobody is told of an error
                 // before he would be told that the replicas are away.
-                Err(BlockError::Unavailable(_)) if began.elapsed() < CALL_TIMEOUT => tokio::time::sleep(AGAIN).await,
+                Err(BlockError::Unavailable(_)) if began.elapsed() < TRIED => tokio::time::sleep(AGAIN).await,
                 done => return done,
             }
         }
