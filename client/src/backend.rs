@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::BlockId;
+use base::{BlockId, Time};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use meta::{Answer, Batch, Call, Denied, Ino, State};
@@ -138,6 +138,11 @@ pub trait Metadata: Send + Sync + 'static {
 
     /// For how long nobody else can have seen this inode at least; `None` if somebody may now.
     fn kept_for(&self, _ino: Ino) -> Option<Duration> {
+        None
+    }
+
+    /// The agreed time, as long as what is done to this inode is kept here.
+    fn time_of(&self, _ino: Ino) -> Option<Time> {
         None
     }
 

@@ -23,7 +23,7 @@ mod ship;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{ClusterId, PublicKey};
+use base::{ClusterId, PublicKey, Time};
 use meta::{Answer, Batch, Call, Denied, Ino, Op, is_about_orphan, is_logged};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
@@ -179,6 +179,11 @@ impl<M: Metadata> Metadata for Leased<M> {
 
     fn keeps(&self, ino: Ino) -> bool {
         self.core.local.lock().keeps(ino, &self.core.me)
+    }
+
+    fn time_of(&self, ino: Ino) -> Option<Time> {
+        let mut local = self.core.local.lock();
+        local.keeps(ino, &self.core.me).then(|| local.now())
     }
 
     fn kept_for(&self, ino: Ino) -> Option<Duration> {

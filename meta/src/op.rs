@@ -107,6 +107,13 @@ impl From<Time> for Timestamp {
     }
 }
 
+/// What was before 1970 is at its beginning.
+impl From<Timestamp> for Time {
+    fn from(at: Timestamp) -> Time {
+        u64::try_from(at.seconds).map_or(Time::ZERO, |seconds| Time::from_parts(seconds, at.nanos))
+    }
+}
+
 impl Encode for Timestamp {
     fn encode(&self, out: &mut Vec<u8>) {
         self.seconds.encode(out);

@@ -13,7 +13,9 @@ use crate::access::{Context, EXECUTE, READ};
 use crate::filelocks::FileLocks;
 use crate::inode::{Body, Inode};
 use crate::lease::{Holder, HolderId, Zone, is_logged};
-use crate::op::{Answer, Attr, Call, Content, Denied, ENTRIES_MAX, Ino, Kind, Op, Reply, Row, SealedName};
+use crate::op::{
+    Answer, Attr, Call, Commit, Content, Denied, ENTRIES_MAX, Form, Ino, Kind, Op, Reply, Row, SealedName,
+};
 use crate::proven::may_have;
 use crate::read::Look as _;
 use crate::state::State;
@@ -422,6 +424,18 @@ impl State {
                 _ => inode.home == directory,
             })
         })
+    }
+
+    /// When a holder's operation happens: now, or if it commits content, when that was written. That is not before
+    /// it held anything, nor before the file was changed last.
+    #[must_use]
+    pub fn stamp_own(&self, now: Time, me: &HolderId, op: &Op) -> Time {
+        let Op::Commit(Commit { ino, mtime: Some(written), form: Form::Whole | Form::Patch { .. }, .. }) = op else {
+            return now;
+        };
+        let since = self.holders.get(me).map_or(now, |holder| holder.since);
+        let changed = self.inode_row(*ino).map_or(now, |inode| inode.attr.ctime.into());
+        Time::from(*written).max(since).max(changed).min(now)
     }
 
     /// Applies an operation to the holder's own copy, which can ([`State::locally`]).

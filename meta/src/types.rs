@@ -253,6 +253,14 @@ pub struct Commit {
 }
 canonical_struct!(Commit { ino, base, content, form, mtime, atime, opened });
 
+impl Commit {
+    /// All of a file's content, written now by whoever may write.
+    #[must_use]
+    pub fn whole(ino: Ino, base: Option<u64>, content: Content) -> Commit {
+        Commit { ino, base, content, form: Form::Whole, mtime: None, atime: None, opened: false }
+    }
+}
+
 /// What to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewInode {

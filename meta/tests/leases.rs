@@ -161,6 +161,7 @@ type Step = (usize, u8, usize, usize, u8, u8);
 fn play(steps: &[Step]) -> Scene {
     let mut scene = Scene::new(3);
     for (who, what, first, second, a, b) in steps {
+        scene.world.now = scene.world.now.after(Duration::from_millis(1));
         let pick = |index: usize| scene.inos[index % scene.inos.len()];
         let (ino, other) = (pick(*first), pick(*second));
         let (a, b) = (name(&format!("n{}", a % 4)), name(&format!("n{}", b % 4)));
@@ -190,17 +191,15 @@ fn play(steps: &[Step]) -> Scene {
                 let patches = vec![Bytes::from(vec![*what; 9]); usize::from(form != Form::Fold)];
                 let content = Content { size: 2000, patches, ..Content::default() };
                 let base = Some(*second as u64 % 4);
-                Op::Commit(Commit { ino, base, content, form, mtime: None, atime: None, opened: false })
+                Op::Commit(Commit { form, ..Commit::whole(ino, base, content) })
             }
-            10 => Op::Commit(Commit {
-                ino,
-                base: None,
-                content: content(u64::from(*what) * 10, u64::from(*what)),
-                form: Form::Whole,
-                mtime: None,
-                atime: None,
-                opened: false,
-            }),
+            10 => {
+                let written =
+                    scene.world.now.since(Time::ZERO).saturating_sub(Duration::from_millis(*second as u64 % 9));
+                let mtime = (first % 2 == 0).then(|| Time::ZERO.after(written).into());
+                let content = content(u64::from(*what) * 10, u64::from(*what));
+                Op::Commit(Commit { mtime, ..Commit::whole(ino, None, content) })
+            }
             11 => Op::ReadDir { ino, cookie: 0, max: 100 },
             12 => Op::Lookup { parent: ino, name: a },
             13 => Op::Parent { ino },
@@ -530,15 +529,7 @@ fn a_file_without_a_name_is_leased_with_the_directory_it_was_made_in() {
     let before = scene.local;
     scene.run(0, &Op::CreateUnnamed { parent: root, new: new(Kind::File, 0o600) });
     let made = *scene.inos.last().unwrap();
-    let commit = Commit {
-        ino: made,
-        base: None,
-        content: content(9, 9),
-        form: Form::Whole,
-        mtime: None,
-        atime: None,
-        opened: true,
-    };
+    let commit = Commit { opened: true, ..Commit::whole(made, None, content(9, 9)) };
     scene.run(0, &Op::Commit(commit));
     scene.run(0, &Op::Link { ino: made, parent: root, name: name("f") });
     assert!(scene.local - before >= 3, "nobody was asked");

@@ -33,7 +33,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         // Asked while nothing else can be written: what is written now is committed before others see the file.
         let alone = state.orphan || self.metadata.keeps(open.file.ino);
         if alone {
-            state.write(None, bytes.clone(), &open.caller, &self.budget)?;
+            state.write(None, bytes.clone(), &self.writing(open))?;
             open.writes.wrote(state.seq);
         }
         Ok(alone)
@@ -69,7 +69,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         self.commit(&open.file, Vec::new()).await?;
         {
             let mut state = open.file.state.lock();
-            state.write(None, bytes, &open.caller, &self.budget)?;
+            state.write(None, bytes, &self.writing(open))?;
             open.writes.wrote(state.seq);
         }
         let (mut committed, mut patience) = (self.commit(&open.file, Vec::new()).await, Patience::new());

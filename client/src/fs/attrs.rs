@@ -134,7 +134,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             open.locks.check()?;
             self.note_write(&open);
             let mut state = open.file.state.lock();
-            state.truncate(size, &open.caller, &self.budget);
+            state.truncate(size, &self.writing(&open));
             open.writes.wrote(state.seq);
             return Ok(());
         }
@@ -142,7 +142,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let opened = self.open(caller, ino, flags).await?;
         let open = self.handles.lock().remove(&opened.handle).expect("opened just now");
         if size != 0 {
-            open.file.state.lock().truncate(size, caller, &self.budget);
+            open.file.state.lock().truncate(size, &self.writing(&open));
         }
         // A caller that stops waiting must not leave the handle behind.
         let shared = self.clone();

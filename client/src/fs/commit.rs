@@ -10,7 +10,7 @@ use std::task::Poll;
 
 use base::BlockId;
 use futures::future::BoxFuture;
-use meta::{Answer, Attr, Call, Caller, Commit, Content, Denied, Form, Op, Reply};
+use meta::{Answer, Attr, Call, Caller, Commit, Content, Denied, Op, Reply};
 
 use super::error::{FsError, Result};
 use super::file::{OpenFile, Pipeline};
@@ -171,11 +171,11 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         size: u64,
         then: Vec<Call>,
     ) -> Result<Tried> {
-        let (recipe, base, writer) = {
+        let (recipe, base, writer, mtime) = {
             let mut state = file.state.lock();
             let layout = state.layout.as_mut().expect("staged before");
             layout.resize(size);
-            (layout.to_recipe(), state.base, state.writer.clone())
+            (layout.to_recipe(), state.base, state.writer.clone(), state.written_at())
         };
         let (chunks, ino) = (self.chunks.clone(), file.ino);
         let allocated = recipe.allocated();
@@ -187,8 +187,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let blocks = self.blocks_of(ino, pipeline).await?;
 
         let content = Content { size, allocated, root: sealed.root, sealed: sealed.sealed, patches: Vec::new() };
-        let (mtime, atime, base) = (None, None, Some(base));
-        let commit = Commit { ino, base, content: content.clone(), form: Form::Whole, mtime, atime, opened: true };
+        let commit = Commit { mtime, opened: true, ..Commit::whole(ino, Some(base), content.clone()) };
         let mut calls = vec![Call { caller: writer, op: Op::Commit(commit) }];
         calls.extend(then);
         let deferred = blocks.is_some();

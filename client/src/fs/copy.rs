@@ -111,7 +111,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             self.ensure_layout(&target.file).await?;
             let mut state = target.file.state.lock();
             if state.layout.is_some() {
-                state.lay(at, parts, &target.caller, &self.budget);
+                state.lay(at, parts, &self.writing(target));
                 target.writes.wrote(state.seq);
                 return Ok(());
             }

@@ -92,7 +92,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
             true => shared.append(handle, &open, bytes).await?,
             false => {
                 let mut state = open.file.state.lock();
-                state.write(Some(offset), bytes, &open.caller, &shared.budget)?;
+                state.write(Some(offset), bytes, &shared.writing(&open))?;
                 open.writes.wrote(state.seq);
             }
         }
@@ -115,14 +115,14 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         }
         let end = checked_end(offset, len)?;
         self.shared.note_write(&open);
-        let (budget, mut state) = (&self.shared.budget, open.file.state.lock());
+        let (by, mut state) = (self.shared.writing(&open), open.file.state.lock());
         match how {
-            Fallocate::Allocate => state.allocate(end, &open.caller, budget),
+            Fallocate::Allocate => state.allocate(end, &by),
             Fallocate::AllocateKeepSize => {}
             Fallocate::PunchHole | Fallocate::ZeroRangeKeepSize => {
-                state.zero(offset..end, false, &open.caller, budget);
+                state.zero(offset..end, false, &by);
             }
-            Fallocate::ZeroRange => state.zero(offset..end, true, &open.caller, budget),
+            Fallocate::ZeroRange => state.zero(offset..end, true, &by),
         }
         open.writes.wrote(state.seq);
         Ok(())

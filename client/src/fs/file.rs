@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime};
 
-use base::BlockId;
+use base::{BlockId, Time};
 use bytes::Bytes;
 use meta::{Attr, Caller, Content, Ino, Timestamp};
 use parking_lot::Mutex;
@@ -66,7 +66,7 @@ pub(super) struct State {
     /// What the commit under way covers.
     pub(super) committing: Option<Changes>,
     /// When it was last written to here, and when the oldest change that is not committed was made.
-    touched: Option<Timestamp>,
+    touched: Touched,
     pub(super) dirty_since: Option<Instant>,
     /// Since when replicas have patches of it that were made here and are not folded.
     pub(super) patched_since: Option<Instant>,
@@ -89,6 +89,31 @@ pub(super) struct State {
     /// How much unsealed data there must be before long runs are looked for.
     pub(super) stage_at: u64,
     pub(super) ahead: ReadAhead,
+}
+
+/// When a file was last written to here.
+#[derive(Clone, Copy, Debug)]
+enum Touched {
+    Never,
+    /// By the agreed clock: its commit says so.
+    Agreed(Time),
+    /// By this machine's clock, for display: what counts is the agreed time of the commit.
+    Estimated(Timestamp),
+}
+
+impl Touched {
+    fn estimated() -> Touched {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Touched::Estimated(Timestamp { seconds: now.as_secs() as i64, nanos: now.subsec_nanos() })
+    }
+}
+
+/// Who writes, and when.
+pub(super) struct Writing<'a> {
+    pub(super) caller: &'a Caller,
+    /// The agreed time, if it is known and nobody else writes.
+    pub(super) agreed: Option<Time>,
+    pub(super) budget: &'a Budget,
 }
 
 /// What changed in a file, to be done again if somebody else committed in the meantime.
@@ -170,7 +195,7 @@ impl OpenFile {
             settled_seq: 0,
             changes: Changes::default(),
             committing: None,
-            touched: None,
+            touched: Touched::Never,
             dirty_since: None,
             patched_since: None,
             error: None,
@@ -254,9 +279,11 @@ impl State {
             let sealed = self.layout.as_ref().map_or(self.content.allocated, Layout::allocated);
             attr.allocated = (sealed + self.overlay.charge()).min(self.size);
             attr.mode = meta::written_mode(&self.writer, &attr);
-            // An estimate for display: what counts is the agreed time of the commit.
-            let touched = self.touched.unwrap_or_default();
-            (attr.mtime, attr.ctime) = (attr.mtime.max(touched), attr.ctime.max(touched));
+            match self.touched {
+                Touched::Never => {}
+                Touched::Agreed(at) => (attr.mtime, attr.ctime) = (at.into(), attr.ctime.max(at.into())),
+                Touched::Estimated(at) => (attr.mtime, attr.ctime) = (attr.mtime.max(at), attr.ctime.max(at)),
+            }
         }
         attr
     }
@@ -273,10 +300,10 @@ impl State {
     }
 
     /// Writes at `offset`, or at the end; returns where it ends.
-    pub(super) fn write(&mut self, offset: Option<u64>, bytes: Bytes, writer: &Caller, budget: &Budget) -> Result<u64> {
+    pub(super) fn write(&mut self, offset: Option<u64>, bytes: Bytes, by: &Writing<'_>) -> Result<u64> {
         let offset = offset.unwrap_or(self.size);
         let end = checked_end(offset, bytes.len() as u64)?;
-        self.change(writer, budget, |state| {
+        self.change(by, |state| {
             state.overlay.write(offset, bytes, state.seq);
             state.changes.written.add(offset..end);
             state.grow(end);
@@ -285,8 +312,8 @@ impl State {
     }
 
     /// Makes `range` read as zeros. The size stays, unless the range is to be `within` the file.
-    pub(super) fn zero(&mut self, range: Range<u64>, grow: bool, writer: &Caller, budget: &Budget) {
-        self.change(writer, budget, |state| {
+    pub(super) fn zero(&mut self, range: Range<u64>, grow: bool, by: &Writing<'_>) {
+        self.change(by, |state| {
             let held = state.held_end().max(state.size);
             state.overlay.punch(range.start..range.end.min(held), state.seq);
             state.changes.written.add(range.start..range.end.min(held));
@@ -298,9 +325,9 @@ impl State {
 
     /// Lays parts of a file, this one or another, one after the other at `offset`. The layout is there, and the
     /// pipeline held.
-    pub(super) fn lay(&mut self, offset: u64, parts: Vec<Part>, writer: &Caller, budget: &Budget) {
+    pub(super) fn lay(&mut self, offset: u64, parts: Vec<Part>, by: &Writing<'_>) {
         let end = offset + parts.iter().map(Part::len).sum::<u64>();
-        self.change(writer, budget, |state| {
+        self.change(by, |state| {
             state.overlay.drop_until(offset..end, state.seq);
             let layout = state.layout.as_mut().expect("it is loaded before anything is laid into it");
             layout.set(offset..end, parts.iter().map(Part::piece));
@@ -318,15 +345,15 @@ impl State {
     }
 
     /// Makes the file at least `size` long.
-    pub(super) fn allocate(&mut self, size: u64, writer: &Caller, budget: &Budget) {
+    pub(super) fn allocate(&mut self, size: u64, by: &Writing<'_>) {
         if size > self.size {
-            self.change(writer, budget, |state| state.grow(size));
+            self.change(by, |state| state.grow(size));
         }
     }
 
     /// Sets the size.
-    pub(super) fn truncate(&mut self, size: u64, writer: &Caller, budget: &Budget) {
-        self.change(writer, budget, |state| {
+    pub(super) fn truncate(&mut self, size: u64, by: &Writing<'_>) {
+        self.change(by, |state| {
             let held = state.held_end().max(state.size);
             state.overlay.punch(size..held, state.seq);
             state.changes.written.add(size..u64::MAX);
@@ -339,7 +366,7 @@ impl State {
         budget.adjust(self.overlay.charge(), 0);
         self.overlay.clear();
         (self.changes, self.committing, self.error) = (Changes::default(), None, None);
-        (self.touched, self.dirty_since, self.settled_seq) = (None, None, self.seq);
+        (self.touched, self.dirty_since, self.settled_seq) = (Touched::Never, None, self.seq);
         self.patched_since = None;
         self.rebase(attr, content, None);
     }
@@ -349,6 +376,14 @@ impl State {
     pub(super) fn doubt(&mut self) {
         (self.attr.version, self.fetched) = (0, None);
         (self.stale, self.doubted) = (true, true);
+    }
+
+    /// When what the commit under way covers was written, if that is known by the agreed clock.
+    pub(super) fn written_at(&self) -> Option<Timestamp> {
+        match self.touched {
+            Touched::Agreed(at) => Some(at.into()),
+            Touched::Never | Touched::Estimated(_) => None,
+        }
     }
 
     /// The base is not known: a commit would build on nothing that replicas have.
@@ -393,6 +428,10 @@ impl State {
     /// Lays what the commit under way covers over somebody else's content, which is the base from
     /// here on; returns the size of both together. Parts of chunks may be left in the layout.
     pub(super) fn merge(&mut self, attr: Attr, content: Content, mut theirs: Layout) -> u64 {
+        if let Touched::Agreed(at) = self.touched {
+            // Others wrote meanwhile: what they see must not become older.
+            self.touched = Touched::Estimated(at.into());
+        }
         let ours = self.layout.take().unwrap_or_default();
         let changes = self.committing.as_ref().expect("merged only while committing");
         let held = ours.end().max(theirs.end());
@@ -420,16 +459,15 @@ impl State {
         self.changes.least = self.changes.least.max(end);
     }
 
-    fn change(&mut self, writer: &Caller, budget: &Budget, change: impl FnOnce(&mut State)) {
+    fn change(&mut self, by: &Writing<'_>, change: impl FnOnce(&mut State)) {
         let before = self.overlay.charge();
         self.seq += 1;
         change(self);
-        budget.adjust(before, self.overlay.charge());
-        if self.writer != *writer {
-            self.writer = writer.clone();
+        by.budget.adjust(before, self.overlay.charge());
+        if self.writer != *by.caller {
+            self.writer = by.caller.clone();
         }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.touched = Some(Timestamp { seconds: now.as_secs() as i64, nanos: now.subsec_nanos() });
+        self.touched = by.agreed.map_or_else(Touched::estimated, Touched::Agreed);
         self.dirty_since.get_or_insert_with(Instant::now);
     }
 

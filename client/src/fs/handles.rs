@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use meta::{Attr, Call, Caller, Commit, Content, Denied, Form, Ino, Kind, NewInode, Op, Reply};
+use meta::{Attr, Call, Caller, Commit, Content, Denied, Ino, Kind, NewInode, Op, Reply};
 
 use super::error::{FsError, Result};
 use super::file::OpenFile;
@@ -224,15 +224,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             None => None,
         };
         let content = Content::default();
-        let commit = Commit {
-            ino,
-            base: None,
-            content: content.clone(),
-            form: Form::Whole,
-            mtime: None,
-            atime: None,
-            opened: false,
-        };
+        let commit = Commit::whole(ino, None, content.clone());
         let ops = [Op::Open { ino, mask: flags.mask() }, Op::Commit(commit)];
         let answers = self.calls(ops.map(|op| Call { caller: caller.clone(), op }).into()).await?;
         let mut answers = answers.into_iter().map(|answer| answer.into_result());

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::error::{FsError, Result};
-use super::file::State;
+use super::file::{State, Writing};
 use super::handles::Open;
 use super::lost::{Changed, Lot};
 use super::outbox::Outbox;
@@ -226,6 +226,11 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     pub(super) async fn settle(&self) -> Result<()> {
         let settled = self.metadata.settle().await;
         settled.map_err(|why| self.outbox.failure().unwrap_or_else(|| why.into()))
+    }
+
+    /// Who is about to write through a handle, and when.
+    pub(super) fn writing<'a>(&'a self, open: &'a Open) -> Writing<'a> {
+        Writing { caller: &open.caller, agreed: self.metadata.time_of(open.file.ino), budget: &self.budget }
     }
 
     /// Something is about to be written through a handle.

@@ -129,12 +129,12 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
 
     /// Commits what was written as patches, if that will do; the changes are committing. `None` if it will not.
     pub(super) async fn commit_patch(&self, file: &Arc<OpenFile>, size: u64) -> Result<Option<Vec<Answer>>> {
-        let (writes, before, base, writer) = {
+        let (writes, before, base, writer, mtime) = {
             let state = file.state.lock();
             let Some(writes) = state.short_changes().filter(|_| self.metadata.keeps(file.ino)) else {
                 return Ok(None);
             };
-            (writes, state.content.clone(), state.base, state.writer.clone())
+            (writes, state.content.clone(), state.base, state.writer.clone(), state.written_at())
         };
         let under = match self.patches(file.ino, &before)?.first() {
             Some(first) => first.under,
@@ -147,7 +147,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let patches: Vec<Bytes> = writes.into_iter().map(seal).collect();
         let new = Content { size, allocated, patches: patches.clone(), ..Content::default() };
         let form = Form::Patch { over: before.patches.len() as u32 };
-        match self.commit_form(file.ino, form, base, new, &writer).await {
+        let commit = Commit { form, mtime, opened: true, ..Commit::whole(file.ino, Some(base), new) };
+        match self.call_attr(&writer, Op::Commit(commit)).await {
             Ok(attr) => {
                 let patches = before.patches.iter().cloned().chain(patches).collect();
                 let mut state = file.state.lock();
@@ -159,12 +160,6 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             Err(FsError::Denied(Denied::Stale)) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    async fn commit_form(&self, ino: Ino, form: Form, base: u64, content: Content, writer: &Caller) -> Result<Attr> {
-        let (mtime, atime, base) = (None, None, Some(base));
-        let commit = Commit { ino, base, content, form, mtime, atime, opened: true };
-        self.call_attr(writer, Op::Commit(commit)).await
     }
 
     /// Folds all patches into blocks.
@@ -256,7 +251,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         self.outbox.settle(ino, &mut pipeline.pending).await?;
         let (size, allocated, patches) = (content.size, recipe.allocated(), Vec::new());
         let folded = Content { size, allocated, root: sealed.root, sealed: sealed.sealed, patches };
-        let attr = self.commit_form(ino, Form::Fold, base, folded.clone(), writer).await?;
+        let commit = Commit { form: Form::Fold, opened: true, ..Commit::whole(ino, Some(base), folded.clone()) };
+        let attr = self.call_attr(writer, Op::Commit(commit)).await?;
         Ok((attr, folded))
     }
 }

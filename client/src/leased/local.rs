@@ -242,7 +242,7 @@ impl Local {
     }
 
     /// Agreed time, never later than it is if clocks run alike.
-    fn now(&mut self) -> Time {
+    pub(super) fn now(&mut self) -> Time {
         self.last = self.last.max(self.heard.0.after((self.clock)().saturating_sub(self.heard.1)));
         self.last
     }
@@ -266,6 +266,7 @@ impl Local {
         }
         self.used = true;
         let now = self.now();
+        let now = self.copy.stamp_own(now, me, &call.op);
         let touched = if is_logged(&call.op) { self.copy.touched(&call.op) } else { Vec::new() };
         let answer = self.copy.apply_own(now, me, call);
         self.owned.note(&call.op, &answer, me);

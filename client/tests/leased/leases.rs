@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use client::backend::BlockError;
-use client::fs::{FsError, OpenFlags};
-use meta::{Denied, RenameHow};
+use client::fs::{FsError, OpenFlags, SetAttr};
+use meta::{AttrChange, Denied, RenameHow};
 
 use super::world::{Fs, ROOT, World, close, create, noise, options, read_all, read_file, write_all, write_file};
 
@@ -332,4 +332,33 @@ async fn while_nobody_answers_nobody_waits_for_the_others_minutes() {
     fs.mkdir(&ROOT, fs.root(), b"back", 0o755).await.expect("answered again");
     fs.sync_names().await.expect("sent");
     assert!(other.lookup(&ROOT, other.root(), b"back").await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_programs_see_of_a_file_they_write_is_what_it_keeps() {
+    for len in [100, 30_000] {
+        let world = World::new();
+        let fs = world.mount();
+        let file = create(&fs, &format!("file {len}")).await;
+        let ino = file.attr.ino;
+        write_all(&fs, file.handle, 0, &noise(1, len)).await;
+        let seen = fs.getattr(&ROOT, ino).await.expect("there");
+        assert!(seen.mtime > file.attr.mtime && seen.ctime == seen.mtime);
+        fs.fsync(file.handle).await.expect("synced");
+        close(&fs, file.handle).await;
+        let kept = fs.getattr(&ROOT, ino).await.expect("there");
+        assert_eq!((seen.mtime, seen.ctime, seen.size), (kept.mtime, kept.ctime, kept.size));
+
+        // What is done between writing and committing is later.
+        let handle = fs.open(&ROOT, ino, OpenFlags::writing()).await.expect("opened").handle;
+        write_all(&fs, handle, 0, b"again").await;
+        let written = fs.getattr(&ROOT, ino).await.expect("there");
+        let change = SetAttr { size: None, attrs: AttrChange { mode: Some(0o600), ..AttrChange::default() } };
+        let changed = fs.setattr(&ROOT, ino, &change, None).await.expect("changed");
+        assert!(changed.ctime > written.ctime && changed.mtime == written.mtime);
+        close(&fs, handle).await;
+        fs.sync_all().await.expect("synced");
+        let kept = world.mount().getattr(&ROOT, ino).await.expect("there");
+        assert_eq!((kept.mtime, kept.ctime), (written.mtime, changed.ctime));
+    }
 }

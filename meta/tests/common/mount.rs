@@ -77,6 +77,7 @@ impl Mount {
     /// Does what its copy allows, and logs it.
     pub fn apply_own(&mut self, now: Time, op: &Op) -> Result<Reply, Denied> {
         let call = Call { caller: user(0), op: op.clone() };
+        let now = self.copy.stamp_own(now, &self.me, op);
         let answer = self.copy.apply_own(now, &self.me, &call);
         if let Some(op) = logged_as(op, &answer) {
             let expected = match &op {

@@ -137,7 +137,7 @@ mod tests {
 
     use base::ClusterId;
     use futures::future::BoxFuture;
-    use meta::{Caller, Commit, Content, Form};
+    use meta::{Caller, Commit, Content};
 
     use super::*;
     use crate::backend::{Unavailable, Unstored};
@@ -161,15 +161,7 @@ mod tests {
             Local::new(ClusterId([1; 16]), Some(Ino(1)), std::sync::Arc::new(crate::leased::clock::since_boot));
         let blocks = Arc::new(Blocks::default());
         for ino in [7, 8, 7] {
-            let commit = Commit {
-                ino: Ino(ino),
-                base: None,
-                content: Content::default(),
-                form: Form::Whole,
-                mtime: None,
-                atime: None,
-                opened: true,
-            };
+            let commit = Commit { opened: true, ..Commit::whole(Ino(ino), None, Content::default()) };
             let call = Call { caller: Caller::default(), op: Op::Commit(commit) };
             local.log.push_back(Logged { call, at: Time::ZERO, len: 1, ready: Some(blocks.clone()), made: None });
         }

@@ -4,8 +4,8 @@
 use base::{Encode as _, PublicKey};
 use bytes::Bytes;
 use meta::{
-    AttrChange, Batch, Call, Caller, Chunking, Commit, Content, Form, Genesis, Grant, Ino, Kind, NewInode, Op,
-    Redundancy, RenameHow, SEAL_LEN, SealedName, State, Uids, VolumeSpec, XattrClass, XattrHow,
+    AttrChange, Batch, Call, Caller, Chunking, Commit, Content, Genesis, Grant, Ino, Kind, NewInode, Op, Redundancy,
+    RenameHow, SEAL_LEN, SealedName, State, Uids, VolumeSpec, XattrClass, XattrHow,
 };
 
 use super::Service;
@@ -82,15 +82,7 @@ fn operation(rng: &mut Rng) -> Op {
                 sealed: Bytes::from_static(b"recipe"),
                 patches: Vec::new(),
             };
-            Op::Commit(Commit {
-                ino: ino(rng),
-                base: None,
-                content,
-                form: Form::Whole,
-                mtime: None,
-                atime: None,
-                opened: true,
-            })
+            Op::Commit(Commit { opened: true, ..Commit::whole(ino(rng), None, content) })
         }
         12 => {
             let (class, how) = (XattrClass::User, XattrHow::Set);

@@ -2,7 +2,7 @@
 
 use base::Encode as _;
 use bytes::Bytes;
-use meta::op::{AttrChange, Commit, Content, Form, SetTime};
+use meta::op::{AttrChange, Commit, Content, SetTime};
 use meta::{Answer, Call, Caller, Chunking, Ino, NewInode, Op, Redundancy, Reply, SealedName, VolumeSpec};
 
 use crate::Outcome;
@@ -40,15 +40,7 @@ pub(crate) fn operation(file: Ino, payload: usize, number: u64) -> Call {
         }
         1..=meta::op::RECIPE_MAX => {
             let content = Content { size: number, allocated: 0, root: None, sealed: bytes(), patches: Vec::new() };
-            Op::Commit(Commit {
-                ino: file,
-                base: None,
-                content,
-                form: Form::Whole,
-                mtime: None,
-                atime: None,
-                opened: true,
-            })
+            Op::Commit(Commit { opened: true, ..Commit::whole(file, None, content) })
         }
         _ => {
             let (class, how) = (meta::op::XattrClass::User, meta::op::XattrHow::Set);
