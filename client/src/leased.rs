@@ -19,6 +19,7 @@ mod hold;
 mod local;
 mod owned;
 mod ship;
+mod walk;
 
 use std::sync::Arc;
 use std::time::Duration;

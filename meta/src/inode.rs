@@ -152,14 +152,6 @@ impl Inode {
         self.attr.version += 1;
     }
 
-    /// What the patches of its content take, bytes.
-    pub(crate) fn patches_len(&self) -> usize {
-        match &self.body {
-            Body::File { content, .. } => content.patches_len(),
-            _ => 0,
-        }
-    }
-
     /// Notes that its content, or its entries, changed.
     pub(crate) fn touch_content(&mut self, at: Timestamp) {
         self.touch(at);

@@ -269,8 +269,10 @@ pub enum Op {
     Cede { directories: Vec<Ino> },
     /// Gives all leases back. -> [`Reply::Unit`]
     Release,
-    /// The rows of a directory's entries after `cookie`, which the holder has a lease on. -> [`Reply::Rows`]
-    Fetch { ino: Ino, cookie: u64 },
+    /// The rows of a directory's entries after `cookie`, which the holder has a lease on; and if that is all, the
+    /// rows of the first of the others ([`ALSO_MAX`](crate::ALSO_MAX) at most) that there is room for. ->
+    /// [`Reply::Rows`]
+    Fetch { ino: Ino, cookie: u64, also: Vec<Ino> },
     /// Takes a lock for an owner of the batch's holder, waits for it, or gives it back. -> [`Reply::Locked`]
     Lock(LockRequest),
     /// What is in the way of a lock. -> [`Reply::Conflict`]
@@ -315,7 +317,7 @@ canonical_enum!(Op {
     25 => Renew,
     26 => Cede { directories },
     27 => Release,
-    28 => Fetch { ino, cookie },
+    28 => Fetch { ino, cookie, also },
     29 => Lock(request),
     30 => GetLock(request),
     31 => Enroll { holder, instead },
@@ -357,8 +359,9 @@ pub enum Reply {
     Held { epoch: u64, lease: Lease, rows: Vec<Row> },
     /// What a holder should know.
     Lease(Lease),
-    /// Rows of a directory; `next`: the cookie after which there are more.
-    Rows { rows: Vec<Row>, next: Option<u64> },
+    /// Rows of directories; `whole`: those of which all are there now; `next`: the cookie after which the one
+    /// that was asked for has more.
+    Rows { rows: Vec<Row>, whole: Vec<Ino>, next: Option<u64> },
     /// What became of a lock.
     Locked(Locked),
     /// A lock that is in the way, if one is.
@@ -386,7 +389,7 @@ canonical_enum!(Reply {
     12 => Names(names),
     13 => Held { epoch, lease, rows },
     14 => Lease(lease),
-    15 => Rows { rows, next },
+    15 => Rows { rows, whole, next },
     16 => Locked(locked),
     17 => Conflict(seen),
     18 => Acl(acl),

@@ -7,26 +7,20 @@
 use core::ops::Bound;
 use std::collections::BTreeSet;
 
-use base::{ClusterId, DecodeError, Encode as _, PublicKey, Time};
+use base::{ClusterId, DecodeError, PublicKey, Time};
 
-use crate::access::{Context, EXECUTE, READ};
+use crate::access::Context;
 use crate::filelocks::FileLocks;
 use crate::inode::{Body, Inode};
 use crate::lease::{Holder, HolderId, Zone, is_logged};
 use crate::op::{
     Answer, Attr, Call, Commit, Content, Denied, ENTRIES_MAX, Form, Ino, Kind, Op, Reply, Row, SealedName,
 };
-use crate::proven::may_have;
 use crate::read::Look as _;
 use crate::state::State;
 use crate::table::Rows;
 use crate::volume::Usage;
-use crate::xattr::{need_xattr_read, xattr_len, xattrs_of};
-
-/// Once the rows of an answer are this long, bytes, it ends.
-const ROWS_LEN_MAX: usize = 96 * 1024;
-/// An inode with more bytes of extended attributes than this is left out.
-const XATTRS_FETCHED_MAX: u64 = 4096;
+use crate::xattr::{xattr_len, xattrs_of};
 
 /// Whether a holder can apply an operation to its own copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,57 +34,6 @@ pub enum Local {
 }
 
 impl State {
-    /// The rows of a directory's entries, for the copy of whoever has a lease on it: names, what they
-    /// lead to, and extended attributes. Inodes that the caller may not know all of are left out.
-    pub(crate) fn fetch(&mut self, cx: &Context<'_>, ino: Ino, cookie: u64) -> Result<Reply, Denied> {
-        cx.need(self.directory(ino)?, READ | EXECUTE)?;
-        let holder = cx.holder()?;
-        if !self.is_read_by(ino, &holder) {
-            return Err(Denied::Fenced);
-        }
-        let mut zones = Vec::new();
-        let (mut names, mut len, mut next) = (vec![self.inodes.row_name(&ino)], 0, None);
-        if self.inodes.get(&ino).is_some_and(|inode| self.may_fetch(cx, inode)) {
-            names.extend(self.xattrs.range(xattrs_of(ino)).map(|(key, _)| self.xattrs.row_name(key)));
-        }
-        let after = (Bound::Excluded((ino, cookie)), Bound::Included((ino, u64::MAX)));
-        for (count, ((_, place), name)) in self.cookies.range(after).enumerate() {
-            if len >= ROWS_LEN_MAX || count == ENTRIES_MAX as usize {
-                break;
-            }
-            next = Some(*place);
-            let entry = (ino, name.clone());
-            len += name.as_bytes().len() + 192;
-            let child = self.entry(ino, name).expect("a place has its name").ino;
-            names.push(self.entries.row_name(&entry));
-            zones.extend(self.zone_row(child, &holder));
-            let known = self.inodes.get(&child).filter(|inode| self.may_fetch(cx, inode));
-            let Some(inode) = known else { continue };
-            let rows = if inode.lists.is_some() { 2 } else { 1 };
-            len += rows * 1024 + inode.xattrs_len as usize + inode.patches_len();
-            names.push(self.inodes.row_name(&child));
-            names.extend(self.locks.get(&child).map(|locks| {
-                len += locks.to_bytes().len();
-                self.locks.row_name(&child)
-            }));
-            names.extend(self.xattrs.range(xattrs_of(child)).map(|(key, _)| self.xattrs.row_name(key)));
-        }
-        let more = next.filter(|last| {
-            self.cookies.range((Bound::Excluded((ino, *last)), Bound::Included((ino, u64::MAX)))).next().is_some()
-        });
-        let mut rows = self.rows_named(names);
-        rows.extend(zones);
-        Ok(Reply::Rows { rows, next: more })
-    }
-
-    /// Whether the caller could learn by other calls all that is sent of an inode.
-    fn may_fetch(&self, cx: &Context<'_>, inode: &Inode) -> bool {
-        let mut classes = self.xattrs.range(xattrs_of(inode.attr.ino)).map(|((_, class, _), _)| *class);
-        inode.xattrs_len <= XATTRS_FETCHED_MAX
-            && (cx.is_root() || may_have(cx, inode))
-            && (inode.xattrs_len == 0 || classes.all(|class| need_xattr_read(cx, inode, class).is_ok()))
-    }
-
     /// Whether all extended attributes of an inode are in this copy.
     fn has_xattrs(&self, inode: &Inode) -> bool {
         let rows = self.xattrs.range(xattrs_of(inode.attr.ino));

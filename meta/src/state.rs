@@ -215,7 +215,7 @@ impl State {
             Op::Renew => self.renew(cx),
             Op::Cede { directories } => self.cede(cx, directories),
             Op::Release => self.release(cx),
-            Op::Fetch { ino, cookie } => self.fetch(cx, *ino, *cookie),
+            Op::Fetch { ino, cookie, also } => self.fetch(cx, *ino, *cookie, also),
             Op::Lock(request) => self.lock(cx, request),
             Op::GetLock(request) => self.get_lock(cx, request),
             Op::Enroll { holder, instead } => self.enroll(cx, *holder, *instead),

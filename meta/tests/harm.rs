@@ -198,12 +198,45 @@ fn answers_about_leases_are_short_however_many_share_how_much() {
     for (seed, uid) in [(1, 0), (3, 2000)] {
         let held = hold_anew(&mut world, seed, uid, 63, top);
         let [Answer::Done(Reply::Held { epoch, .. })] = &held[..] else { panic!("{held:?}") };
-        let fetch = vec![Op::Fetch { ino: top, cookie: 0 }];
+        let fetch = vec![Op::Fetch { ino: top, cookie: 0, also: directories.clone() }];
         let by = Some(By { holder: 63, epoch: *epoch, log: None });
         let fetched = run(&mut world, seed, uid, fetch, by);
         assert!(matches!(fetched[..], [Answer::Done(Reply::Rows { .. })]));
         assert!(held.to_bytes().len() < 130 << 10 && fetched.to_bytes().len() < 130 << 10);
     }
+}
+
+#[test]
+fn what_is_fetched_ahead_is_what_may_be_read_and_fits() {
+    let mut world = World::new();
+    let top = world.dir(0, world.root, "top", 0o777);
+    let [open, secret, there] = [("open", 0o755), ("secret", 0o700), ("there", 0o755)].map(|(name, mode)| {
+        let made = world.dir(0, top, name, mode);
+        for index in 0..40 {
+            world.dir(0, made, &format!("d{index}"), 0o755);
+        }
+        made
+    });
+    let empty = world.dir(0, top, "empty", 0o755);
+    let elsewhere = world.dir(0, world.root, "elsewhere", 0o755);
+    let held = hold_anew(&mut world, 2, 1000, 1, top).pop();
+    let Some(Answer::Done(Reply::Held { epoch, .. })) = held else { panic!("{held:?}") };
+    let fetch = |world: &mut World, also: Vec<Ino>| {
+        let by = Some(By { holder: 1, epoch, log: None });
+        let fetched = run(world, 2, 1000, vec![Op::Fetch { ino: top, cookie: 0, also }], by);
+        assert!(fetched.to_bytes().len() < 100 << 10);
+        match &fetched[..] {
+            [Answer::Done(Reply::Rows { rows, whole, next: None })] => (rows.len(), whole.clone()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (alone, whole) = fetch(&mut world, Vec::new());
+    assert_eq!(whole, [top]);
+    let (rows, whole) = fetch(&mut world, vec![secret, elsewhere, Ino(999_999), open]);
+    assert_eq!((rows, whole), (alone + 81, vec![top, open]), "itself, and forty names with what they lead to");
+    let (rows, whole) = fetch(&mut world, [open, there].repeat(1000));
+    assert!((3..65).contains(&whole.len()) && rows == alone + 81 * (whole.len() - 1), "{} in {rows}", whole.len());
+    assert_eq!(fetch(&mut world, [empty].repeat(1000)).1.len(), 1 + meta::ALSO_MAX);
 }
 
 #[test]
@@ -284,7 +317,7 @@ fn play(crowded: bool, steps: &[Sent]) {
         let op = match what / 8 % 8 {
             0..=3 => Op::Hold { holder: *number, ino, instead, shared },
             4 => Op::Cede { directories: directories.clone() },
-            5 => [Op::Renew, Op::Release, Op::Fetch { ino, cookie: 0 }][usize::from(what % 3)].clone(),
+            5 => [Op::Renew, Op::Release, Op::Fetch { ino, cookie: 0, also: vec![ino] }][usize::from(what % 3)].clone(),
             6 => Op::Enroll { holder: *number, instead },
             _ => chmod(ino, [0o755, 0o700, 0o500][usize::from(what % 3)]),
         };

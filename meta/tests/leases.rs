@@ -487,7 +487,7 @@ fn whatever_comes_after_giving_everything_back_is_refused() {
     let after = [
         Op::Renew,
         Op::Cede { directories: vec![root] },
-        Op::Fetch { ino: root, cookie: 0 },
+        Op::Fetch { ino: root, cookie: 0, also: vec![] },
         Op::GetAttr { ino: root },
         Op::Release,
     ];

@@ -72,20 +72,29 @@ impl<M: Metadata> Core<M> {
         Ok(Vec::new())
     }
 
-    /// Fetches all names of a directory.
+    /// Fetches all names of a directory; and of those after it, if somebody seems to walk through the tree.
     pub(super) async fn fetch(&self, call: &Call, ino: Ino) -> Result<(), Unavailable> {
         let mut cookie = 0;
+        let also = {
+            let mut local = self.local.lock();
+            let width = local.walk.begin();
+            local.copy.unfetched_after(ino, width, &self.me)
+        };
         loop {
             let by = self.local.lock().by(&self.me, None);
-            let fetch = Call { caller: call.caller.clone(), op: Op::Fetch { ino, cookie } };
+            let op = Op::Fetch { ino, cookie, also: also.clone() };
+            let fetch = Call { caller: call.caller.clone(), op };
             let mut done = self.ask(Batch { calls: vec![fetch], by }).await?;
             let mut local = self.local.lock();
             match done.pop() {
-                Some(Answer::Done(Reply::Rows { rows, next })) => {
-                    local.take_rows(&rows, ino, next.is_none(), &self.me);
+                Some(Answer::Done(Reply::Rows { rows, whole, next })) => {
+                    local.take_rows(&rows, &whole, &self.me);
                     match next {
                         Some(next) => cookie = next,
-                        None => return Ok(()),
+                        None => {
+                            local.walk.end();
+                            return Ok(());
+                        }
                     }
                 }
                 _ => {

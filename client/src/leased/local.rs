@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::clock::SinceBoot;
 use super::owned::Owned;
+use super::walk::Walk;
 use crate::backend::{Ready, TakeLoss};
 use log::Logged;
 pub(super) use log::Part;
@@ -120,6 +121,7 @@ pub(super) struct Local {
     unfounded: BTreeSet<Ino>,
     /// Who takes what is lost.
     pub(super) taker: Option<TakeLoss>,
+    pub(super) walk: Walk,
 }
 
 impl Local {
@@ -157,6 +159,7 @@ impl Local {
             owned: Owned::default(),
             unfounded: BTreeSet::new(),
             taker: None,
+            walk: Walk::default(),
         }
     }
 
@@ -375,10 +378,9 @@ impl Local {
         self.copy.grant_inos(me, &lease.inos);
     }
 
-    pub(super) fn take_rows(&mut self, rows: &[Row], directory: Ino, whole: bool, me: &(PublicKey, u64)) {
+    pub(super) fn take_rows(&mut self, rows: &[Row], whole: &[Ino], me: &(PublicKey, u64)) {
         match self.copy.learn(rows, me) {
-            Ok(()) if whole => self.copy.note_complete(directory),
-            Ok(()) => {}
+            Ok(()) => whole.iter().for_each(|directory| self.copy.note_complete(*directory)),
             Err(error) => tracing::error!(%error, "replicas agree on rows that are none"),
         }
     }

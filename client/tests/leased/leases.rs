@@ -362,3 +362,36 @@ async fn what_programs_see_of_a_file_they_write_is_what_it_keeps() {
         assert_eq!((kept.mtime, kept.ctime), (written.mtime, changed.ctime));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_walks_through_a_tree_asks_for_many_directories_at_a_time() {
+    let world = World::new();
+    let fs = world.mount();
+    for outer in 0..10 {
+        let outer = fs.mkdir(&ROOT, fs.root(), format!("o{outer}").as_bytes(), 0o755).await.expect("made").ino;
+        for inner in 0..20 {
+            let inner = fs.mkdir(&ROOT, outer, format!("i{inner}").as_bytes(), 0o755).await.expect("made").ino;
+            fs.mkdir(&ROOT, inner, b"leaf", 0o755).await.expect("made");
+        }
+    }
+    fs.close().await.expect("closed");
+
+    // One path takes a request for each of its directories, and one for the lease.
+    let fs = world.mount();
+    let before = world.replicas.requests.load(Ordering::SeqCst);
+    let asked = || world.replicas.requests.load(Ordering::SeqCst) - before;
+    look(&fs, 4, 7).await;
+    let first = asked();
+    assert!(first <= 6, "{first} requests for one path");
+    for (outer, inner) in (0..10).flat_map(|outer| (0..20).map(move |inner| (outer, inner))) {
+        look(&fs, outer, inner).await;
+    }
+    let all = asked() - first;
+    assert!(all <= 30, "{all} requests for 200 directories");
+}
+
+async fn look(fs: &Fs, outer: u32, inner: u32) {
+    let outer = fs.lookup(&ROOT, fs.root(), format!("o{outer}").as_bytes()).await.expect("there").ino;
+    let inner = fs.lookup(&ROOT, outer, format!("i{inner}").as_bytes()).await.expect("there").ino;
+    fs.lookup(&ROOT, inner, b"leaf").await.expect("there");
+}

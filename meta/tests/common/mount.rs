@@ -128,14 +128,14 @@ impl Mount {
     pub fn fetch(&mut self, world: &mut World, ino: Ino) -> Result<(), Denied> {
         let mut cookie = 0;
         loop {
-            let Reply::Rows { rows, next } = self.ordered(world, Op::Fetch { ino, cookie })? else { panic!("no rows") };
+            let also = self.copy.unfetched_after(ino, (ino.0 % 4) as usize, &self.me);
+            let fetched = self.ordered(world, Op::Fetch { ino, cookie, also })?;
+            let Reply::Rows { rows, whole, next } = fetched else { panic!("no rows") };
             self.copy.learn(&rows, &self.me).unwrap();
+            whole.iter().for_each(|directory| self.copy.note_complete(*directory));
             match next {
                 Some(next) => cookie = next,
-                None => {
-                    self.copy.note_complete(ino);
-                    return Ok(());
-                }
+                None => return Ok(()),
             }
         }
     }
