@@ -29,6 +29,7 @@ fn denied(why: Denied) -> Errno {
         Denied::Malformed | Denied::Fenced | Denied::Applied => Errno::IO,
         Denied::Leased | Denied::Contended | Denied::Locked => Errno::AGAIN,
         Denied::NoLocks => Errno::NOLCK,
+        Denied::ReadOnly => Errno::ROFS,
         Denied::NotPermitted => Errno::PERM,
         Denied::NotFound => Errno::NOENT,
         Denied::Stale => Errno::STALE,

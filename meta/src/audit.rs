@@ -49,7 +49,13 @@ impl State {
         self.audit_orphans()?;
         self.audit_leases()?;
         self.audit_locks()?;
+        self.audit_snapshots()?;
         self.audit_usage()
+    }
+
+    fn audit_snapshots(&self) -> Result<(), Unsound> {
+        let unsound = self.unsound_snapshots();
+        ensure(unsound.is_none(), || format!("snapshots: {unsound:?}"))
     }
 
     fn audit_entries(&self) -> Result<Names, Unsound> {

@@ -17,7 +17,7 @@ use crate::table::Shared;
 /// The place of a directory's first entry: 1 and 2 are for `.` and `..`, which doors add.
 pub(crate) const FIRST_COOKIE: u64 = 3;
 /// Once the encoded entries of a listing are this long, bytes, it ends.
-const LISTING_LEN_MAX: usize = 96 * 1024;
+pub(crate) const LISTING_LEN_MAX: usize = 96 * 1024;
 const SYMLINK_MODE: u16 = 0o777;
 const UMASK_BITS: u16 = 0o777;
 
@@ -55,7 +55,14 @@ impl State {
         let ino = self.draw_ino_for(cx)?;
         let attr = self.new_attr(cx, ino, volume, new, &inherited);
         let Inherited { lists, .. } = inherited;
-        self.add_inode(Inode { attr, xattrs_len: 0, home: parent, lists, body: Body::new(new) });
+        self.add_inode(Inode {
+            attr,
+            xattrs_len: 0,
+            home: parent,
+            born: self.clock.next_snapshot,
+            lists,
+            body: Body::new(new),
+        });
         self.bind(parent, name, ino, None);
         self.touch_directory(cx.stamp(), parent, 1, i32::from(new.kind == Kind::Directory));
         Ok(Reply::Created { attr, fresh: true })
@@ -76,7 +83,14 @@ impl State {
         let ino = self.draw_ino_for(cx)?;
         let attr = Attr { nlink: 0, ..self.new_attr(cx, ino, volume, new, &inherited) };
         let Inherited { lists, .. } = inherited;
-        self.add_inode(Inode { attr, xattrs_len: 0, home: parent, lists, body: Body::new(new) });
+        self.add_inode(Inode {
+            attr,
+            xattrs_len: 0,
+            home: parent,
+            born: self.clock.next_snapshot,
+            lists,
+            body: Body::new(new),
+        });
         self.set_orphan(ino, cx.key, cx.now);
         Ok(Reply::Created { attr, fresh: true })
     }
@@ -179,6 +193,9 @@ impl State {
 
     /// Gives `ino` a name, in the given place or a new one.
     pub(crate) fn bind(&mut self, parent: Ino, name: &SealedName, ino: Ino, cookie: Option<u64>) {
+        if let Some(cookie) = cookie {
+            self.keep_name(parent, name, cookie);
+        }
         let cookie = cookie.unwrap_or_else(|| self.draw_cookie(parent));
         let before = self.entries.insert((parent, name.clone()), Entry { ino, cookie });
         assert!(before.is_none(), "a name is bound once");
@@ -187,6 +204,7 @@ impl State {
 
     /// Takes a name away; the caller sees to what it named.
     pub(crate) fn unbind(&mut self, parent: Ino, name: &SealedName, entry: Entry) {
+        self.keep_name(parent, name, entry.cookie);
         self.entries.remove(&(parent, name.clone()));
         self.cookies.remove(&(parent, entry.cookie));
     }

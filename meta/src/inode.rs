@@ -23,6 +23,8 @@ pub(crate) struct Inode {
     /// The directory it is in; of a root, itself; [`NO_HOME`] if it is in several, or was. Of a file that has
     /// no name yet, the directory it was made in.
     pub(crate) home: Ino,
+    /// The number of the first snapshot after it was made.
+    pub(crate) born: u64,
     /// Its access lists, if it has any.
     pub(crate) lists: Option<Box<Lists>>,
     pub(crate) body: Body,
@@ -33,7 +35,7 @@ const LISTED: u8 = 0xFF;
 
 impl Encode for Inode {
     fn encode(&self, out: &mut Vec<u8>) {
-        (&self.attr, self.xattrs_len, self.home).encode(out);
+        (&self.attr, self.xattrs_len, (self.home, self.born)).encode(out);
         if let Some(lists) = &self.lists {
             LISTED.encode(out);
             lists.encode(out);
@@ -44,7 +46,7 @@ impl Encode for Inode {
 
 impl Decode for Inode {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let (attr, xattrs_len, home) = Decode::decode(input)?;
+        let (attr, xattrs_len, (home, born)) = Decode::decode(input)?;
         let mut ahead = input.clone();
         let lists = match u8::decode(&mut ahead)? {
             LISTED => {
@@ -54,7 +56,7 @@ impl Decode for Inode {
             }
             _ => None,
         };
-        Ok(Inode { attr, xattrs_len, home, lists, body: Decode::decode(input)? })
+        Ok(Inode { attr, xattrs_len, home, born, lists, body: Decode::decode(input)? })
     }
 }
 
@@ -181,6 +183,7 @@ impl Inode {
 impl State {
     /// The inode, to be changed.
     pub(crate) fn change(&mut self, ino: Ino) -> &mut Inode {
+        self.keep_inode(ino);
         self.inodes.change(&ino).expect("rules are checked, this one's existence too, before a change")
     }
 

@@ -289,7 +289,14 @@ impl State {
             Op::KeepOrphan { ino } | Op::ReleaseOrphan { ino } => {
                 self.zone_of(*ino).map(|_| *ino).into_iter().collect()
             }
-            Op::VolumeCreate(_)
+            // What is not sent yet is to be in it.
+            Op::SnapshotTake { volume, .. } => {
+                let of = |ino: &Ino| self.inodes.get(ino).is_some_and(|inode| inode.attr.volume == *volume);
+                self.zones.iter().map(|(root, _)| *root).filter(of).collect()
+            }
+            Op::SnapshotList { .. }
+            | Op::SnapshotDelete { .. }
+            | Op::VolumeCreate(_)
             | Op::VolumeGet { .. }
             | Op::VolumeList
             | Op::StatFs { .. }

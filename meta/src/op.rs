@@ -287,6 +287,13 @@ pub enum Op {
     SetAcl { ino: Ino, kind: AclKind, acl: Option<Acl> },
     /// An access list. -> [`Reply::Acl`]
     GetAcl { ino: Ino, kind: AclKind },
+    /// Takes a snapshot of a volume, once nobody has a lease on any of it: administrators may. ->
+    /// [`Reply::Snapshots`]
+    SnapshotTake { volume: VolumeId, name: String },
+    /// A volume's snapshots, the latest last. -> [`Reply::Snapshots`]
+    SnapshotList { volume: VolumeId },
+    /// Deletes a snapshot: administrators may. -> [`Reply::Unit`]
+    SnapshotDelete { volume: VolumeId, name: String },
 }
 canonical_enum!(Op {
     0 => VolumeCreate(spec),
@@ -324,6 +331,9 @@ canonical_enum!(Op {
     32 => CreateUnnamed { parent, new },
     33 => SetAcl { ino, kind, acl },
     34 => GetAcl { ino, kind },
+    35 => SnapshotTake { volume, name },
+    36 => SnapshotList { volume },
+    37 => SnapshotDelete { volume, name },
 });
 
 /// What was asked for.
@@ -372,6 +382,8 @@ pub enum Reply {
     Listed { names: Vec<(XattrClass, SealedName)>, access: bool, default: bool },
     /// Somebody is the holder with this number, with this epoch: to begin anew, name it.
     Taken { epoch: u64 },
+    /// Snapshots, the latest last.
+    Snapshots(Vec<Snapshot>),
 }
 canonical_enum!(Reply {
     0 => Unit,
@@ -395,6 +407,7 @@ canonical_enum!(Reply {
     18 => Acl(acl),
     19 => Listed { names, access, default },
     20 => Taken { epoch },
+    21 => Snapshots(snapshots),
 });
 
 /// Why an operation was refused. Each maps to one `errno` at a door.
@@ -446,6 +459,8 @@ pub enum Denied {
     Locked,
     /// ENOLCK: too many locks, or too many that wait for one.
     NoLocks,
+    /// EROFS: it is in a snapshot.
+    ReadOnly,
 }
 canonical_enum!(Denied {
     0 => NotGranted,
@@ -471,4 +486,5 @@ canonical_enum!(Denied {
     20 => Contended,
     21 => Locked,
     22 => NoLocks,
+    23 => ReadOnly,
 });

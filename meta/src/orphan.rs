@@ -50,13 +50,13 @@ impl State {
 
     /// Makes an inode as if it had never been, and gives back what it took.
     pub(crate) fn destroy(&mut self, ino: Ino) {
-        let inode = self.inodes.remove(&ino).expect("an inode is destroyed once");
-        if inode.xattrs_len > 0 {
-            let keys: Vec<_> = self.xattrs.range(xattrs_of(ino)).map(|(key, _)| key.clone()).collect();
-            for key in keys {
-                self.xattrs.remove(&key);
-            }
+        let keys: Vec<_> = self.xattrs.range(xattrs_of(ino)).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.keep_xattr(&key);
+            self.xattrs.remove(&key);
         }
+        self.keep_inode(ino);
+        let inode = self.inodes.remove(&ino).expect("an inode is destroyed once");
         self.end_zone(ino);
         self.set_locks(ino, FileLocks::default());
         self.charge_bytes(inode.attr.volume, inode.attr.allocated, 0);

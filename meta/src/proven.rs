@@ -14,7 +14,8 @@ use bytes::Bytes;
 use crate::access::{Context, EXECUTE, Grant, READ, WRITE};
 use crate::directory::Entry;
 use crate::inode::{Body, Inode};
-use crate::op::{Answer, Call, Denied, Ino, Reply, SealedName, Volume, VolumeId};
+use crate::op::{Answer, Call, Denied, Ino, Reply, SealedName, Snapshot, Volume, VolumeId};
+use crate::past::{Past, PastKey, PastRow, answered, in_snapshot};
 use crate::read::Look;
 use crate::state::{CLOCK_TAG, State};
 use crate::table::{Key, Table, Value, row_name};
@@ -48,7 +49,8 @@ impl State {
             // Whoever holds it may know better.
             return Err(Unproven::Withheld);
         }
-        let noting = Noting { state: self, names: RefCell::default(), inodes: RefCell::default() };
+        let noting =
+            Noting { state: self, names: RefCell::default(), inodes: RefCell::default(), past: RefCell::default() };
         let answer = judge(&noting, at, who, call)?;
         if matches!(answer, Err(Denied::Access | Denied::NotPermitted | Denied::NotGranted)) {
             return Err(Unproven::Withheld);
@@ -56,7 +58,13 @@ impl State {
         let grant = self.grant_row(who).ok_or(Unproven::Withheld)?;
         let cx = Context { now: at, key: who, grant, caller: &call.caller, by: None, logged: false };
         let inodes = noting.inodes.into_inner();
-        let withheld = inodes.iter().filter_map(|ino| self.inode_row(*ino)).any(|inode| !may_have(&cx, inode));
+        let past = noting.past.into_inner();
+        let past = past.iter().filter_map(|key| match self.past_row(key) {
+            Some(PastRow::Inode(inode)) => Some(&**inode),
+            _ => None,
+        });
+        let shown = inodes.iter().filter_map(|ino| self.inode_row(*ino)).chain(past);
+        let withheld = shown.into_iter().any(|inode| !may_have(&cx, inode));
         if withheld { Err(Unproven::Withheld) } else { Ok(noting.names.into_inner().into_iter().collect()) }
     }
 }
@@ -90,7 +98,17 @@ fn judge(rows: &impl Look, at: Time, who: &PublicKey, call: &Call) -> Result<Res
     if let Err(why) = cx.check() {
         return Ok(Err(why));
     }
-    rows.read(&cx, &call.op).ok_or(Unproven::NotARead)
+    let Some(found) = in_snapshot(&call.op) else { return rows.read(&cx, &call.op).ok_or(Unproven::NotARead) };
+    let (number, op) = match found {
+        Ok(found) => found,
+        Err(why) => return Ok(Err(why)),
+    };
+    let past = match Past::new(rows, number) {
+        Ok(past) => past,
+        Err(why) => return Ok(Err(why)),
+    };
+    let read = past.read(&cx, &op).ok_or(Unproven::NotARead)?;
+    Ok(read.map(|reply| answered(number, reply)))
 }
 
 /// A state that notes which rows are looked at.
@@ -98,6 +116,7 @@ struct Noting<'a> {
     state: &'a State,
     names: RefCell<BTreeSet<Vec<u8>>>,
     inodes: RefCell<BTreeSet<Ino>>,
+    past: RefCell<BTreeSet<(u64, PastKey)>>,
 }
 
 impl Noting<'_> {
@@ -136,6 +155,17 @@ impl Look for Noting<'_> {
     fn usage_row(&self, volume: VolumeId) -> Option<Usage> {
         self.note(&self.state.usage, &volume);
         self.state.usage_row(volume)
+    }
+
+    fn snapshot_row(&self, number: u64) -> Option<&Snapshot> {
+        self.note(&self.state.snapshots, &number);
+        self.state.snapshot_row(number)
+    }
+
+    fn past_row(&self, key: &(u64, PastKey)) -> Option<&PastRow> {
+        self.note(&self.state.past, key);
+        self.past.borrow_mut().insert(key.clone());
+        self.state.past_row(key)
     }
 
     fn next_volume(&self) -> VolumeId {
@@ -188,6 +218,14 @@ impl Look for Shown<'_> {
 
     fn usage_row(&self, volume: VolumeId) -> Option<Usage> {
         self.tells(&self.state.usage, &volume).then(|| self.state.usage_row(volume))?
+    }
+
+    fn snapshot_row(&self, number: u64) -> Option<&Snapshot> {
+        self.tells(&self.state.snapshots, &number).then(|| self.state.snapshot_row(number))?
+    }
+
+    fn past_row(&self, key: &(u64, PastKey)) -> Option<&PastRow> {
+        self.tells(&self.state.past, key).then(|| self.state.past_row(key))?
     }
 
     fn next_volume(&self) -> VolumeId {

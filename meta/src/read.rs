@@ -11,7 +11,8 @@ use crate::acl::AclKind;
 use crate::content::need_write;
 use crate::directory::Entry;
 use crate::inode::{Body, Inode};
-use crate::op::{Attr, Denied, Ino, Kind, Op, Reply, SealedName, Space, Volume, VolumeId};
+use crate::op::{Attr, Denied, Ino, Kind, Op, Reply, SealedName, Snapshot, Space, Volume, VolumeId};
+use crate::past::{PastKey, PastRow};
 use crate::state::State;
 use crate::volume::{Usage, VOLUMES_MAX};
 use crate::xattr::{XattrKey, need_xattr_read};
@@ -24,6 +25,8 @@ pub(crate) trait Look {
     fn xattr_row(&self, key: &XattrKey) -> Option<&Bytes>;
     fn volume_row(&self, volume: VolumeId) -> Option<&Volume>;
     fn usage_row(&self, volume: VolumeId) -> Option<Usage>;
+    fn snapshot_row(&self, number: u64) -> Option<&Snapshot>;
+    fn past_row(&self, key: &(u64, PastKey)) -> Option<&PastRow>;
     /// The number that the next volume will have.
     fn next_volume(&self) -> VolumeId;
 
@@ -185,6 +188,14 @@ impl Look for State {
 
     fn usage_row(&self, volume: VolumeId) -> Option<Usage> {
         self.usage.get(&volume).copied()
+    }
+
+    fn snapshot_row(&self, number: u64) -> Option<&Snapshot> {
+        self.snapshots.get(&number)
+    }
+
+    fn past_row(&self, key: &(u64, PastKey)) -> Option<&PastRow> {
+        self.past.get(key)
     }
 
     fn next_volume(&self) -> VolumeId {

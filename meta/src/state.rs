@@ -14,8 +14,9 @@ use crate::grant::Hold;
 use crate::inode::Inode;
 use crate::lease::{Holder, HolderId, Zone, is_about_orphan};
 use crate::lock::LockIndex;
-use crate::op::{Answer, Answers, BATCH_MAX, Batch, Denied, Ino, Op, Reply, SealedName, Volume, VolumeId};
+use crate::op::{Answer, Answers, BATCH_MAX, Batch, Denied, Ino, Op, Reply, SealedName, Snapshot, Volume, VolumeId};
 use crate::orphan::Orphan;
+use crate::past::{PastKey, PastRow};
 use crate::read::Look as _;
 use crate::rename::Rename;
 use crate::table::{Rows, Shared, Table, row_name};
@@ -69,8 +70,9 @@ pub(crate) struct Clock {
     pub(crate) next_volume: VolumeId,
     /// Of the next holder's leases.
     pub(crate) next_epoch: u64,
+    pub(crate) next_snapshot: u64,
 }
-canonical_struct!(Clock { cluster, last, next_ino, next_volume, next_epoch });
+canonical_struct!(Clock { cluster, last, next_ino, next_volume, next_epoch, next_snapshot });
 
 /// The namespace. Cloning it costs next to nothing: clones share every row until one of them changes it.
 #[derive(Clone)]
@@ -89,6 +91,12 @@ pub struct State {
     pub(crate) holders: Table<HolderId, Holder>,
     pub(crate) zones: Table<Ino, Zone>,
     pub(crate) locks: Table<Ino, Shared<FileLocks>>,
+    pub(crate) snapshots: Table<u64, Snapshot>,
+    /// Rows as they were in snapshots.
+    pub(crate) past: Table<(u64, PastKey), PastRow>,
+    /// The snapshots by volume, and those that are deleted. Follow from `snapshots`.
+    pub(crate) taken: OrdSet<(VolumeId, u64)>,
+    pub(crate) doomed: OrdSet<u64>,
     /// The holders that are asked for something. Follows from `holders`.
     pub(crate) recalled: OrdSet<HolderId>,
     /// The orphans by expiry. Follows from `orphans`, so it is neither digested nor written down.
@@ -115,7 +123,14 @@ impl State {
 
     pub(crate) fn empty(cluster: ClusterId) -> State {
         State {
-            clock: Clock { cluster, last: Time::ZERO, next_ino: Ino(1), next_volume: VolumeId(1), next_epoch: 1 },
+            clock: Clock {
+                cluster,
+                last: Time::ZERO,
+                next_ino: Ino(1),
+                next_volume: VolumeId(1),
+                next_epoch: 1,
+                next_snapshot: 1,
+            },
             principals: Table::new(1),
             volumes: Table::new(2),
             usage: Table::new(3),
@@ -127,6 +142,10 @@ impl State {
             holders: Table::new(9),
             zones: Table::new(10),
             locks: Table::new(11),
+            snapshots: Table::new(12),
+            past: Table::new(13),
+            taken: OrdSet::new(),
+            doomed: OrdSet::new(),
             recalled: OrdSet::new(),
             expiry: OrdSet::new(),
             locked: LockIndex::default(),
@@ -153,6 +172,7 @@ impl State {
             return vec![Answer::Denied(why)];
         }
         self.reap(REAPED_MAX + batch.calls.len());
+        self.give_up_past();
         let log = batch.by.as_ref().and_then(|by| Some((by, by.log.as_ref()?)));
         let (mut len, mut broken) = (0, false);
         let mut answers = Vec::with_capacity(batch.calls.len());
@@ -184,12 +204,15 @@ impl State {
 
     /// Does what `op` says, for a caller who may ask.
     pub(crate) fn apply_op(&mut self, cx: &Context<'_>, op: &Op) -> Result<Reply, Denied> {
-        if let Some(read) = self.read(cx, op) {
+        if let Some(read) = self.read_snapshot(cx, op).or_else(|| self.read(cx, op)) {
             return read;
         }
         match op {
             Op::VolumeCreate(spec) => self.volume_create(cx, spec),
             Op::VolumeList => Ok(self.volume_list()),
+            Op::SnapshotTake { volume, name } => self.snapshot_take(cx, *volume, name),
+            Op::SnapshotList { volume } => Ok(self.snapshot_list(*volume)),
+            Op::SnapshotDelete { volume, name } => self.snapshot_delete(cx, *volume, name),
             Op::SetAttr { ino, change } => self.set_attr(cx, *ino, change),
             Op::Commit(commit) => self.commit(cx, commit),
             Op::Create { parent, name, new, exclusive } => self.create(cx, *parent, name, new, *exclusive),
@@ -233,17 +256,17 @@ impl State {
     }
 
     /// Every table, in the order of their tags, which count from 1.
-    pub(crate) fn tables(&self) -> [&dyn Rows; 11] {
+    pub(crate) fn tables(&self) -> [&dyn Rows; 13] {
         let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, .. } = self;
-        let State { holders, zones, locks, .. } = self;
-        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, locks]
+        let State { holders, zones, locks, snapshots, past, .. } = self;
+        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, locks, snapshots, past]
     }
 
     /// As [`State::tables`], to be changed.
-    pub(crate) fn tables_mut(&mut self) -> [&mut dyn Rows; 11] {
+    pub(crate) fn tables_mut(&mut self) -> [&mut dyn Rows; 13] {
         let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, .. } = self;
-        let State { holders, zones, locks, .. } = self;
-        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, locks]
+        let State { holders, zones, locks, snapshots, past, .. } = self;
+        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, locks, snapshots, past]
     }
 
     /// The cluster this is the state of.
@@ -297,6 +320,7 @@ fn answer_len(answer: &Answer) -> usize {
             }
             Answer::Done(Reply::Volume(volume)) => volume.to_bytes().len(),
             Answer::Done(Reply::Volumes(volumes)) => volumes.to_bytes().len(),
+            Answer::Done(Reply::Snapshots(snapshots)) => snapshots.to_bytes().len(),
             Answer::Done(Reply::Held { rows, .. } | Reply::Rows { rows, .. }) => {
                 rows.iter().map(|(name, value)| name.len() + value.len() + 16).sum()
             }

@@ -231,6 +231,24 @@ pub enum Form {
 }
 canonical_enum!(Form { 0 => Whole, 1 => Patch { over }, 2 => Fold });
 
+/// A volume as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Whose.
+    pub volume: VolumeId,
+    /// Unique in the cluster, and never used again. Its root is the volume's, [`Ino::in_snapshot`].
+    pub number: u64,
+    /// Unique in the volume.
+    pub name: String,
+    /// When it was taken.
+    pub taken: Timestamp,
+    /// The number of the volume's next one; 0 if there is none.
+    pub later: u64,
+    /// It is deleted, and what was kept for it is not given up yet.
+    pub deleted: bool,
+}
+canonical_struct!(Snapshot { volume, number, name, taken, later, deleted });
+
 /// Binds new content to a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {

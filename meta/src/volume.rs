@@ -47,7 +47,14 @@ impl State {
         let attr = self.new_attr(cx, root, id, &new, &owned);
         let volume = Volume { id, root, spec: spec.clone() };
         self.usage.insert(id, Usage::default());
-        self.add_inode(Inode { attr, xattrs_len: 0, home: root, lists: None, body: Body::new(&new) });
+        self.add_inode(Inode {
+            attr,
+            xattrs_len: 0,
+            home: root,
+            born: self.clock.next_snapshot,
+            lists: None,
+            body: Body::new(&new),
+        });
         self.volumes.insert(id, volume.clone());
         Ok(Reply::Volume(volume))
     }

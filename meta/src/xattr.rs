@@ -19,9 +19,14 @@ const XATTR_OVERHEAD: u64 = 32;
 /// Where an extended attribute is kept.
 pub(crate) type XattrKey = (Ino, XattrClass, SealedName);
 
+/// No sealed name is less.
+pub(crate) fn least_name() -> SealedName {
+    SealedName::new(Bytes::from_static(&[0; SEAL_LEN + 1])).expect("the shortest there is")
+}
+
 /// The keys of all extended attributes of `ino`.
 pub(crate) fn xattrs_of(ino: Ino) -> impl RangeBounds<XattrKey> {
-    let least = SealedName::new(Bytes::from_static(&[0; SEAL_LEN + 1])).expect("the least sealed name");
+    let least = least_name();
     let end = Ino(ino.0.saturating_add(1));
     (Bound::Included((ino, XattrClass::User, least.clone())), Bound::Excluded((end, XattrClass::User, least)))
 }
@@ -52,6 +57,7 @@ impl State {
         if value.len() > XATTR_VALUE_MAX + SEAL_LEN || total > XATTRS_LEN_MAX {
             return Err(Denied::AttributesFull);
         }
+        self.keep_xattr(&key);
         let inode = self.change(ino);
         inode.xattrs_len = total;
         inode.touch(cx.stamp());
@@ -72,7 +78,9 @@ impl State {
 
     pub(crate) fn remove_xattr(&mut self, cx: &Context<'_>, key: &XattrKey) -> Result<Reply, Denied> {
         need_xattr_write(cx, self.inode(key.0)?, key.1)?;
-        let value = self.xattrs.remove(key).ok_or(Denied::NoAttribute)?;
+        let value = self.xattrs.get(key).cloned().ok_or(Denied::NoAttribute)?;
+        self.keep_xattr(key);
+        self.xattrs.remove(key);
         let inode = self.change(key.0);
         inode.xattrs_len -= xattr_len(&key.2, &value);
         inode.touch(cx.stamp());

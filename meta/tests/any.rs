@@ -11,7 +11,11 @@ use meta::*;
 use proptest::prelude::*;
 
 fn ino() -> impl Strategy<Value = Ino> {
-    prop_oneof![12 => (0u64..12).prop_map(Ino), 1 => any::<u64>().prop_map(Ino)]
+    prop_oneof![
+        12 => (0u64..12).prop_map(Ino),
+        2 => (0u64..12, 1u64..4).prop_map(|(ino, number)| Ino(ino).in_snapshot(number)),
+        1 => any::<u64>().prop_map(Ino),
+    ]
 }
 
 fn some_name() -> impl Strategy<Value = SealedName> {
@@ -159,6 +163,15 @@ fn volume_op() -> impl Strategy<Value = Op> {
         Just(Op::VolumeList),
         (0u8..4).prop_map(|index| Op::VolumeGet { name: format!("volume{index}") }),
         (0u32..4).prop_map(|volume| Op::StatFs { volume: VolumeId(volume) }),
+        (0u32..3, 0u8..4).prop_map(|(volume, index)| Op::SnapshotTake {
+            volume: VolumeId(volume),
+            name: format!("snapshot{index}"),
+        }),
+        (0u32..3).prop_map(|volume| Op::SnapshotList { volume: VolumeId(volume) }),
+        (0u32..3, 0u8..4).prop_map(|(volume, index)| Op::SnapshotDelete {
+            volume: VolumeId(volume),
+            name: format!("snapshot{index}"),
+        }),
     ]
 }
 

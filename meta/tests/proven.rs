@@ -114,3 +114,35 @@ fn rows_of_another_read_do_not_answer() {
     let shown = tree.part(rest, |name| world.state.row(name)).proven(&tree.root()).unwrap();
     assert_eq!(read_proven(&shown, world.now, &world.key, &asked), Err(Unproven::NotShown));
 }
+
+#[test]
+fn what_is_in_a_snapshot_is_proven_to_whoever_had_a_right_to_it_then() {
+    let mut world = World::new();
+    let (root, volume) = (world.root, world.volume);
+    let file = world.file(1000, root, "f", 0o600);
+    let gone = world.file(1000, root, "gone", 0o644);
+    for name in ["first", "second"] {
+        world.run(&user(0), Op::SnapshotTake { volume, name: name.into() }).unwrap();
+    }
+    let was = world.attr(file.in_snapshot(1));
+    world.chmod(&user(1000), file, 0o644).unwrap();
+    world.unlink(&user(1000), root, "gone", false).unwrap();
+    world.file(1000, root, "new", 0o644);
+    for number in [1, 2] {
+        let lookup = |text: &str| Op::Lookup { parent: root.in_snapshot(number), name: name(text) };
+        let attr = Attr { ino: file.in_snapshot(number), ..was };
+        assert_eq!(read(&mut world, 1000, lookup("f")), Ok(Ok(Reply::Attr(attr))));
+        assert_eq!(read(&mut world, 1000, lookup("new")), Ok(Err(Denied::NotFound)));
+        let there = read(&mut world, 2000, lookup("gone"));
+        assert!(matches!(there, Ok(Ok(Reply::Attr(attr))) if attr.ino == gone.in_snapshot(number)), "{there:?}");
+        let open = Op::Open { ino: gone.in_snapshot(number), mask: READ };
+        assert!(matches!(read(&mut world, 2000, open), Ok(Ok(Reply::Opened { .. }))));
+        // Whoever may read it now could not read what it held then.
+        assert!(read(&mut world, 2000, Op::GetAttr { ino: file }).is_ok());
+        let then = Op::GetAttr { ino: file.in_snapshot(number) };
+        assert_eq!(read(&mut world, 2000, then), Err(Unproven::Withheld));
+    }
+    assert_eq!(read(&mut world, 0, Op::GetAttr { ino: file.in_snapshot(3) }), Ok(Err(Denied::Stale)));
+    let write = Op::Open { ino: gone.in_snapshot(1), mask: READ | WRITE };
+    assert_eq!(read(&mut world, 0, write), Ok(Err(Denied::ReadOnly)));
+}

@@ -1,4 +1,4 @@
-//! Snapshots: the state as bounded byte strings, and back.
+//! Partitions: the state as bounded byte strings, and back.
 //!
 //! Each partition is a tag and what it stands for to the end: the clock (always first and alone),
 //! or rows of one table in key order. Equal states give equal partitions. And single rows, as one
@@ -43,6 +43,7 @@ impl State {
         let recalled = self.holders.iter().filter(|(_, holder)| !holder.recalls.is_empty());
         self.recalled = recalled.map(|(id, _)| *id).collect();
         self.locked = LockIndex::of(self.locks.iter());
+        self.index_snapshots();
     }
 
     pub(crate) fn row_of(&self, name: &[u8]) -> Option<Vec<u8>> {
