@@ -191,6 +191,50 @@ pub(crate) enum VolumeCommand {
     Create(VolumeCreate),
     /// List volumes.
     List(VolumeList),
+    /// Keep a volume as it is now; list and delete what is kept.
+    ///
+    /// A snapshot takes no time and no space of its own: what changes afterwards is kept as it was. Mounts have
+    /// them, read-only, in `.mangrove/snapshots` of their root directory, which is not listed there.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Take a snapshot, with all that programs have written and closed on any mount.
+    Take(SnapshotTake),
+    /// List a volume's snapshots, the latest last.
+    List(SnapshotList),
+    /// Delete a snapshot.
+    Delete(SnapshotDelete),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SnapshotTake {
+    /// Of which volume.
+    pub(crate) volume: String,
+    /// Its name: 1 to 64 letters, digits, and any of `._-:+`, no dot first [default: the time in UTC]
+    pub(crate) name: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SnapshotList {
+    /// Of which volume.
+    pub(crate) volume: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SnapshotDelete {
+    /// Of which volume.
+    pub(crate) volume: String,
+    /// Which.
+    pub(crate) name: String,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -9,6 +9,7 @@ mod helper;
 mod mount;
 mod options;
 mod output;
+mod snapshot;
 mod stat;
 mod status;
 mod supervise;
@@ -58,6 +59,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Node(NodeCommand::Run(run)) => cluster::run_node(&run).await,
         Command::Volume(VolumeCommand::Create(create)) => volume::create(&access, &create).await,
         Command::Volume(VolumeCommand::List(list)) => volume::list(&access, &list).await,
+        Command::Volume(VolumeCommand::Snapshot(command)) => snapshot::run(&access, command).await,
         Command::Mount(mount) => mount::serve(&access, &mount).await,
         Command::Stat(stat) => stat::run(&access, &stat).await,
         Command::Umount(umount) => mount::umount(&umount),

@@ -11,6 +11,7 @@ use proto::keyfile::KeyFile;
 use proto::link::{self, Identity, LinkError};
 use proto::view::ClusterView;
 
+use crate::backend::Metadata as _;
 use crate::backend::Unavailable;
 use crate::blocks::Blocks;
 use crate::exchange::{BlockService, Exchange};
@@ -195,6 +196,54 @@ impl Cluster {
         let call = Call { caller: root, op: Op::VolumeCreate(spec) };
         let what = format!("make volume {name:?}");
         self.session.call(call).await?.map(drop).map_err(|why| ConnectError::Denied { what, why })
+    }
+
+    /// Takes a snapshot of a volume, with all that mounts have not sent yet: they are asked for it.
+    ///
+    /// # Errors
+    /// If there is one with this name, or too many; or the cluster does not answer or refuses.
+    pub async fn take_snapshot(&self, volume: &str, name: &str) -> Result<meta::Snapshot, ConnectError> {
+        let op = Op::SnapshotTake { volume: self.volume_id(volume).await?, name: name.to_owned() };
+        let call = Call { caller: Caller::default(), op };
+        let mut answers = self.session.calls(vec![call]).await?;
+        let answer = answers.pop().ok_or_else(unexpected)?;
+        let what = format!("take snapshot {name:?} of volume {volume:?}");
+        match answer.into_result().map_err(|why| ConnectError::Denied { what, why })? {
+            Reply::Snapshots(mut taken) => taken.pop().ok_or_else(unexpected),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A volume's snapshots, the latest last.
+    ///
+    /// # Errors
+    /// If there is no such volume, or the cluster does not answer or refuses.
+    pub async fn snapshots(&self, volume: &str) -> Result<Vec<meta::Snapshot>, ConnectError> {
+        let op = Op::SnapshotList { volume: self.volume_id(volume).await? };
+        match self.call(&format!("list snapshots of volume {volume:?}"), op).await? {
+            Reply::Snapshots(all) => Ok(all),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Deletes a snapshot.
+    ///
+    /// # Errors
+    /// If there is none with this name, or the cluster does not answer or refuses.
+    pub async fn delete_snapshot(&self, volume: &str, name: &str) -> Result<(), ConnectError> {
+        let op = Op::SnapshotDelete { volume: self.volume_id(volume).await?, name: name.to_owned() };
+        let what = format!("delete snapshot {name:?} of volume {volume:?}");
+        let done = self.session.call(Call { caller: Caller::default(), op }).await?;
+        done.map(drop).map_err(|why| ConnectError::Denied { what, why })
+    }
+
+    async fn volume_id(&self, name: &str) -> Result<meta::VolumeId, ConnectError> {
+        match self.call("find a volume", Op::VolumeGet { name: name.to_owned() }).await {
+            Ok(Reply::Volume(volume)) => Ok(volume.id),
+            Ok(_) => Err(unexpected()),
+            Err(ConnectError::Denied { why: Denied::NotFound, .. }) => Err(ConnectError::NoVolume(name.to_owned())),
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens a volume: finds it, unseals its secret, links to its storage nodes.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{ClusterId, PublicKey, Time};
-use meta::{Answer, Batch, Call, Denied, Ino, Op, is_about_orphan, is_logged};
+use meta::{Answer, Batch, Call, Denied, Ino, Op, is_about_orphan, is_logged, is_of_snapshot};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
 use tokio::time::Instant;
@@ -149,7 +149,8 @@ impl<M: Metadata> Metadata for Leased<M> {
     }
 
     async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
-        if !self.core.takes_leases && !self.core.local.lock().concerns_locks(&calls) {
+        let without = !self.core.takes_leases && !self.core.local.lock().concerns_locks(&calls);
+        if without || calls.iter().any(|call| is_of_snapshot(&call.op)) {
             return self.core.inner.calls(calls).await;
         }
         let answers = self.core.apply_shared(&calls, None).await;
@@ -171,7 +172,7 @@ impl<M: Metadata> Metadata for Leased<M> {
     }
 
     async fn read(&self, call: Call, max_age: Duration) -> Result<Answer, Unavailable> {
-        if !self.core.takes_leases || !self.core.local.lock().has_leases() {
+        if !self.core.takes_leases || is_of_snapshot(&call.op) || !self.core.local.lock().has_leases() {
             return self.core.inner.read(call, max_age).await;
         }
         let mut answers = self.calls(vec![call]).await?;

@@ -32,6 +32,6 @@ pub mod status;
 
 #[cfg(feature = "cluster")]
 pub use connect::{Cluster, ConnectError, Volume};
-pub use meta::{Attr, Caller, Redundancy};
+pub use meta::{Attr, Caller, Denied, Redundancy, Snapshot};
 #[cfg(feature = "cluster")]
 pub use proofs::{Read, ReadCounts, Source};

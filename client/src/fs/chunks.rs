@@ -77,10 +77,10 @@ impl<B: BlockStore> Chunks<B> {
     pub(super) async fn recipe(&self, ino: Ino, content: &Content) -> Result<Recipe> {
         // What is laid over it may make the file longer than what it says.
         let size = match content.patches.first() {
-            Some(first) => Patch::open(&self.keys, ino.0, first)?.under.min(content.size),
+            Some(first) => Patch::open(&self.keys, ino.now().0, first)?.under.min(content.size),
             None => content.size,
         };
-        let mut reader = RecipeReader::new(&self.keys, ino.0, size, content.root, &content.sealed)?;
+        let mut reader = RecipeReader::new(&self.keys, ino.now().0, size, content.root, &content.sealed)?;
         loop {
             let needs = reader.needs();
             if needs.is_empty() {

@@ -127,6 +127,10 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     ) -> Result<Attr> {
         let (shared, open) = (&self.shared, self.shared.handle(handle)?);
         open.locks.check()?;
+        if open.file.ino.snapshot() != 0 {
+            // Nobody writes there.
+            return Ok(open.file.state.lock().local_attr());
+        }
         let how = if wait == LockWait::Yes { LockHow::Wait } else { LockHow::Try };
         let request = lock.request(open.file.ino, how);
         let (interrupted, mut pause) = (interrupted.shared(), LOCK_PAUSE.0);
@@ -187,6 +191,9 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     pub async fn get_lock(&self, handle: Handle, lock: FileLock) -> Result<Option<LockSeen>> {
         let open = self.shared.handle(handle)?;
         open.locks.check()?;
+        if open.file.ino.snapshot() != 0 {
+            return Ok(None);
+        }
         let request = lock.request(open.file.ino, LockHow::Try);
         match self.shared.call(&open.caller, Op::GetLock(request)).await? {
             Reply::Conflict(seen) => Ok(seen),

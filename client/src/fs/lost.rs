@@ -25,6 +25,7 @@ use super::losses::concerned;
 use super::overlay::Overlay;
 use super::{Shared, view};
 use crate::backend::{BlockStore, Loss, Metadata};
+pub use folder::utc;
 use folder::{Draft, Folder};
 use places::Places;
 

@@ -35,6 +35,7 @@ mod outbox;
 mod overlay;
 mod patch;
 mod room;
+mod snapshots;
 mod stage;
 mod view;
 mod xattr;
@@ -65,6 +66,7 @@ pub use error::{FsError, Result};
 pub use handles::{Handle, OpenFlags, Opened};
 pub use locks::{FileLock, LockWait};
 pub use losses::Doubt;
+pub use lost::utc;
 pub use names::{Entries, Entry, NewMode};
 
 /// How long a volume that is unmounted waits for patches to be folded.
@@ -249,7 +251,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         match self.shared.file(ino) {
             // Its times and the space it takes are estimates.
             Some(file) if file.is_dirty() => Duration::ZERO,
-            _ => self.shared.metadata.lasts(ino, generation),
+            _ => snapshots::lasts(ino).unwrap_or_else(|| self.shared.metadata.lasts(ino, generation)),
         }
     }
 
@@ -318,12 +320,25 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     }
 
     async fn call(&self, caller: &Caller, op: Op) -> Result<Reply> {
+        match self.ask_special(caller, &op).await? {
+            Some(reply) => Ok(reply),
+            None => self.call_replicas(caller, op).await,
+        }
+    }
+
+    async fn call_replicas(&self, caller: &Caller, op: Op) -> Result<Reply> {
         let mut answers = self.calls(vec![Call { caller: caller.clone(), op }]).await?;
         Ok(answers.pop().expect("as many answers as calls").into_result()?)
     }
 
     /// Asks for what changes nothing, and may be as old as the options allow.
     async fn look(&self, caller: &Caller, op: Op) -> Result<Reply> {
+        if meta::is_of_snapshot(&op) {
+            return match self.ask_special(caller, &op).await? {
+                Some(reply) => Ok(reply),
+                None => self.look_at_snapshot(caller, op).await,
+            };
+        }
         match self.options.max_age {
             None => self.call(caller, op).await,
             Some(age) => Ok(self.metadata.read(Call { caller: caller.clone(), op }, age).await?.into_result()?),

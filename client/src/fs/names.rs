@@ -58,6 +58,9 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// # Errors
     /// `Denied(NotFound)`, and others of `lookup`'s.
     pub async fn lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Attr> {
+        if self.shared.is_special_name(parent, name) {
+            return self.shared.find_special(caller, parent, name).await;
+        }
         let sealed = self.shared.seal_name(parent, name)?;
         self.shared.look_attr(caller, Op::Lookup { parent, name: sealed }).await
     }
@@ -197,7 +200,10 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// # Errors
     /// `Denied(NotDirectory)` and others.
     pub async fn readdir(&self, caller: &Caller, ino: Ino, mut cookie: u64, max: u32) -> Result<Entries> {
-        let key = DirectoryKey::new(&self.shared.chunks.keys, ino.0);
+        if let Some(entries) = self.shared.list_special(caller, ino, cookie).await? {
+            return Ok(entries);
+        }
+        let key = DirectoryKey::new(&self.shared.chunks.keys, ino.now().0);
         loop {
             let max = max.clamp(1, meta::ENTRIES_MAX);
             let (listed, end) = match self.shared.call(caller, Op::ReadDir { ino, cookie, max }).await? {
@@ -225,7 +231,10 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
 impl<M: Metadata, B: BlockStore> Shared<M, B> {
     pub(super) fn seal_name(&self, parent: Ino, name: &[u8]) -> Result<SealedName> {
         check_name(name)?;
-        sealed_name(seal_name(&self.chunks.keys, parent.0, name))
+        if self.is_special_name(parent, name) {
+            return Err(Denied::ReadOnly.into());
+        }
+        sealed_name(seal_name(&self.chunks.keys, parent.now().0, name))
     }
 
     async fn make(&self, caller: &Caller, parent: Ino, name: &[u8], new: NewInode) -> Result<Attr> {

@@ -102,7 +102,7 @@ impl State {
 
 impl<M: Metadata, B: BlockStore> Shared<M, B> {
     pub(super) fn patches(&self, ino: Ino, content: &Content) -> Result<Vec<Patch>> {
-        let opened = content.patches.iter().map(|sealed| Patch::open(&self.chunks.keys, ino.0, sealed));
+        let opened = content.patches.iter().map(|sealed| Patch::open(&self.chunks.keys, ino.now().0, sealed));
         let patches: Vec<Patch> = opened.collect::<std::result::Result<_, _>>()?;
         let under = patches.first().map_or(0, |first| first.under);
         let within = |patch: &Patch| patch.under == under && patch.offset + patch.bytes.len() as u64 <= content.size;

@@ -43,7 +43,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         }
         let (class, sealed) = self.shared.seal_xattr(ino, name)?;
         match self.shared.look(caller, Op::GetXattr { ino, class, name: sealed }).await? {
-            Reply::Value(value) => Ok(open_xattr_value(&self.shared.chunks.keys, ino.0, name, &value)?),
+            Reply::Value(value) => Ok(open_xattr_value(&self.shared.chunks.keys, ino.now().0, name, &value)?),
             other => Err(unexpected(&other)),
         }
     }
@@ -61,7 +61,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         let is_there = |kind: AclKind| if kind == AclKind::Access { access } else { default };
         let lists = acl::NAMES.iter().filter(|(_, kind)| is_there(*kind)).map(|(name, _)| name.to_vec());
         let open = |(class, sealed): (XattrClass, SealedName)| {
-            let rest = open_xattr_name(&self.shared.chunks.keys, ino.0, sealed.as_bytes()).ok()?;
+            let rest = open_xattr_name(&self.shared.chunks.keys, ino.now().0, sealed.as_bytes()).ok()?;
             let (prefix, _) = CLASSES.iter().find(|(_, known)| *known == class)?;
             Some([*prefix, rest.as_slice()].concat())
         };
@@ -90,7 +90,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         match class {
             None => Err(FsError::NotSupported),
             Some((_, b"")) => Err(FsError::Invalid),
-            Some((class, rest)) => Ok((class, sealed_name(seal_xattr_name(&self.chunks.keys, ino.0, rest))?)),
+            Some((class, rest)) => Ok((class, sealed_name(seal_xattr_name(&self.chunks.keys, ino.now().0, rest))?)),
         }
     }
 }

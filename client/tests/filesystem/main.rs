@@ -10,4 +10,5 @@ mod names;
 mod opening;
 mod shapes;
 mod sharing;
+mod snapshots;
 mod world;

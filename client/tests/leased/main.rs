@@ -18,5 +18,7 @@ mod readers;
 mod shapes;
 #[path = "../filesystem/sharing.rs"]
 mod sharing;
+#[path = "../filesystem/snapshots.rs"]
+mod snapshots;
 #[path = "../filesystem/world.rs"]
 mod world;

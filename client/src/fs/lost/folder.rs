@@ -260,7 +260,8 @@ fn open_at(files: &Path, place: &Path, mode: u32) -> io::Result<(File, PathBuf)>
 }
 
 /// A moment as `2026-02-03T04-05-06Z`.
-fn utc(time: SystemTime) -> String {
+#[must_use]
+pub fn utc(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (day, second) = (seconds / 86_400, seconds % 86_400);
     // Years begin with March, so that a leap day is a year's last: Hinnant, "chrono-compatible date algorithms".
