@@ -18,6 +18,7 @@ mod elsewhere;
 mod hold;
 mod local;
 mod owned;
+mod past;
 mod ship;
 mod walk;
 
@@ -88,6 +89,7 @@ struct Core<M> {
     /// Held by whoever sends the log.
     shipping: tokio::sync::Mutex<()>,
     away: away::Away,
+    past: past::Past,
     flush: Mutex<Option<Flush>>,
     /// How what others remember of this client's own is forgotten, and the generation of when that was done last.
     forget: Mutex<Option<Forget>>,
@@ -132,6 +134,7 @@ impl<M: Metadata> Leased<M> {
             gate: RwLock::default(),
             shipping: tokio::sync::Mutex::default(),
             away: away::Away::default(),
+            past: past::Past::default(),
             flush: Mutex::default(),
             forget: Mutex::default(),
             forgotten: tokio::sync::Mutex::default(),
@@ -150,7 +153,10 @@ impl<M: Metadata> Metadata for Leased<M> {
 
     async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
         let without = !self.core.takes_leases && !self.core.local.lock().concerns_locks(&calls);
-        if without || calls.iter().any(|call| is_of_snapshot(&call.op)) {
+        if calls.iter().any(|call| is_of_snapshot(&call.op)) {
+            return self.core.look_back(calls).await;
+        }
+        if without {
             return self.core.inner.calls(calls).await;
         }
         let answers = self.core.apply_shared(&calls, None).await;
@@ -172,7 +178,10 @@ impl<M: Metadata> Metadata for Leased<M> {
     }
 
     async fn read(&self, call: Call, max_age: Duration) -> Result<Answer, Unavailable> {
-        if !self.core.takes_leases || is_of_snapshot(&call.op) || !self.core.local.lock().has_leases() {
+        if is_of_snapshot(&call.op) {
+            return self.core.look_at_past(call).await;
+        }
+        if !self.core.takes_leases || !self.core.local.lock().has_leases() {
             return self.core.inner.read(call, max_age).await;
         }
         let mut answers = self.calls(vec![call]).await?;

@@ -2,13 +2,17 @@
 
 use core::ops::Bound;
 
+use base::Encode;
+
 use crate::access::{Context, EXECUTE, READ};
 use crate::inode::Inode;
 use crate::lease::HolderId;
-use crate::op::{Denied, ENTRIES_MAX, Ino, Kind, Reply, Row, SealedName};
+use crate::op::{Denied, ENTRIES_MAX, Ino, Kind, Reply, Row, SealedName, XattrClass};
+use crate::past::Past;
 use crate::proven::may_have;
-use crate::read::Look as _;
+use crate::read::Look;
 use crate::state::State;
+use crate::table::{Key, Table, Value};
 use crate::xattr::{need_xattr_read, xattrs_of};
 
 /// Most directories that are asked for together with the one that is needed.
@@ -43,23 +47,85 @@ impl State {
     /// lead to, and extended attributes; and where there is room, all those of other directories. Inodes that
     /// the caller may not know all of are left out.
     pub(crate) fn fetch(&self, cx: &Context<'_>, ino: Ino, cookie: u64, also: &[Ino]) -> Result<Reply, Denied> {
-        cx.need(self.directory(ino)?, READ | EXECUTE)?;
-        let holder = cx.holder()?;
-        if !self.is_read_by(ino, &holder) {
+        let asking = Asking { cx, names: self, holder: Some(cx.holder()?) };
+        asking.fetch(self, ino, cookie, also)
+    }
+}
+
+impl Past<'_, State> {
+    /// The same of a snapshot; `also` are of it, too. With it comes what the caller's key was granted.
+    pub(crate) fn fetch(&self, cx: &Context<'_>, ino: Ino, cookie: u64, also: &[Ino]) -> Result<Reply, Denied> {
+        let state = self.state();
+        let asking = Asking { cx, names: state, holder: None };
+        let mut reply = asking.fetch(self, ino, cookie, also)?;
+        if let Reply::Rows { rows, .. } = &mut reply {
+            rows.push(row(&state.principals, cx.key, &cx.grant));
+        }
+        Ok(reply)
+    }
+}
+
+/// A tree whose rows can be fetched.
+trait Tree: Look {
+    /// The next name in a directory.
+    fn name_after(&self, directory: Ino, cookie: u64) -> Option<(u64, SealedName)>;
+    fn xattr_names(&self, ino: Ino) -> Vec<(XattrClass, SealedName)>;
+}
+
+impl Tree for State {
+    fn name_after(&self, directory: Ino, cookie: u64) -> Option<(u64, SealedName)> {
+        let after = (Bound::Excluded((directory, cookie)), Bound::Included((directory, u64::MAX)));
+        self.cookies.range(after).next().map(|((_, place), name)| (*place, name.clone()))
+    }
+
+    fn xattr_names(&self, ino: Ino) -> Vec<(XattrClass, SealedName)> {
+        self.xattrs.range(xattrs_of(ino)).map(|((_, class, name), _)| (*class, name.clone())).collect()
+    }
+}
+
+impl Tree for Past<'_, State> {
+    fn name_after(&self, directory: Ino, mut cookie: u64) -> Option<(u64, SealedName)> {
+        loop {
+            let (place, name) = self.place_after(directory, cookie)?;
+            match name {
+                Some(name) => return Some((place, name)),
+                None => cookie = place,
+            }
+        }
+    }
+
+    fn xattr_names(&self, ino: Ino) -> Vec<(XattrClass, SealedName)> {
+        self.xattrs(ino)
+    }
+}
+
+/// Whoever fetches.
+struct Asking<'a> {
+    cx: &'a Context<'a>,
+    /// What names rows, and knows of locks and leases.
+    names: &'a State,
+    /// Whose copy it is for; of what is past nobody has leases.
+    holder: Option<HolderId>,
+}
+
+impl Asking<'_> {
+    fn fetch(&self, tree: &impl Tree, ino: Ino, cookie: u64, also: &[Ino]) -> Result<Reply, Denied> {
+        self.cx.need(tree.directory(ino)?, READ | EXECUTE)?;
+        if !self.may_have_names(ino) {
             return Err(Denied::Fenced);
         }
         let mut page = Page::default();
-        let next = self.list_rows(cx, &holder, (ino, cookie), true, &mut page);
+        let next = self.list_rows(tree, (ino, cookie), true, &mut page);
         let mut whole = Vec::new();
         if next.is_none() {
             whole.push(ino);
             let may = |ino: Ino| {
-                let allowed = self.directory(ino).is_ok_and(|inode| cx.need(inode, READ | EXECUTE).is_ok());
-                allowed && self.is_read_by(ino, &holder)
+                let allowed = tree.directory(ino).is_ok_and(|inode| self.cx.need(inode, READ | EXECUTE).is_ok());
+                allowed && self.may_have_names(ino)
             };
             for directory in also.iter().take(ALSO_MAX).filter(|directory| may(**directory)) {
                 let before = (page.rows.len(), page.len);
-                if self.list_rows(cx, &holder, (*directory, 0), false, &mut page).is_some() {
+                if self.list_rows(tree, (*directory, 0), false, &mut page).is_some() {
                     page.rows.truncate(before.0);
                     break;
                 }
@@ -69,61 +135,83 @@ impl State {
         Ok(Reply::Rows { rows: page.rows, whole, next })
     }
 
+    fn may_have_names(&self, directory: Ino) -> bool {
+        self.holder.as_ref().is_none_or(|holder| self.names.is_read_by(directory, holder))
+    }
+
     /// Adds a directory's rows from a place on, `some` in any case; returns where there are more, if the page
     /// is full.
-    fn list_rows(
-        &self,
-        cx: &Context<'_>,
-        holder: &HolderId,
-        (ino, cookie): (Ino, u64),
-        some: bool,
-        page: &mut Page,
-    ) -> Option<u64> {
-        page.add(self.rows_named(vec![self.inodes.row_name(&ino)]));
-        if self.inodes.get(&ino).is_some_and(|inode| self.may_fetch(cx, inode)) {
-            let xattrs = self.xattrs.range(xattrs_of(ino)).map(|(key, _)| self.xattrs.row_name(key));
-            page.add(self.rows_named(xattrs.collect()));
+    fn list_rows(&self, tree: &impl Tree, from: (Ino, u64), some: bool, page: &mut Page) -> Option<u64> {
+        let (ino, cookie) = from;
+        let inode = tree.inode_row(ino)?;
+        let mut own = vec![row(&self.names.inodes, &ino, inode)];
+        if self.may_fetch(tree, inode) {
+            own.extend(self.xattr_rows(tree, ino));
         }
-        let mut last = None;
-        let after = (Bound::Excluded((ino, cookie)), Bound::Included((ino, u64::MAX)));
-        for (count, ((_, place), name)) in self.cookies.range(after).enumerate() {
-            let rows = self.rows_of_name(cx, holder, ino, name);
-            let full = page.len + len_of(&rows) > ROWS_LEN_MAX || count == ENTRIES_MAX as usize;
+        page.add(own);
+        let (mut last, mut count) = (None, 0);
+        while let Some((place, name)) = tree.name_after(ino, last.unwrap_or(cookie)) {
+            let rows = self.rows_of_name(tree, ino, name);
+            let full = page.len + len_of(&rows) > ROWS_LEN_MAX || count == ENTRIES_MAX;
             if full && (last.is_some() || !some) {
                 return last.or(Some(cookie));
             }
             page.add(rows);
-            last = Some(*place);
+            (last, count) = (Some(place), count + 1);
         }
         None
     }
 
     /// The rows of a name in a directory, and of what it leads to.
-    fn rows_of_name(&self, cx: &Context<'_>, holder: &HolderId, directory: Ino, name: &SealedName) -> Vec<Row> {
-        let child = self.entry(directory, name).expect("a place has its name").ino;
-        let mut names = vec![self.entries.row_name(&(directory, name.clone()))];
-        if let Some(inode) = self.inodes.get(&child).filter(|inode| self.may_fetch(cx, inode)) {
-            names.push(self.inodes.row_name(&inode.attr.ino));
-            names.extend(self.locks.get(&child).map(|_| self.locks.row_name(&child)));
-            names.extend(self.xattrs.range(xattrs_of(child)).map(|(key, _)| self.xattrs.row_name(key)));
+    fn rows_of_name(&self, tree: &impl Tree, directory: Ino, name: SealedName) -> Vec<Row> {
+        let Some(entry) = tree.entry(directory, &name) else { return Vec::new() };
+        let (child, state) = (entry.ino, self.names);
+        let mut rows = vec![row(&state.entries, &(directory, name), &entry)];
+        if let Some(inode) = tree.inode_row(child).filter(|inode| self.may_fetch(tree, inode)) {
+            rows.push(row(&state.inodes, &child, inode));
+            if self.holder.is_some() {
+                rows.extend(state.locks.get(&child).map(|locks| row(&state.locks, &child, locks)));
+            }
+            rows.extend(self.xattr_rows(tree, child));
         }
-        let mut rows = self.rows_named(names);
-        rows.extend(self.zone_row(child, holder));
+        rows.extend(self.holder.as_ref().and_then(|holder| state.zone_row(child, holder)));
         rows
     }
 
-    /// Whether the caller could learn by other calls all that is sent of an inode.
-    fn may_fetch(&self, cx: &Context<'_>, inode: &Inode) -> bool {
-        let mut classes = self.xattrs.range(xattrs_of(inode.attr.ino)).map(|((_, class, _), _)| *class);
-        inode.xattrs_len <= XATTRS_FETCHED_MAX
-            && (cx.is_root() || may_have(cx, inode))
-            && (inode.xattrs_len == 0 || classes.all(|class| need_xattr_read(cx, inode, class).is_ok()))
+    fn xattr_rows(&self, tree: &impl Tree, ino: Ino) -> Vec<Row> {
+        let keys = tree.xattr_names(ino).into_iter().map(|(class, name)| (ino, class, name));
+        keys.filter_map(|key| tree.xattr_row(&key).map(|value| row(&self.names.xattrs, &key, value))).collect()
     }
 
+    /// Whether the caller could learn by other calls all that is sent of an inode.
+    fn may_fetch(&self, tree: &impl Tree, inode: &Inode) -> bool {
+        let readable = |(class, _): (XattrClass, _)| need_xattr_read(self.cx, inode, class).is_ok();
+        inode.xattrs_len <= XATTRS_FETCHED_MAX
+            && (self.cx.is_root() || may_have(self.cx, inode))
+            && (inode.xattrs_len == 0 || tree.xattr_names(inode.attr.ino).into_iter().all(readable))
+    }
+}
+
+/// A row with its name, as it is digested: of inodes, what a shared one holds.
+fn row<K: Key, V: Value>(table: &Table<K, V>, key: &K, value: &impl Encode) -> Row {
+    (table.row_name(key).into(), value.to_bytes().into())
+}
+
+impl State {
     /// Directories in this copy whose names are not, and that the holder may look at: those that a walk through
     /// the tree comes to after `ino`, as far as is known.
     #[must_use]
     pub fn unfetched_after(&self, ino: Ino, count: usize, me: &HolderId) -> Vec<Ino> {
+        self.walk_after(ino, count, |child| self.is_read_by(child, me))
+    }
+
+    /// The same in a copy of a snapshot.
+    #[must_use]
+    pub fn unfetched_in_past(&self, ino: Ino, count: usize) -> Vec<Ino> {
+        self.walk_after(ino, count, |_| true)
+    }
+
+    fn walk_after(&self, ino: Ino, count: usize, may: impl Fn(Ino) -> bool) -> Vec<Ino> {
         let (mut found, mut climbed) = (Vec::new(), ino);
         // Where the walk is, in each directory of the path.
         let mut path: Vec<(Ino, u64)> = Vec::new();
@@ -148,7 +236,7 @@ impl State {
             let child = self.entry(*directory, name).and_then(|entry| self.inodes.get(&entry.ino));
             match child.filter(|child| child.attr.kind == Kind::Directory).map(|child| child.attr.ino) {
                 Some(child) if self.complete.contains(&child) => path.push((child, 0)),
-                Some(child) if self.is_read_by(child, me) => found.push(child),
+                Some(child) if may(child) => found.push(child),
                 _ => {}
             }
         }

@@ -270,8 +270,8 @@ pub enum Op {
     /// Gives all leases back. -> [`Reply::Unit`]
     Release,
     /// The rows of a directory's entries after `cookie`, which the holder has a lease on; and if that is all, the
-    /// rows of the first of the others ([`ALSO_MAX`](crate::ALSO_MAX) at most) that there is room for. ->
-    /// [`Reply::Rows`]
+    /// rows of the first of the others ([`ALSO_MAX`](crate::ALSO_MAX) at most) that there is room for. Of a
+    /// snapshot it takes no lease, and the others are of it, too. -> [`Reply::Rows`]
     Fetch { ino: Ino, cookie: u64, also: Vec<Ino> },
     /// Takes a lock for an owner of the batch's holder, waits for it, or gives it back. -> [`Reply::Locked`]
     Lock(LockRequest),

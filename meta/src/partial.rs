@@ -35,7 +35,7 @@ pub enum Local {
 
 impl State {
     /// Whether all extended attributes of an inode are in this copy.
-    fn has_xattrs(&self, inode: &Inode) -> bool {
+    pub(crate) fn has_xattrs(&self, inode: &Inode) -> bool {
         let rows = self.xattrs.range(xattrs_of(inode.attr.ino));
         inode.xattrs_len == rows.map(|((_, _, name), value)| xattr_len(name, value)).sum::<u64>()
     }

@@ -11,13 +11,16 @@
 use core::ops::Bound;
 use std::collections::BTreeSet;
 
-use base::{PublicKey, canonical_enum};
+use base::{DecodeError, PublicKey, canonical_enum};
 use bytes::Bytes;
 
 use crate::access::{Context, Grant, READ, WRITE};
 use crate::directory::{Entry, LISTING_LEN_MAX, listed_len};
 use crate::inode::{Body, Inode};
-use crate::op::{Denied, DirEntry, ENTRIES_MAX, Ino, Op, Reply, SealedName, Snapshot, Volume, VolumeId, XattrClass};
+use crate::op::{
+    Answer, Call, Denied, DirEntry, ENTRIES_MAX, Ino, Op, Reply, Row, SealedName, Snapshot, Volume, VolumeId,
+    XattrClass,
+};
 use crate::read::Look;
 use crate::state::State;
 use crate::table::Shared;
@@ -138,6 +141,7 @@ pub(crate) fn in_snapshot(op: &Op) -> Option<Result<(u64, Op), Denied>> {
         | Op::GetXattr { ino, .. }
         | Op::ListXattr { ino }
         | Op::GetAcl { ino, .. }
+        | Op::Fetch { ino, .. }
         | Op::Parent { ino } => {
             let number = ino.snapshot();
             *ino = ino.now();
@@ -278,7 +282,7 @@ impl Past<'_, State> {
     }
 
     /// The next place in a directory, and what name was there.
-    fn place_after(&self, directory: Ino, cookie: u64) -> Option<(u64, Option<SealedName>)> {
+    pub(crate) fn place_after(&self, directory: Ino, cookie: u64) -> Option<(u64, Option<SealedName>)> {
         let (first, end) = (cookie.checked_add(1)?, self.next_cookie(directory));
         if first >= end {
             return None;
@@ -302,6 +306,16 @@ impl Past<'_, State> {
 
     fn list_xattr(&self, cx: &Context<'_>, ino: Ino) -> Result<Reply, Denied> {
         let listed = self.inode(ino)?.listed();
+        let shown = |(class, _): &(XattrClass, _)| cx.is_root() || *class != XattrClass::Trusted;
+        let names = self.xattrs(ino).into_iter().filter(shown).collect();
+        Ok(match listed {
+            (false, false) => Reply::Names(names),
+            (access, default) => Reply::Listed { names, access, default },
+        })
+    }
+
+    /// The extended attributes that an inode had.
+    pub(crate) fn xattrs(&self, ino: Ino) -> Vec<(XattrClass, SealedName)> {
         let now = self.rows.xattrs.range(xattrs_of(ino)).map(|((_, class, name), _)| (*class, name.clone()));
         let mut names: BTreeSet<_> = now.collect();
         for number in &self.numbers {
@@ -311,14 +325,12 @@ impl Past<'_, State> {
                 _ => None,
             }));
         }
-        let there = |(class, name): &(XattrClass, SealedName)| {
-            (cx.is_root() || *class != XattrClass::Trusted) && self.xattr_row(&(ino, *class, name.clone())).is_some()
-        };
-        let names = names.into_iter().filter(there).collect();
-        Ok(match listed {
-            (false, false) => Reply::Names(names),
-            (access, default) => Reply::Listed { names, access, default },
-        })
+        let there = |(class, name): &(XattrClass, SealedName)| self.xattr_row(&(ino, *class, name.clone())).is_some();
+        names.into_iter().filter(there).collect()
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        self.rows
     }
 }
 
@@ -341,6 +353,7 @@ impl State {
             match &op {
                 Op::ReadDir { ino, cookie, max } => past.read_dir(cx, *ino, *cookie, *max),
                 Op::ListXattr { ino } => past.list_xattr(cx, *ino),
+                Op::Fetch { ino, cookie, also } => past.fetch(cx, *ino, *cookie, also),
                 op => past.read(cx, op).unwrap_or(Err(Denied::ReadOnly)),
             }
         };
@@ -352,5 +365,72 @@ impl PastRow {
     /// Whether a snapshot could have it: an inode that was born later could not.
     pub(crate) fn was_there(&self, number: u64) -> bool {
         !matches!(self, PastRow::Inode(inode) if inode.born > number)
+    }
+}
+
+/// A copy of a snapshot, at whoever looks at it: rows that were fetched.
+impl State {
+    /// Adds rows that replicas gave of a snapshot, with all names of these directories.
+    ///
+    /// # Errors
+    /// If they are not rows of a state.
+    pub fn learn_past(&mut self, rows: &[Row], whole: &[Ino]) -> Result<(), DecodeError> {
+        let mut given = State::empty(self.clock.cluster);
+        let rows: Vec<_> = rows.iter().map(|(name, value)| (name.to_vec(), Some(value.to_vec()))).collect();
+        given.patch_rows(&rows)?;
+        given.principals.iter().for_each(|(key, grant)| self.principals.add(key, grant));
+        given.inodes.iter().for_each(|(ino, inode)| self.inodes.add(ino, inode));
+        given.xattrs.iter().for_each(|(key, value)| self.xattrs.add(key, value));
+        for (key, entry) in given.entries.iter() {
+            self.entries.add(key, entry);
+            self.cookies.add(&(key.0, entry.cookie), &key.1);
+        }
+        self.complete.extend(whole.iter().copied());
+        self.forget_changes();
+        Ok(())
+    }
+
+    /// Answers a call about the snapshot that this is a copy of, if all that it looks at is here.
+    ///
+    /// # Errors
+    /// The directory whose rows it lacks, if that is known.
+    pub fn look_at_past(&self, who: &PublicKey, call: &Call) -> Result<Answer, Option<Ino>> {
+        let (number, op) = match in_snapshot(&call.op) {
+            Some(Ok(found)) => found,
+            Some(Err(why)) => return Ok(Answer::Denied(why)),
+            None => return Err(None),
+        };
+        let grant = *self.principals.get(who).ok_or_else(|| Self::directories_of(&op).first().copied())?;
+        let known = |ino: Ino| self.inodes.get(&ino).is_some();
+        let there = match &op {
+            Op::Lookup { parent, name } if self.complete.contains(parent) => {
+                self.entry(*parent, name).is_none_or(|entry| known(entry.ino))
+            }
+            Op::ReadDir { ino, .. } if self.complete.contains(ino) => {
+                let mut names = self.cookies.range((*ino, 0)..=(*ino, u64::MAX));
+                names.all(|(_, name)| self.entry(*ino, name).is_some_and(|entry| known(entry.ino)))
+            }
+            Op::Lookup { parent: ino, .. } | Op::ReadDir { ino, .. } => return Err(Some(*ino)),
+            Op::Parent { ino } => self.inodes.get(ino).is_some_and(|inode| known(inode.home)),
+            Op::GetXattr { ino, .. } | Op::ListXattr { ino } => {
+                self.inodes.get(ino).is_some_and(|inode| self.has_xattrs(inode))
+            }
+            Op::GetAttr { ino }
+            | Op::Access { ino, .. }
+            | Op::Open { ino, .. }
+            | Op::ReadLink { ino }
+            | Op::GetAcl { ino, .. } => known(*ino),
+            _ => false,
+        };
+        if !there {
+            return Err(None);
+        }
+        let cx = Context { now: self.clock.last, key: who, grant, caller: &call.caller, by: None, logged: false };
+        let result = cx.check().and_then(|()| match &op {
+            Op::ReadDir { ino, cookie, max } => self.read_dir(&cx, *ino, *cookie, *max),
+            Op::ListXattr { ino } => self.list_xattr(&cx, *ino),
+            op => self.read(&cx, op).unwrap_or(Err(Denied::ReadOnly)),
+        });
+        Ok(result.map_or_else(Answer::Denied, |reply| Answer::Done(answered(number, reply))))
     }
 }

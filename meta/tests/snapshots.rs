@@ -10,10 +10,45 @@ use proptest::prelude::*;
 
 /// All that can be seen of a tree by root: a line for each inode, name and attribute, by path.
 fn seen(state: &mut State, at: Time, root: Ino) -> Vec<String> {
-    let mut ask = |op: Op| {
-        let batch = Batch::new(vec![Call { caller: user(0), op }]);
-        state.apply_batch(at, &key(1), &batch).pop().unwrap()
+    seen_by(&mut |op| ask(state, at, op), root)
+}
+
+fn ask(state: &mut State, at: Time, op: Op) -> Answer {
+    let batch = Batch::new(vec![Call { caller: user(0), op }]);
+    state.apply_batch(at, &key(1), &batch).pop().unwrap()
+}
+
+/// The same in a copy that is fetched as it is looked at.
+fn seen_in_copy(state: &mut State, at: Time, root: Ino) -> Vec<String> {
+    let mut copy = State::copy_of(CLUSTER);
+    let looked = &mut |op: Op| {
+        let call = Call { caller: user(0), op: op.clone() };
+        match copy.look_at_past(&key(1), &call) {
+            Ok(answer) => answer,
+            Err(Some(directory)) => {
+                let (ino, mut cookie, mut more) = (directory.in_snapshot(root.snapshot()), 0, true);
+                while more {
+                    let also = copy.unfetched_in_past(directory, 2);
+                    let fetched = ask(state, at, Op::Fetch { ino, cookie, also });
+                    let Answer::Done(Reply::Rows { rows, whole, next }) = fetched else { panic!("{fetched:?}") };
+                    copy.learn_past(&rows, &whole).unwrap();
+                    (cookie, more) = (next.unwrap_or(0), next.is_some());
+                }
+                copy.look_at_past(&key(1), &call).expect("it is there now")
+            }
+            // Nothing of it was fetched yet.
+            Err(None) => {
+                let first =
+                    matches!(op, Op::GetAttr { .. } | Op::ListXattr { .. } | Op::GetXattr { .. } | Op::Parent { .. });
+                assert!(first && copy.counts().inodes == 0, "{op:?}");
+                ask(state, at, op)
+            }
+        }
     };
+    seen_by(looked, root)
+}
+
+fn seen_by(ask: &mut impl FnMut(Op) -> Answer, root: Ino) -> Vec<String> {
     let (mut lines, mut ahead) = (Vec::new(), vec![(String::new(), root)]);
     while let Some((path, ino)) = ahead.pop() {
         let Answer::Done(Reply::Attr(attr)) = ask(Op::GetAttr { ino }) else { panic!("{path} is gone") };
@@ -125,7 +160,9 @@ fn play(steps: &[Step]) {
     let (at, root) = (world.now, world.root);
     for (snapshot, mut then) in kept {
         let was = seen(&mut then, at, root);
-        assert_eq!(seen(&mut world.state, at, root.in_snapshot(snapshot.number)), was, "{snapshot:?}");
+        let root = root.in_snapshot(snapshot.number);
+        assert_eq!(seen(&mut world.state, at, root), was, "{snapshot:?}");
+        assert_eq!(seen_in_copy(&mut world.state, at, root), was, "a copy of {snapshot:?}");
     }
 }
 
@@ -210,7 +247,7 @@ fn nothing_changes_a_snapshot_and_rights_are_those_of_then() {
             how: RenameHow::Replace,
             keep: false,
         },
-        Op::Fetch { ino: then_open, cookie: 0, also: vec![] },
+        Op::Hold { holder: 1, ino: then_open, instead: 0, shared: true },
     ];
     for op in refused {
         assert_eq!(world.run(&user(0), op.clone()), Err(Denied::ReadOnly), "{op:?}");

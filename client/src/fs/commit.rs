@@ -271,9 +271,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
 
     /// A file's attributes and content, if `caller` may have them.
     pub(super) async fn open_content(&self, caller: &Caller, ino: meta::Ino, mask: u8) -> Result<(Attr, Content)> {
-        let open = Op::Open { ino, mask };
-        let opened = if ino.snapshot() == 0 { self.call(caller, open).await? } else { self.look(caller, open).await? };
-        match opened {
+        match self.call(caller, Op::Open { ino, mask }).await? {
             Reply::Opened { attr, content } => Ok((attr, content)),
             other => Err(unexpected(&other)),
         }

@@ -45,7 +45,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chunk::{Cutter, Sizes, VolumeKeys};
@@ -130,6 +130,8 @@ pub struct Filesystem<M, B> {
 /// What the tasks of a mounted volume share.
 struct Shared<M, B> {
     metadata: M,
+    /// The volume's snapshots, as they were listed last.
+    snapshots: Mutex<Option<(Instant, Vec<meta::Snapshot>)>>,
     volume: Volume,
     options: Options,
     cutter: Arc<Cutter>,
@@ -180,6 +182,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         metadata.before_losing(Arc::new(move |loss| taking.take(loss, &rescuing)));
         let shared = Arc::new(Shared {
             metadata,
+            snapshots: Mutex::default(),
             volume,
             options,
             cutter,
@@ -334,10 +337,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     /// Asks for what changes nothing, and may be as old as the options allow.
     async fn look(&self, caller: &Caller, op: Op) -> Result<Reply> {
         if meta::is_of_snapshot(&op) {
-            return match self.ask_special(caller, &op).await? {
-                Some(reply) => Ok(reply),
-                None => self.look_at_snapshot(caller, op).await,
-            };
+            return self.call(caller, op).await;
         }
         match self.options.max_age {
             None => self.call(caller, op).await,

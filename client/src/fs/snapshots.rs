@@ -2,7 +2,7 @@
 //!
 //! It is found there and not listed, so that whatever walks through a volume does not walk through its past, too.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meta::{Attr, Caller, Denied, Ino, Kind, Op, Reply, Snapshot, Timestamp};
 
@@ -15,10 +15,10 @@ use crate::backend::{BlockStore, Metadata};
 const TOP: (Ino, &[u8]) = (Ino(1 << 63 | 1), b".mangrove");
 const LIST: (Ino, &[u8]) = (Ino(1 << 63 | 2), b"snapshots");
 
-/// How old may be what is said of a snapshot: it does not change.
-const MAX_AGE: Duration = Duration::from_secs(60);
-/// For how long it may be remembered: once it is deleted it is not there any more.
+/// For how long what is said of a snapshot may be remembered: once it is deleted it is not there any more.
 const LASTS: Duration = Duration::from_secs(60);
+/// For how long a name that was there is taken for being there: every path leads by it.
+const LISTED: Duration = Duration::from_secs(1);
 /// Cookies up to here are `.` and `..`.
 const COOKIES_BELOW: u64 = 2;
 
@@ -30,7 +30,8 @@ fn is_special(ino: Ino) -> bool {
 /// above them.
 pub(super) fn lasts(ino: Ino) -> Option<Duration> {
     match ino {
-        ino if is_special(ino) => Some(Duration::ZERO),
+        ino if ino == TOP.0 => Some(LASTS),
+        ino if ino == LIST.0 => Some(Duration::ZERO),
         ino => (ino.snapshot() != 0).then_some(LASTS),
     }
 }
@@ -48,8 +49,20 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
 impl<M: Metadata, B: BlockStore> Shared<M, B> {
     async fn snapshots(&self, caller: &Caller) -> Result<Vec<Snapshot>> {
         match self.call_replicas(caller, Op::SnapshotList { volume: self.volume.id }).await? {
-            Reply::Snapshots(all) => Ok(all),
+            Reply::Snapshots(all) => {
+                *self.snapshots.lock() = Some((Instant::now(), all.clone()));
+                Ok(all)
+            }
             other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The snapshots as they were not long ago.
+    async fn recent_snapshots(&self, caller: &Caller) -> Result<Vec<Snapshot>> {
+        let recent = self.snapshots.lock().clone().filter(|(at, _)| at.elapsed() < LISTED);
+        match recent {
+            Some((_, all)) => Ok(all),
+            None => self.snapshots(caller).await,
         }
     }
 
@@ -66,10 +79,17 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let found =
             [(self.volume.root, TOP), (TOP.0, LIST)].into_iter().find(|(at, (_, of))| *at == parent && *of == name);
         if let Some((_, (ino, _))) = found {
-            return Ok(self.special(ino, &self.snapshots(caller).await?));
+            return Ok(self.special(ino, &self.recent_snapshots(caller).await?));
         }
-        let all = if parent == LIST.0 { self.snapshots(caller).await? } else { Vec::new() };
-        let named = all.iter().find(|snapshot| snapshot.name.as_bytes() == name).ok_or(Denied::NotFound)?;
+        if parent != LIST.0 {
+            return Err(Denied::NotFound.into());
+        }
+        let find = |all: Vec<Snapshot>| all.into_iter().find(|snapshot| snapshot.name.as_bytes() == name);
+        let named = match find(self.recent_snapshots(caller).await?) {
+            Some(named) => named,
+            // It may be new.
+            None => find(self.snapshots(caller).await?).ok_or(Denied::NotFound)?,
+        };
         self.look_attr(caller, Op::GetAttr { ino: self.volume.root.in_snapshot(named.number) }).await
     }
 
@@ -106,7 +126,9 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             Op::Parent { ino } if *ino == TOP.0 => self.call_replicas(caller, Op::GetAttr { ino: root }).await?,
             Op::Parent { ino } if *ino == LIST.0 => Reply::Attr(self.special(TOP.0, &[])),
             Op::Parent { ino } if ino.snapshot() != 0 && ino.now() == root => Reply::Attr(self.special(LIST.0, &[])),
-            Op::GetAttr { ino } if is_special(*ino) => Reply::Attr(self.special(*ino, &self.snapshots(caller).await?)),
+            Op::GetAttr { ino } if is_special(*ino) => {
+                Reply::Attr(self.special(*ino, &self.recent_snapshots(caller).await?))
+            }
             Op::Access { ino, mask } if is_special(*ino) && mask & meta::WRITE == 0 => Reply::Unit,
             Op::GetXattr { ino, .. } | Op::GetAcl { ino, .. } if is_special(*ino) => {
                 return Err(FsError::Denied(Denied::NoAttribute));
@@ -114,16 +136,6 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             Op::ListXattr { ino } if is_special(*ino) => Reply::Names(Vec::new()),
             _ => return Ok(None),
         }))
-    }
-
-    /// What is asked of a snapshot. It may be known before replicas that answer at once have heard of the
-    /// snapshot.
-    pub(super) async fn look_at_snapshot(&self, caller: &Caller, op: Op) -> Result<Reply> {
-        let call = meta::Call { caller: caller.clone(), op };
-        match self.metadata.read(call.clone(), MAX_AGE).await?.into_result() {
-            Err(Denied::Stale) => self.call_replicas(caller, call.op).await,
-            answer => Ok(answer?),
-        }
     }
 
     fn special(&self, ino: Ino, all: &[Snapshot]) -> Attr {

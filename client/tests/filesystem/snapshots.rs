@@ -1,6 +1,7 @@
 //! Snapshots in the tree.
 
 use std::future;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use client::backend::Metadata as _;
@@ -139,17 +140,48 @@ async fn nobody_writes_to_a_snapshot_and_everybody_may_copy_from_it() {
     let lock = FileLock { kind: LockKind::Posix, owner: 1, start: 0, end: LOCK_END, mode: LockMode::Shared, pid: 1 };
     fs.lock(from, lock, LockWait::No, future::pending(), Duration::ZERO).await.expect("nobody else writes it");
     let to = create(&fs, "restored").await.handle;
-    let puts = world.stores.puts.load(std::sync::atomic::Ordering::SeqCst);
+    let puts = world.stores.puts.load(Ordering::SeqCst);
     assert_eq!(fs.copy((from, 0), (to, 0), 60_000).await.expect("copied"), 60_000);
     close(&fs, to).await;
     fs.release(from).await.expect("released");
     fs.sync_all().await.expect("synced");
-    let put = world.stores.puts.load(std::sync::atomic::Ordering::SeqCst) - puts;
+    let put = world.stores.puts.load(Ordering::SeqCst) - puts;
     assert!(content(&fs, "restored").await == noise(1, 60_000));
     assert!(put <= 1, "{put} blocks were put for what is there");
 
     ask(&world, Op::SnapshotDelete { volume: world.volume.id, name: "then".into() }).await;
-    assert_eq!(denied(fs.lookup(&ROOT, all, b"then").await), Denied::NotFound);
-    assert_eq!(denied(fs.getattr(&ROOT, file).await), Denied::Stale);
+    // Who looked at it just now may look on for a minute.
+    let other = world.mount();
+    assert_eq!(denied(other.lookup(&ROOT, all, b"then").await), Denied::NotFound);
+    assert_eq!(denied(other.getattr(&ROOT, file).await), Denied::Stale);
     assert_eq!(world.replicas.state().audit(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_looked_at_in_a_snapshot_is_at_hand() {
+    let world = World::new();
+    let fs = world.mount();
+    let dir = fs.mkdir(&ROOT, fs.root(), b"dir", 0o755).await.expect("made").ino;
+    for index in 0..20 {
+        let name = format!("f{index}");
+        write_file(&fs, &name, b"content").await;
+        let (from, to) = ((fs.root(), name.as_bytes()), (dir, name.as_bytes()));
+        fs.rename(&ROOT, from, to, RenameHow::Replace).await.expect("moved");
+    }
+    take(&world, "then").await;
+    let root = find(&fs, ".mangrove/snapshots/then/dir").await;
+    fs.lookup(&ROOT, root, b"f0").await.expect("there");
+    let before = world.replicas.requests.load(Ordering::SeqCst);
+    assert_eq!(list(&fs, root).await.len(), 20);
+    for index in 0..20 {
+        let ino = fs.lookup(&ROOT, root, format!("f{index}").as_bytes()).await.expect("there").ino;
+        fs.getattr(&ROOT, ino).await.expect("there");
+        assert_eq!(denied(fs.getxattr(&ROOT, ino, b"security.selinux").await), Denied::NoAttribute);
+        assert_eq!(denied(fs.getxattr(&ROOT, ino, b"system.posix_acl_access").await), Denied::NoAttribute);
+        assert_eq!(fs.listxattr(&ROOT, ino).await.expect("listed"), [b""; 0]);
+        let opened = fs.open(&ROOT, ino, OpenFlags::reading()).await.expect("opened").handle;
+        assert_eq!(read_all(&fs, opened).await, b"content");
+        fs.release(opened).await.expect("released");
+    }
+    assert_eq!(world.replicas.requests.load(Ordering::SeqCst), before, "all that came with the first name");
 }

@@ -1,0 +1,167 @@
+//! Snapshots at hand: the rows of one do not change, so what was fetched of it is looked at here.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use base::{ClusterId, PublicKey};
+use meta::{Answer, Batch, Call, Denied, Ino, Op, Reply, State};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::Core;
+use super::walk::Walk;
+use crate::backend::{Metadata, Unavailable};
+
+/// For how long a copy is looked at before replicas are asked whether there still is the snapshot.
+const FRESH: Duration = Duration::from_secs(60);
+/// How many inodes all copies may hold, some hundred bytes each, before they are begun anew.
+const COPIES_MAX: usize = 200_000;
+
+/// What is at hand of snapshots.
+#[derive(Default)]
+pub(super) struct Past {
+    copies: Mutex<Copies>,
+    /// Held by whoever fetches.
+    fetching: tokio::sync::Mutex<()>,
+}
+
+/// Copies of snapshots, as far as they were fetched.
+#[derive(Default)]
+struct Copies {
+    all: HashMap<u64, Copy>,
+    walk: Walk,
+}
+
+struct Copy {
+    state: State,
+    /// When replicas last said that there is such a snapshot.
+    confirmed: Instant,
+}
+
+/// What a call about a snapshot takes.
+enum Next {
+    Answer(Box<Answer>),
+    /// The names of a directory.
+    Fetch(Ino),
+    Ask,
+}
+
+impl Copies {
+    fn next(&self, who: &PublicKey, call: &Call, number: u64) -> Next {
+        let looked = match self.all.get(&number) {
+            Some(copy) if copy.confirmed.elapsed() > FRESH => Err(None),
+            Some(copy) => copy.state.look_at_past(who, call),
+            None => Err(directory_of(&call.op).filter(|_| number != 0)),
+        };
+        match looked {
+            Ok(answer) => Next::Answer(Box::new(answer)),
+            Err(Some(directory)) => Next::Fetch(directory),
+            Err(None) => Next::Ask,
+        }
+    }
+
+    /// A directory of a snapshot is fetched now: which others are worth asking for with it.
+    fn begin(&mut self, ino: Ino) -> Vec<Ino> {
+        let width = self.walk.begin();
+        let copy = self.all.get(&ino.snapshot());
+        copy.map_or_else(Vec::new, |copy| copy.state.unfetched_in_past(ino.now(), width))
+    }
+
+    fn learn(&mut self, cluster: ClusterId, number: u64, rows: &[meta::Row], whole: &[Ino]) {
+        let held: usize = self.all.values().map(|copy| copy.state.counts().inodes).sum();
+        if held > COPIES_MAX {
+            self.all.clear();
+        }
+        let new = || Copy { state: State::copy_of(cluster), confirmed: Instant::now() };
+        let copy = self.all.entry(number).or_insert_with(new);
+        copy.confirmed = Instant::now();
+        if let Err(error) = copy.state.learn_past(rows, whole) {
+            tracing::error!(%error, "replicas agree on rows that are none");
+        }
+    }
+
+    fn confirm(&mut self, number: u64, answer: &Answer) {
+        match (answer, self.all.get_mut(&number)) {
+            (Answer::Denied(Denied::Stale), _) => drop(self.all.remove(&number)),
+            (_, Some(copy)) => copy.confirmed = Instant::now(),
+            (_, None) => {}
+        }
+    }
+}
+
+fn directory_of(op: &Op) -> Option<Ino> {
+    match op {
+        Op::Lookup { parent: ino, .. } | Op::ReadDir { ino, .. } => Some(ino.now()),
+        _ => None,
+    }
+}
+
+fn snapshot_of(op: &Op) -> u64 {
+    match op {
+        Op::Lookup { parent: ino, .. }
+        | Op::ReadDir { ino, .. }
+        | Op::GetAttr { ino }
+        | Op::Access { ino, .. }
+        | Op::Open { ino, .. }
+        | Op::ReadLink { ino }
+        | Op::GetAcl { ino, .. }
+        | Op::GetXattr { ino, .. }
+        | Op::ListXattr { ino }
+        | Op::Parent { ino } => ino.snapshot(),
+        _ => 0,
+    }
+}
+
+impl<M: Metadata> Core<M> {
+    /// Does calls of which at least one is about a snapshot.
+    pub(super) async fn look_back(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
+        match <[Call; 1]>::try_from(calls) {
+            Ok([call]) => Ok(vec![self.look_at_past(call).await?]),
+            Err(calls) => self.inner.calls(calls).await,
+        }
+    }
+
+    pub(super) async fn look_at_past(&self, call: Call) -> Result<Answer, Unavailable> {
+        let number = snapshot_of(&call.op);
+        let next = || self.past.copies.lock().next(&self.me.0, &call, number);
+        let mut fetching = None;
+        // Whoever waited for what another fetched may find it there; whoever fetched, too.
+        for _ in 0..3 {
+            match next() {
+                Next::Answer(answer) => return Ok(*answer),
+                Next::Fetch(_) if fetching.is_none() => fetching = Some(self.past.fetching.lock().await),
+                Next::Fetch(directory) => {
+                    if !self.fetch_past(&call, directory.in_snapshot(number)).await? {
+                        break;
+                    }
+                }
+                Next::Ask => break,
+            }
+        }
+        drop(fetching);
+        let mut answers = self.ask(Batch::new(vec![call])).await?;
+        let answer = answers.pop().ok_or_else(|| Unavailable("the replicas answered nothing".into()))?;
+        self.past.copies.lock().confirm(number, &answer);
+        Ok(answer)
+    }
+
+    /// Fetches a directory of a snapshot; says whether it could.
+    async fn fetch_past(&self, call: &Call, ino: Ino) -> Result<bool, Unavailable> {
+        let mut cookie = 0;
+        let also = self.past.copies.lock().begin(ino);
+        loop {
+            let op = Op::Fetch { ino, cookie, also: also.clone() };
+            let mut done = self.ask(Batch::new(vec![Call { caller: call.caller.clone(), op }])).await?;
+            let Some(Answer::Done(Reply::Rows { rows, whole, next })) = done.pop() else { return Ok(false) };
+            let mut copies = self.past.copies.lock();
+            copies.learn(self.cluster, ino.snapshot(), &rows, &whole);
+            match next {
+                Some(next) => cookie = next,
+                None => {
+                    copies.walk.end();
+                    return Ok(true);
+                }
+            }
+        }
+    }
+}
