@@ -11,7 +11,7 @@ use std::time::Duration;
 use base::{BlockId, Time};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use meta::{Answer, Batch, Call, Denied, Ino, State};
+use meta::{Answer, Batch, Call, Content, Denied, Ino, State};
 use tokio::time::Instant;
 
 /// The longest that somebody else's lease may have to be waited out.
@@ -144,6 +144,11 @@ pub trait Metadata: Send + Sync + 'static {
     /// The agreed time, as long as what is done to this inode is kept here.
     fn time_of(&self, _ino: Ino) -> Option<Time> {
         None
+    }
+
+    /// Files that are worth having at hand soon, now that this one is read from its beginning.
+    fn ahead_of(&self, _ino: Ino) -> Vec<(Ino, Content)> {
+        Vec::new()
     }
 
     /// Counts how often something stopped being this client's alone.

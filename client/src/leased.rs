@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{ClusterId, PublicKey, Time};
-use meta::{Answer, Batch, Call, Denied, Ino, Op, is_about_orphan, is_logged, is_of_snapshot};
+use meta::{Answer, Batch, Call, Content, Denied, Ino, Op, is_about_orphan, is_logged, is_of_snapshot};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
 use tokio::time::Instant;
@@ -199,6 +199,13 @@ impl<M: Metadata> Metadata for Leased<M> {
 
     fn kept_for(&self, ino: Ino) -> Option<Duration> {
         self.core.local.lock().kept_for(ino, &self.core.me)
+    }
+
+    fn ahead_of(&self, ino: Ino) -> Vec<(Ino, Content)> {
+        match ino.snapshot() {
+            0 => self.core.local.lock().ahead_of(ino),
+            _ => self.core.past.ahead_of(ino),
+        }
     }
 
     fn generation(&self) -> u64 {

@@ -5,9 +5,9 @@ use core::ops::Bound;
 use base::Encode;
 
 use crate::access::{Context, EXECUTE, READ};
-use crate::inode::Inode;
+use crate::inode::{Inode, NO_HOME};
 use crate::lease::HolderId;
-use crate::op::{Denied, ENTRIES_MAX, Ino, Kind, Reply, Row, SealedName, XattrClass};
+use crate::op::{Content, Denied, ENTRIES_MAX, Ino, Kind, Reply, Row, SealedName, XattrClass};
 use crate::past::Past;
 use crate::proven::may_have;
 use crate::read::Look;
@@ -209,6 +209,22 @@ impl State {
     #[must_use]
     pub fn unfetched_in_past(&self, ino: Ino, count: usize) -> Vec<Ino> {
         self.walk_after(ino, count, |_| true)
+    }
+
+    /// The names in a directory of this copy after a place: where each is, what it leads to, and what that holds if
+    /// it is a file.
+    pub fn names_after(&self, directory: Ino, cookie: u64) -> impl Iterator<Item = (u64, Ino, Option<&Content>)> {
+        let after = (Bound::Excluded((directory, cookie)), Bound::Included((directory, u64::MAX)));
+        self.cookies.range(after).filter_map(move |((_, place), name)| {
+            let ino = self.entry(directory, name)?.ino;
+            Some((*place, ino, self.content(ino)))
+        })
+    }
+
+    /// The directory that an inode in this copy is in, if it is in one.
+    #[must_use]
+    pub fn home_of(&self, ino: Ino) -> Option<Ino> {
+        self.inodes.get(&ino).map(|inode| inode.home).filter(|home| *home != NO_HOME)
     }
 
     fn walk_after(&self, ino: Ino, count: usize, may: impl Fn(Ino) -> bool) -> Vec<Ino> {

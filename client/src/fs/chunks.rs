@@ -11,8 +11,10 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::error::{FsError, Result};
+use super::layout::Layout;
 use super::outbox::Outbox;
-use super::view::{Part, Source};
+use super::overlay::Overlay;
+use super::view::{self, Part, Source};
 use crate::backend::BlockStore;
 use crate::cache::{BlockCache, Lru, SingleFlight};
 
@@ -118,13 +120,35 @@ impl<B: BlockStore> Chunks<B> {
         Ok(concatenate(self.fill(parts).await?))
     }
 
+    /// Starts to open small files that will be wanted soon.
+    pub(super) fn read_files_ahead(self: &Arc<Self>, files: Vec<(Ino, Content)>) {
+        if files.is_empty() {
+            return;
+        }
+        let Ok(permit) = self.ahead.clone().try_acquire_owned() else { return };
+        let chunks = self.clone();
+        tokio::spawn(async move {
+            let open = |(ino, content): (Ino, Content)| {
+                let chunks = chunks.clone();
+                async move { drop(tokio::spawn(async move { chunks.open_file(ino, &content).await }).await) }
+            };
+            stream::iter(files).for_each_concurrent(FETCHES_MAX, open).await;
+            drop(permit);
+        });
+    }
+
+    /// Opens all chunks of a file.
+    async fn open_file(&self, ino: Ino, content: &Content) -> Result<()> {
+        let layout = Layout::from_recipe(&self.recipe(ino, content).await?);
+        for chunk in sealed(view::parts(&Overlay::default(), &layout, 0..content.size, u64::MAX)) {
+            self.open(&chunk).await?;
+        }
+        Ok(())
+    }
+
     /// Starts to open chunks that will be wanted soon.
     pub(super) fn read_ahead(self: &Arc<Self>, parts: Vec<Part>) {
-        let sealed = |part: Part| match part.source {
-            Source::Sealed(slice) => Some(slice.chunk),
-            _ => None,
-        };
-        let wanted: Vec<ChunkRef> = parts.into_iter().filter_map(sealed).collect();
+        let wanted = sealed(parts);
         let Ok(permit) = self.ahead.clone().try_acquire_owned() else { return };
         let chunks = self.clone();
         tokio::spawn(async move {
@@ -137,6 +161,15 @@ impl<B: BlockStore> Chunks<B> {
             drop(permit);
         });
     }
+}
+
+/// The chunks that parts are of.
+fn sealed(parts: Vec<Part>) -> Vec<ChunkRef> {
+    let sealed = |part: Part| match part.source {
+        Source::Sealed(slice) => Some(slice.chunk),
+        _ => None,
+    };
+    parts.into_iter().filter_map(sealed).collect()
 }
 
 /// The bytes of parts that are in memory, one after the other.

@@ -168,6 +168,9 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         if let Some(ahead) = ahead {
             self.chunks.read_ahead(ahead);
         }
+        if offset == 0 {
+            self.chunks.read_files_ahead(self.metadata.ahead_of(open.file.ino));
+        }
         self.chunks.read(parts).await
     }
 

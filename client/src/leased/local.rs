@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use base::{ClusterId, Encode as _, PublicKey, Time};
 use meta::{
-    Answer, By, Call, Denied, Ino, Lease, Log, Op, Reply, Row, State, is_change, is_logged, logged_as, makes_inode,
+    Answer, By, Call, Content, Denied, Ino, Lease, Log, Op, Reply, Row, State, is_change, is_logged, logged_as,
+    makes_inode,
 };
 use tokio::time::Instant;
 
 use super::clock::SinceBoot;
 use super::owned::Owned;
-use super::walk::Walk;
+use super::walk::{Readers, Walk};
 use crate::backend::{Ready, TakeLoss};
 use log::Logged;
 pub(super) use log::Part;
@@ -122,6 +123,7 @@ pub(super) struct Local {
     /// Who takes what is lost.
     pub(super) taker: Option<TakeLoss>,
     pub(super) walk: Walk,
+    readers: Readers,
 }
 
 impl Local {
@@ -160,6 +162,7 @@ impl Local {
             unfounded: BTreeSet::new(),
             taker: None,
             walk: Walk::default(),
+            readers: Readers::default(),
         }
     }
 
@@ -229,6 +232,11 @@ impl Local {
             true => self.until.saturating_sub((self.clock)()),
             false => Duration::ZERO,
         }
+    }
+
+    /// A file is read from its beginning: those that are worth fetching ahead.
+    pub(super) fn ahead_of(&mut self, ino: Ino) -> Vec<(Ino, Content)> {
+        if self.is_usable() { self.readers.read(&self.copy, ino) } else { Vec::new() }
     }
 
     /// Takes note if the leases must not be used any more.

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use base::{ClusterId, PublicKey};
-use meta::{Answer, Batch, Call, Denied, Ino, Op, Reply, State};
+use meta::{Answer, Batch, Call, Content, Denied, Ino, Op, Reply, State};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Core;
-use super::walk::Walk;
+use super::walk::{Readers, Walk};
 use crate::backend::{Metadata, Unavailable};
 
 /// For how long a copy is looked at before replicas are asked whether there still is the snapshot.
@@ -36,6 +36,7 @@ struct Copy {
     state: State,
     /// When replicas last said that there is such a snapshot.
     confirmed: Instant,
+    readers: Readers,
 }
 
 /// What a call about a snapshot takes.
@@ -72,7 +73,7 @@ impl Copies {
         if held > COPIES_MAX {
             self.all.clear();
         }
-        let new = || Copy { state: State::copy_of(cluster), confirmed: Instant::now() };
+        let new = || Copy { state: State::copy_of(cluster), confirmed: Instant::now(), readers: Readers::default() };
         let copy = self.all.entry(number).or_insert_with(new);
         copy.confirmed = Instant::now();
         if let Err(error) = copy.state.learn_past(rows, whole) {
@@ -109,6 +110,15 @@ fn snapshot_of(op: &Op) -> u64 {
         | Op::ListXattr { ino }
         | Op::Parent { ino } => ino.snapshot(),
         _ => 0,
+    }
+}
+
+impl Past {
+    /// A file of a snapshot is read from its beginning: those that are worth fetching ahead.
+    pub(super) fn ahead_of(&self, ino: Ino) -> Vec<(Ino, Content)> {
+        let mut copies = self.copies.lock();
+        let copy = copies.all.get_mut(&ino.snapshot());
+        copy.map_or_else(Vec::new, |copy| copy.readers.read(&copy.state, ino.now()))
     }
 }
 

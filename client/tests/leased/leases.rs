@@ -8,7 +8,7 @@ use client::backend::BlockError;
 use client::fs::{FsError, OpenFlags, SetAttr};
 use meta::{AttrChange, Denied, RenameHow};
 
-use super::world::{Fs, ROOT, World, close, create, noise, options, read_all, read_file, write_all, write_file};
+use super::world::{Fs, ROOT, World, close, create, noise, options, read_all, read_file, until, write_all, write_file};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_mount_alone_asks_replicas_next_to_nothing() {
@@ -394,4 +394,34 @@ async fn look(fs: &Fs, outer: u32, inner: u32) {
     let outer = fs.lookup(&ROOT, fs.root(), format!("o{outer}").as_bytes()).await.expect("there").ino;
     let inner = fs.lookup(&ROOT, outer, format!("i{inner}").as_bytes()).await.expect("there").ino;
     fs.lookup(&ROOT, inner, b"leaf").await.expect("there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_small_files_in_order_finds_the_next_ones_at_hand() {
+    let world = World::new();
+    let fs = world.mount();
+    for index in 0..100 {
+        write_file(&fs, &format!("f{index:02}"), &noise(index, 3_000)).await;
+    }
+    fs.close().await.expect("closed");
+    let gets = || world.stores.gets.load(Ordering::SeqCst);
+    let started = gets();
+
+    let fs = world.mount();
+    for index in [40, 3, 77, 12, 60, 31] {
+        assert!(read_file(&fs, &format!("f{index:02}")).await == noise(index, 3_000));
+    }
+    let six = gets() - started;
+    assert!(six <= 12, "{six} blocks, and nobody reads in order");
+    let fs = world.mount();
+    let started = gets();
+    for index in 0..10 {
+        assert!(read_file(&fs, &format!("f{index:02}")).await == noise(index, 3_000));
+    }
+    // The tenth is read, and so many are on their way or here.
+    until(|| gets() - started >= six * 6).await;
+    for index in 10..100 {
+        assert!(read_file(&fs, &format!("f{index:02}")).await == noise(index, 3_000));
+    }
+    assert_eq!(gets() - started, world.stores.ids().len(), "each block once");
 }
