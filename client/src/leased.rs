@@ -153,7 +153,7 @@ impl<M: Metadata> Metadata for Leased<M> {
 
     async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
         let without = !self.core.takes_leases && !self.core.local.lock().concerns_locks(&calls);
-        if calls.iter().any(|call| is_of_snapshot(&call.op)) {
+        if calls.iter().any(|call| is_of_snapshot(&call.op) || matches!(call.op, Op::SnapshotList { .. })) {
             return self.core.look_back(calls).await;
         }
         if without {

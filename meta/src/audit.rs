@@ -34,7 +34,9 @@ impl State {
         let names = self.audit_entries()?;
         for (ino, inode) in self.inodes.iter() {
             let parents = names.get(ino).map_or(&[][..], Vec::as_slice);
-            ensure(inode.attr.ino == *ino && *ino < self.clock.next_ino, || format!("{ino:?} has a wrong number"))?;
+            ensure(inode.attr.ino == *ino && *ino < self.clock.next_ino && *ino < Ino::END, || {
+                format!("{ino:?} has a wrong number")
+            })?;
             let lists = inode.unsound_lists();
             ensure(lists.is_none(), || format!("{ino:?} has access lists that can't be: {lists:?}"))?;
             match &inode.body {

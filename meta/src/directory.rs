@@ -207,6 +207,7 @@ impl State {
         self.keep_name(parent, name, entry.cookie);
         self.entries.remove(&(parent, name.clone()));
         self.cookies.remove(&(parent, entry.cookie));
+        self.kept_name(parent, name, entry.cookie);
     }
 
     /// Notes that a directory has so many more entries, and so many more of them directories.

@@ -50,14 +50,20 @@ impl State {
         }
         let directory = self.directory(ino)?;
         cx.need(directory, READ | EXECUTE)?;
-        let space = self.space(directory.attr.volume).ok_or(Denied::Stale)?;
+        let volume = directory.attr.volume;
+        let space = self.space(volume).ok_or(Denied::Stale)?;
         // With a quota, what a holder does could be refused when it is too late.
         let quota = space.quota_bytes != 0 || space.quota_inodes != 0;
         let alone = if quota { Err(Denied::NotPermitted) } else { cx.need(directory, WRITE) };
         if !shared {
             alone?;
         }
-        let alone = alone.is_ok();
+        // Whoever looks keeps no snapshot waiting.
+        let waited_for = self.is_snapshot_wanted(volume);
+        if waited_for && !shared {
+            return Err(Denied::Contended);
+        }
+        let alone = alone.is_ok() && !waited_for;
         let found = self.find_zone(cx, ask, alone)?;
         if self.holders.get(&id).is_some() {
             return self.take_zone(&id, ask, found);

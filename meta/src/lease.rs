@@ -41,6 +41,9 @@ const CHANGED_EVERY: Duration = Duration::from_secs(1);
 pub(crate) const SHARERS_MAX: usize = 64;
 /// Inode numbers in a range granted ahead.
 const RANGE: u64 = 1 << 16;
+/// In the long run a key is given one range in this time, and so much ahead.
+const RANGE_EVERY: Duration = Duration::from_secs(5);
+const RANGES_AHEAD: Duration = Duration::from_secs(64 * 5);
 /// Most ranges a holder has at a time.
 const RANGES_MAX: usize = 4;
 /// Most zones of one holder.
@@ -194,6 +197,9 @@ impl State {
         if cx.logged && !is_logged(op) {
             return Err(Denied::Malformed);
         }
+        if let Op::SnapshotTake { volume, name } = op {
+            self.may_take(cx, *volume, name)?;
+        }
         if self.zones.len() == 0 && !cx.logged {
             return Ok(());
         }
@@ -201,6 +207,11 @@ impl State {
         for ino in self.touched(op) {
             // Whoever else is in the way is asked, too: terms are waited out together.
             leased |= self.is_others(cx, ino, change)?;
+        }
+        if let Op::SnapshotTake { volume, .. } = op
+            && leased
+        {
+            self.want_snapshot(*volume);
         }
         if leased { Err(Denied::Leased) } else { Ok(()) }
     }
@@ -292,7 +303,8 @@ impl State {
             // What is not sent yet is to be in it.
             Op::SnapshotTake { volume, .. } => {
                 let of = |ino: &Ino| self.inodes.get(ino).is_some_and(|inode| inode.attr.volume == *volume);
-                self.zones.iter().map(|(root, _)| *root).filter(of).collect()
+                let held = self.zones.iter().filter(|(_, zone)| matches!(zone, Zone::Held { .. }));
+                held.map(|(root, _)| *root).filter(of).collect()
             }
             Op::SnapshotList { .. }
             | Op::SnapshotDelete { .. }
@@ -323,17 +335,28 @@ impl State {
             self.recalled.remove(id);
         }
         let first = self.clock.next_ino;
+        let may_draw = self.may_draw(&id.0);
         let holder = self.holder(id);
         holder.recalls.clone_from(&recalls);
         let left: u64 = holder.inos.iter().map(|(from, to)| to.0 - from.0).sum();
         let until = holder.until;
-        let more = (left < RANGE / 2 && holder.inos.len() < RANGES_MAX).then_some((first, Ino(first.0 + RANGE)));
+        let more =
+            (may_draw && left < RANGE / 2 && holder.inos.len() < RANGES_MAX).then_some((first, Ino(first.0 + RANGE)));
         holder.inos.extend(more);
         let inos = holder.inos.clone();
         if let Some((_, end)) = more {
             self.clock.next_ino = end;
+            let drawn = self.drawn.get(&id.0).map_or(now, |drawn| (*drawn).max(now));
+            self.drawn.insert(id.0, drawn.after(RANGE_EVERY));
         }
         Lease { now, until, recalls, inos }
+    }
+
+    /// Whether a key may draw one more range of inode numbers: there are many, and not so many that somebody who
+    /// begins anew again and again may have as many as he likes. Without, inodes are made by agreement.
+    fn may_draw(&self, key: &PublicKey) -> bool {
+        let ahead = self.drawn.get(key).map_or(Duration::ZERO, |drawn| drawn.since(self.clock.last));
+        ahead < RANGES_AHEAD && self.clock.next_ino.0 + RANGE < Ino::END.0
     }
 
     /// Whether an open zone was not changed for so long that it may be shared.

@@ -51,12 +51,13 @@ impl State {
     /// Makes an inode as if it had never been, and gives back what it took.
     pub(crate) fn destroy(&mut self, ino: Ino) {
         let keys: Vec<_> = self.xattrs.range(xattrs_of(ino)).map(|(key, _)| key.clone()).collect();
-        for key in keys {
-            self.keep_xattr(&key);
-            self.xattrs.remove(&key);
+        for key in &keys {
+            self.keep_xattr(key);
+            self.xattrs.remove(key);
         }
         self.keep_inode(ino);
         let inode = self.inodes.remove(&ino).expect("an inode is destroyed once");
+        keys.iter().for_each(|key| self.kept_xattr(inode.attr.volume, key));
         self.end_zone(ino);
         self.set_locks(ino, FileLocks::default());
         self.charge_bytes(inode.attr.volume, inode.attr.allocated, 0);

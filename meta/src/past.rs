@@ -8,6 +8,7 @@
 //! Inodes of a snapshot have its number in the upper bits of theirs ([`Ino::in_snapshot`]): whatever looks at an
 //! inode or a name looks at them, and nothing changes them.
 
+use core::cell::Cell;
 use core::ops::Bound;
 use std::collections::BTreeSet;
 
@@ -64,7 +65,11 @@ canonical_enum!(PastRow {
 });
 
 impl Ino {
-    const SNAPSHOT_SHIFT: u32 = 40;
+    const SNAPSHOT_SHIFT: u32 = 44;
+    /// No inode has this number or a greater one.
+    pub(crate) const END: Ino = Ino(1 << Self::SNAPSHOT_SHIFT);
+    /// No snapshot has this number or a greater one: the upper half is for whoever shows inodes to others.
+    pub(crate) const SNAPSHOTS_END: u64 = 1 << (63 - Self::SNAPSHOT_SHIFT);
 
     /// Its number in a snapshot.
     #[must_use]
@@ -81,7 +86,7 @@ impl Ino {
     /// The number of the same inode outside of snapshots.
     #[must_use]
     pub fn now(self) -> Ino {
-        Ino(self.0 & ((1 << Self::SNAPSHOT_SHIFT) - 1))
+        Ino(self.0 & (Self::END.0 - 1))
     }
 }
 
@@ -170,6 +175,8 @@ pub(crate) struct Past<'a, L> {
     /// It, and those after it of the same volume.
     numbers: Vec<u64>,
     volume: VolumeId,
+    /// How many places the directory that was looked at last had given.
+    counted: Cell<Option<(Ino, u64)>>,
 }
 
 impl<'a, L: Look> Past<'a, L> {
@@ -181,7 +188,8 @@ impl<'a, L: Look> Past<'a, L> {
     pub(crate) fn of(rows: &'a L, snapshot: &Snapshot) -> Past<'a, L> {
         let later = |number: &u64| rows.snapshot_row(*number).map(|snapshot| snapshot.later);
         let all = core::iter::successors(Some(snapshot.number), later).take_while(|number| *number != 0);
-        Past { rows, numbers: all.take(SNAPSHOTS_MAX).collect(), volume: snapshot.volume }
+        let numbers = all.take(SNAPSHOTS_MAX).collect();
+        Past { rows, numbers, volume: snapshot.volume, counted: Cell::new(None) }
     }
 
     /// Which it is.
@@ -199,10 +207,15 @@ impl<'a, L: Look> Past<'a, L> {
 
     /// How many places a directory had given.
     pub(crate) fn next_cookie(&self, directory: Ino) -> u64 {
-        match self.inode_row(directory).map(|inode| &inode.body) {
+        if let Some((_, next)) = self.counted.get().filter(|(counted, _)| *counted == directory) {
+            return next;
+        }
+        let next = match self.inode_row(directory).map(|inode| &inode.body) {
             Some(Body::Directory { next_cookie }) => *next_cookie,
             _ => 0,
-        }
+        };
+        self.counted.set(Some((directory, next)));
+        next
     }
 }
 
@@ -316,6 +329,9 @@ impl Past<'_, State> {
 
     /// The extended attributes that an inode had.
     pub(crate) fn xattrs(&self, ino: Ino) -> Vec<(XattrClass, SealedName)> {
+        if self.inode_row(ino).is_none_or(|inode| inode.xattrs_len == 0) {
+            return Vec::new();
+        }
         let now = self.rows.xattrs.range(xattrs_of(ino)).map(|((_, class, name), _)| (*class, name.clone()));
         let mut names: BTreeSet<_> = now.collect();
         for number in &self.numbers {
@@ -406,8 +422,8 @@ impl State {
             Op::Lookup { parent, name } if self.complete.contains(parent) => {
                 self.entry(*parent, name).is_none_or(|entry| known(entry.ino))
             }
-            Op::ReadDir { ino, .. } if self.complete.contains(ino) => {
-                let mut names = self.cookies.range((*ino, 0)..=(*ino, u64::MAX));
+            Op::ReadDir { ino, cookie, max } if self.complete.contains(ino) => {
+                let mut names = self.cookies.range((*ino, *cookie)..=(*ino, u64::MAX)).take(*max as usize + 1);
                 names.all(|(_, name)| self.entry(*ino, name).is_some_and(|entry| known(entry.ino)))
             }
             Op::Lookup { parent: ino, .. } | Op::ReadDir { ino, .. } => return Err(Some(*ino)),

@@ -2,6 +2,7 @@
 
 use core::ops::Bound;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::access::Context;
 use crate::op::{Denied, Ino, Reply, SealedName, Snapshot, VolumeId};
@@ -12,9 +13,28 @@ use crate::xattr::XattrKey;
 /// Most rows of a deleted snapshot that are given up with one batch.
 const GIVEN_UP_MAX: usize = 64;
 const NAME_LEN_MAX: usize = 64;
+/// For how long nobody is given leases for a snapshot that waits for them, unless it is asked for again.
+const WANTED: Duration = Duration::from_secs(5);
 
 impl State {
     pub(crate) fn snapshot_take(&mut self, cx: &Context<'_>, volume: VolumeId, name: &str) -> Result<Reply, Denied> {
+        self.may_take(cx, volume, name)?;
+        let number = self.clock.next_snapshot;
+        self.clock.next_snapshot += 1;
+        self.wanted.remove(&volume);
+        let before = self.snapshots_of(volume).next_back().map(|snapshot| snapshot.number);
+        if let Some(before) = before.and_then(|before| self.snapshots.change(&before)) {
+            before.later = number;
+        }
+        let (name, taken) = (name.to_owned(), cx.stamp());
+        let snapshot = Snapshot { volume, number, name, taken, later: 0, deleted: false };
+        self.snapshots.insert(number, snapshot.clone());
+        self.taken.insert((volume, number));
+        Ok(Reply::Snapshots(vec![snapshot]))
+    }
+
+    /// Whether the caller may take a snapshot of this name: asked before anybody's lease is in the way.
+    pub(crate) fn may_take(&self, cx: &Context<'_>, volume: VolumeId, name: &str) -> Result<(), Denied> {
         if !cx.grant.admin {
             return Err(Denied::NotGranted);
         }
@@ -26,20 +46,17 @@ impl State {
         if self.snapshot_named(volume, name).is_some() {
             return Err(Denied::Exists);
         }
-        let number = self.clock.next_snapshot;
-        if self.snapshots_of(volume).count() >= SNAPSHOTS_MAX || Ino(u64::MAX).snapshot() == number {
-            return Err(Denied::Quota);
-        }
-        self.clock.next_snapshot += 1;
-        let before = self.snapshots_of(volume).next_back().map(|snapshot| snapshot.number);
-        if let Some(before) = before.and_then(|before| self.snapshots.change(&before)) {
-            before.later = number;
-        }
-        let (name, taken) = (name.to_owned(), cx.stamp());
-        let snapshot = Snapshot { volume, number, name, taken, later: 0, deleted: false };
-        self.snapshots.insert(number, snapshot.clone());
-        self.taken.insert((volume, number));
-        Ok(Reply::Snapshots(vec![snapshot]))
+        let none_left = self.clock.next_snapshot >= Ino::SNAPSHOTS_END;
+        if none_left || self.snapshots_of(volume).count() >= SNAPSHOTS_MAX { Err(Denied::Quota) } else { Ok(()) }
+    }
+
+    /// Takes note that a snapshot waits for leases: for a while nobody is given one that keeps it waiting.
+    pub(crate) fn want_snapshot(&mut self, volume: VolumeId) {
+        self.wanted.insert(volume, self.clock.last.after(WANTED));
+    }
+
+    pub(crate) fn is_snapshot_wanted(&self, volume: VolumeId) -> bool {
+        self.wanted.get(&volume).is_some_and(|until| *until > self.clock.last)
     }
 
     pub(crate) fn snapshot_list(&self, volume: VolumeId) -> Reply {
@@ -115,6 +132,29 @@ impl State {
             let row = self.xattrs.get(key).map_or(PastRow::None, |value| PastRow::Xattr(value.clone()));
             self.past.insert((number, kept), row);
         }
+    }
+
+    /// What was kept is not needed to tell that there was nothing: there is nothing again.
+    fn keep_no_nothing(&mut self, volume: VolumeId, keys: impl IntoIterator<Item = PastKey>) {
+        let Some(number) = self.latest(volume).map(|past| past.number()) else { return };
+        for key in keys {
+            let row = (number, key);
+            if self.past.get(&row) == Some(&PastRow::None) {
+                self.past.remove(&row);
+            }
+        }
+    }
+
+    /// A name was unbound.
+    pub(crate) fn kept_name(&mut self, directory: Ino, name: &SealedName, cookie: u64) {
+        let Some(volume) = self.inodes.get(&directory).map(|inode| inode.attr.volume) else { return };
+        let keys = [PastKey::Entry(directory, name.clone()), PastKey::Place(directory, cookie)];
+        self.keep_no_nothing(volume, keys);
+    }
+
+    /// An extended attribute was removed.
+    pub(crate) fn kept_xattr(&mut self, volume: VolumeId, key: &XattrKey) {
+        self.keep_no_nothing(volume, [PastKey::Xattr(key.0, key.1, key.2.clone())]);
     }
 
     /// Gives up some rows of snapshots that are deleted: to the one before, if that has none of its own.

@@ -58,6 +58,8 @@ pub struct Counts {
     pub xattrs: usize,
     /// Inodes without a name that somebody keeps open.
     pub orphans: usize,
+    /// Rows kept for snapshots.
+    pub kept: usize,
 }
 
 /// What is true of the whole state and changes with it.
@@ -94,6 +96,10 @@ pub struct State {
     pub(crate) snapshots: Table<u64, Snapshot>,
     /// Rows as they were in snapshots.
     pub(crate) past: Table<(u64, PastKey), PastRow>,
+    /// How far ahead of agreed time each key has drawn inode numbers.
+    pub(crate) drawn: Table<PublicKey, Time>,
+    /// The volumes of which a snapshot waits for leases, and until when nobody else is given any.
+    pub(crate) wanted: Table<VolumeId, Time>,
     /// The snapshots by volume, and those that are deleted. Follow from `snapshots`.
     pub(crate) taken: OrdSet<(VolumeId, u64)>,
     pub(crate) doomed: OrdSet<u64>,
@@ -144,6 +150,8 @@ impl State {
             locks: Table::new(11),
             snapshots: Table::new(12),
             past: Table::new(13),
+            drawn: Table::new(14),
+            wanted: Table::new(15),
             taken: OrdSet::new(),
             doomed: OrdSet::new(),
             recalled: OrdSet::new(),
@@ -256,17 +264,23 @@ impl State {
     }
 
     /// Every table, in the order of their tags, which count from 1.
-    pub(crate) fn tables(&self) -> [&dyn Rows; 13] {
+    pub(crate) fn tables(&self) -> [&dyn Rows; 15] {
         let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, .. } = self;
-        let State { holders, zones, locks, snapshots, past, .. } = self;
-        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, locks, snapshots, past]
+        let State { holders, zones, locks, snapshots, past, drawn, wanted, .. } = self;
+        [
+            principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, locks, snapshots,
+            past, drawn, wanted,
+        ]
     }
 
     /// As [`State::tables`], to be changed.
-    pub(crate) fn tables_mut(&mut self) -> [&mut dyn Rows; 13] {
+    pub(crate) fn tables_mut(&mut self) -> [&mut dyn Rows; 15] {
         let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, .. } = self;
-        let State { holders, zones, locks, snapshots, past, .. } = self;
-        [principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, locks, snapshots, past]
+        let State { holders, zones, locks, snapshots, past, drawn, wanted, .. } = self;
+        [
+            principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, locks, snapshots,
+            past, drawn, wanted,
+        ]
     }
 
     /// The cluster this is the state of.
@@ -302,6 +316,7 @@ impl State {
             entries: self.entries.len(),
             xattrs: self.xattrs.len(),
             orphans: self.orphans.len(),
+            kept: self.past.len(),
         }
     }
 }

@@ -37,7 +37,7 @@ impl State {
         if self.volume_named(&spec.name).is_some() {
             return Err(Denied::Exists);
         }
-        if self.volumes.len() >= VOLUMES_MAX {
+        if self.volumes.len() >= VOLUMES_MAX || self.clock.next_ino >= Ino::END {
             return Err(Denied::Quota);
         }
         let id = self.draw_volume();
@@ -82,7 +82,8 @@ impl State {
     /// Whether there may be one more inode.
     pub(crate) fn need_inode(&self, volume: VolumeId) -> Result<(), Denied> {
         let space = self.space(volume).ok_or(Denied::Stale)?;
-        let full = space.quota_inodes != 0 && space.used_inodes >= space.quota_inodes;
+        let none_left = self.clock.next_ino >= Ino::END;
+        let full = none_left || (space.quota_inodes != 0 && space.used_inodes >= space.quota_inodes);
         if full { Err(Denied::Quota) } else { Ok(()) }
     }
 

@@ -79,8 +79,10 @@ impl State {
     pub(crate) fn remove_xattr(&mut self, cx: &Context<'_>, key: &XattrKey) -> Result<Reply, Denied> {
         need_xattr_write(cx, self.inode(key.0)?, key.1)?;
         let value = self.xattrs.get(key).cloned().ok_or(Denied::NoAttribute)?;
+        let volume = self.attr(key.0)?.volume;
         self.keep_xattr(key);
         self.xattrs.remove(key);
+        self.kept_xattr(volume, key);
         let inode = self.change(key.0);
         inode.xattrs_len -= xattr_len(&key.2, &value);
         inode.touch(cx.stamp());

@@ -343,3 +343,29 @@ proptest! {
         play(crowded, &steps);
     }
 }
+
+#[test]
+fn whoever_begins_anew_again_and_again_does_not_use_up_the_numbers_of_inodes() {
+    let mut world = World::new();
+    let enroll = |world: &mut World, instead: u64| {
+        let answers = run(world, 2, 1000, vec![Op::Enroll { holder: 1, instead }], None);
+        match &answers[..] {
+            [Answer::Done(Reply::Held { epoch, lease, .. })] => (*epoch, lease.inos.clone()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (mut epoch, mut ranges) = (0, 0);
+    for _ in 0..300 {
+        let (next, inos) = enroll(&mut world, epoch);
+        (epoch, ranges) = (next, ranges + inos.len());
+    }
+    assert!((16..100).contains(&ranges), "{ranges} ranges of numbers");
+    // Whoever has none makes files all the same; and in time there are some again.
+    let root = world.root;
+    world.key = key(2);
+    let open = world.create(&user(1000), root, "f", new(Kind::File, 0o600));
+    assert!(open.is_ok() || open == Err(Denied::Access));
+    world.later(20);
+    assert_eq!(enroll(&mut world, epoch).1.len(), 1);
+    assert_eq!(world.state.audit(), Ok(()));
+}

@@ -4,6 +4,7 @@ mod common;
 
 use base::Time;
 use bytes::Bytes;
+use common::mount::Mount;
 use common::*;
 use meta::*;
 use proptest::prelude::*;
@@ -289,4 +290,70 @@ fn what_is_given_up_bit_by_bit_is_seen_all_the_while() {
     }
     assert_eq!(world.state.audit(), Ok(()));
     assert_eq!(listed(&mut world).len(), 1);
+}
+
+#[test]
+fn what_came_and_went_since_leaves_nothing() {
+    let mut world = World::new();
+    let (root, class) = (world.root, XattrClass::User);
+    let ino = world.file(0, root, "f", 0o644);
+    take(&mut world, "then").unwrap();
+    let before = seen(&mut world.state.clone(), world.now, root.in_snapshot(1));
+    let mut most = 0;
+    for index in 0..200 {
+        let (name, value) = (name(&format!("x{index}")), Bytes::from_static(b"value of an attribute"));
+        let set = Op::SetXattr { ino, class, name: name.clone(), value, how: XattrHow::Set };
+        world.run(&user(0), set).unwrap();
+        world.run(&user(0), Op::RemoveXattr { ino, class, name }).unwrap();
+        let (from, to) = (format!("f{}", index - 1), format!("f{index}"));
+        let from = if index == 0 { "f" } else { &from };
+        world.rename(&user(0), (root, from), (root, &to), RenameHow::Replace).unwrap();
+        most = most.max(world.state.counts().kept);
+    }
+    assert!(most < 10, "{most} rows are kept");
+    assert_eq!(seen(&mut world.state, world.now, root.in_snapshot(1)), before);
+}
+
+#[test]
+fn only_who_may_take_a_snapshot_makes_others_give_leases_back() {
+    let mut world = World::new();
+    let root = world.root;
+    let mut mount = Mount::new(1);
+    mount.hold(&mut world, root, false).unwrap();
+    let wrong = [(2, "then", Denied::NotGranted), (1, "../then", Denied::Invalid)];
+    for (seed, name, why) in wrong {
+        let op = Op::SnapshotTake { volume: world.volume, name: name.into() };
+        let batch = Batch::new(vec![Call { caller: user(1000), op }]);
+        let answers = world.state.apply_batch(world.now, &key(seed), &batch);
+        assert_eq!(answers, [Answer::Denied(why)]);
+        assert_eq!(world.state.recalled().count(), 0);
+    }
+    assert_eq!(ordered(&mut world, "then"), Err(Denied::Leased));
+    assert_eq!(world.state.recalled().count(), 1);
+}
+
+fn ordered(world: &mut World, name: &str) -> Result<Reply, Denied> {
+    let op = Op::SnapshotTake { volume: world.volume, name: name.into() };
+    let batch = Batch::new(vec![Call { caller: user(0), op }]);
+    world.state.apply_batch(world.now, &key(1), &batch).pop().unwrap().into_result()
+}
+
+#[test]
+fn nobody_is_given_a_lease_that_a_snapshot_would_wait_for() {
+    let mut world = World::new();
+    let (root, other) = (world.root, world.dir(0, world.root, "d", 0o777));
+    let (mut first, mut second) = (Mount::new(1), Mount::new(2));
+    first.hold(&mut world, root, false).unwrap();
+    assert_eq!(ordered(&mut world, "then"), Err(Denied::Leased));
+    first.heed(&mut world);
+    world.later(1);
+    // Another directory, or the same, is asked for before the snapshot is tried again.
+    for ino in [other, root] {
+        assert_eq!(second.hold(&mut world, ino, false), Err(Denied::Contended));
+    }
+    second.hold(&mut world, other, true).unwrap();
+    assert!(!world.state.is_held_by(other, &second.me), "it may look");
+    assert!(ordered(&mut world, "then").is_ok());
+    world.later(60);
+    assert!(second.hold(&mut world, other, false).is_ok());
 }

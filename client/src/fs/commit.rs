@@ -177,6 +177,8 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             layout.resize(size);
             (layout.to_recipe(), state.base, state.writer.clone(), state.written_at())
         };
+        // Without a lease others may have seen what was there until now.
+        let mtime = mtime.filter(|_| self.metadata.keeps(file.ino));
         let (chunks, ino) = (self.chunks.clone(), file.ino);
         let allocated = recipe.allocated();
         // An extent takes some 70 bytes.

@@ -254,7 +254,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         match self.shared.file(ino) {
             // Its times and the space it takes are estimates.
             Some(file) if file.is_dirty() => Duration::ZERO,
-            _ => snapshots::lasts(ino).unwrap_or_else(|| self.shared.metadata.lasts(ino, generation)),
+            _ => snapshots::lasts(ino, self.root()).unwrap_or_else(|| self.shared.metadata.lasts(ino, generation)),
         }
     }
 

@@ -215,6 +215,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
                 .into_iter()
                 .filter_map(|entry| {
                     let name = key.open(entry.name.as_bytes()).ok().filter(|name| check_name(name).is_ok());
+                    let name = name.filter(|name| !self.shared.is_special_name(ino, name));
                     if name.is_none() {
                         tracing::warn!(directory = ino.0, cookie = entry.cookie, "a name that can't be opened");
                     }

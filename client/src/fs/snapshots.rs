@@ -17,8 +17,8 @@ const LIST: (Ino, &[u8]) = (Ino(1 << 63 | 2), b"snapshots");
 
 /// For how long what is said of a snapshot may be remembered: once it is deleted it is not there any more.
 const LASTS: Duration = Duration::from_secs(60);
-/// For how long a name that was there is taken for being there: every path leads by it.
-const LISTED: Duration = Duration::from_secs(1);
+/// For how long a name that was there is taken for being there, and for what it was: every path leads by it.
+const LISTED: Duration = Duration::from_millis(100);
 /// Cookies up to here are `.` and `..`.
 const COOKIES_BELOW: u64 = 2;
 
@@ -28,10 +28,11 @@ fn is_special(ino: Ino) -> bool {
 
 /// For how long what is asked of this inode may be remembered, if it is in a snapshot, or one of the directories
 /// above them.
-pub(super) fn lasts(ino: Ino) -> Option<Duration> {
+pub(super) fn lasts(ino: Ino, root: Ino) -> Option<Duration> {
     match ino {
         ino if ino == TOP.0 => Some(LASTS),
-        ino if ino == LIST.0 => Some(Duration::ZERO),
+        // Its name may be another's by then.
+        ino if ino == LIST.0 || (ino.snapshot() != 0 && ino.now() == root) => Some(Duration::ZERO),
         ino => (ino.snapshot() != 0).then_some(LASTS),
     }
 }

@@ -14,7 +14,9 @@ use crate::backend::{Metadata, Unavailable};
 
 /// For how long a copy is looked at before replicas are asked whether there still is the snapshot.
 const FRESH: Duration = Duration::from_secs(60);
-/// How many inodes all copies may hold, some hundred bytes each, before they are begun anew.
+/// How long a directory that could not be fetched is not fetched again.
+const UNFETCHED: Duration = Duration::from_secs(10);
+/// How many names all copies may hold, some hundred bytes each, before they are begun anew.
 const COPIES_MAX: usize = 200_000;
 
 /// What is at hand of snapshots.
@@ -30,6 +32,8 @@ pub(super) struct Past {
 struct Copies {
     all: HashMap<u64, Copy>,
     walk: Walk,
+    /// What was not fetched for whom, and when.
+    refused: HashMap<(Ino, u32), Instant>,
 }
 
 struct Copy {
@@ -56,22 +60,33 @@ impl Copies {
         };
         match looked {
             Ok(answer) => Next::Answer(Box::new(answer)),
-            Err(Some(directory)) => Next::Fetch(directory),
-            Err(None) => Next::Ask,
+            Err(Some(directory)) if !self.is_refused(directory.in_snapshot(number), call) => Next::Fetch(directory),
+            Err(_) => Next::Ask,
         }
+    }
+
+    fn is_refused(&self, directory: Ino, call: &Call) -> bool {
+        let refused = self.refused.get(&(directory, call.caller.uid));
+        refused.is_some_and(|refused| refused.elapsed() < UNFETCHED)
     }
 
     /// A directory of a snapshot is fetched now: which others are worth asking for with it.
     fn begin(&mut self, ino: Ino) -> Vec<Ino> {
+        self.refused.retain(|_, refused| refused.elapsed() < UNFETCHED);
         let width = self.walk.begin();
         let copy = self.all.get(&ino.snapshot());
         copy.map_or_else(Vec::new, |copy| copy.state.unfetched_in_past(ino.now(), width))
     }
 
-    fn learn(&mut self, cluster: ClusterId, number: u64, rows: &[meta::Row], whole: &[Ino]) {
-        let held: usize = self.all.values().map(|copy| copy.state.counts().inodes).sum();
-        if held > COPIES_MAX {
+    /// Takes rows; those `first` of a directory begin a copy if there is none. Says whether the copy is the one that
+    /// the rows before went to.
+    fn learn(&mut self, cluster: ClusterId, number: u64, rows: &[meta::Row], whole: &[Ino], first: bool) -> bool {
+        let held: usize = self.all.values().map(|copy| copy.state.counts().entries).sum();
+        if first && held > COPIES_MAX {
             self.all.clear();
+        }
+        if !first && !self.all.contains_key(&number) {
+            return false;
         }
         let new = || Copy { state: State::copy_of(cluster), confirmed: Instant::now(), readers: Readers::default() };
         let copy = self.all.entry(number).or_insert_with(new);
@@ -79,13 +94,14 @@ impl Copies {
         if let Err(error) = copy.state.learn_past(rows, whole) {
             tracing::error!(%error, "replicas agree on rows that are none");
         }
+        true
     }
 
     fn confirm(&mut self, number: u64, answer: &Answer) {
         match (answer, self.all.get_mut(&number)) {
             (Answer::Denied(Denied::Stale), _) => drop(self.all.remove(&number)),
-            (_, Some(copy)) => copy.confirmed = Instant::now(),
-            (_, None) => {}
+            (Answer::Done(_), Some(copy)) => copy.confirmed = Instant::now(),
+            _ => {}
         }
     }
 }
@@ -123,9 +139,21 @@ impl Past {
 }
 
 impl<M: Metadata> Core<M> {
-    /// Does calls of which at least one is about a snapshot.
+    /// Drops copies of snapshots that are not there any more.
+    fn note_listed(&self, op: &Op, answer: Option<&Answer>) {
+        if let (Op::SnapshotList { .. }, Some(Answer::Done(Reply::Snapshots(all)))) = (op, answer) {
+            self.past.copies.lock().all.retain(|number, _| all.iter().any(|snapshot| snapshot.number == *number));
+        }
+    }
+
+    /// Does calls of which at least one is about snapshots.
     pub(super) async fn look_back(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
         match <[Call; 1]>::try_from(calls) {
+            Ok([call]) if matches!(call.op, Op::SnapshotList { .. }) => {
+                let answers = self.ask(Batch::new(vec![call.clone()])).await?;
+                self.note_listed(&call.op, answers.first());
+                Ok(answers)
+            }
             Ok([call]) => Ok(vec![self.look_at_past(call).await?]),
             Err(calls) => self.inner.calls(calls).await,
         }
@@ -162,9 +190,15 @@ impl<M: Metadata> Core<M> {
         loop {
             let op = Op::Fetch { ino, cookie, also: also.clone() };
             let mut done = self.ask(Batch::new(vec![Call { caller: call.caller.clone(), op }])).await?;
-            let Some(Answer::Done(Reply::Rows { rows, whole, next })) = done.pop() else { return Ok(false) };
+            let Some(Answer::Done(Reply::Rows { rows, whole, next })) = done.pop() else {
+                // It may not be for this caller to list: then what is looked for there is asked for.
+                self.past.copies.lock().refused.insert((ino, call.caller.uid), Instant::now());
+                return Ok(false);
+            };
             let mut copies = self.past.copies.lock();
-            copies.learn(self.cluster, ino.snapshot(), &rows, &whole);
+            if !copies.learn(self.cluster, ino.snapshot(), &rows, &whole, cookie == 0) {
+                return Ok(false);
+            }
             match next {
                 Some(next) => cookie = next,
                 None => {
@@ -173,5 +207,23 @@ impl<M: Metadata> Core<M> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_follow_others_go_where_those_went_or_nowhere() {
+        let (mut copies, cluster) = (Copies::default(), ClusterId([1; 16]));
+        assert!(copies.learn(cluster, 7, &[], &[], true));
+        assert!(copies.learn(cluster, 7, &[], &[Ino(1)], false));
+        copies.confirm(7, &Answer::Denied(Denied::ReadOnly));
+        assert!(copies.all.contains_key(&7));
+        copies.confirm(7, &Answer::Denied(Denied::Stale));
+        // Its first rows are gone: with the last a directory would seem to be complete.
+        assert!(!copies.learn(cluster, 7, &[], &[Ino(1)], false));
+        assert!(copies.all.is_empty());
     }
 }

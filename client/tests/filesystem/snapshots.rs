@@ -158,6 +158,27 @@ async fn nobody_writes_to_a_snapshot_and_everybody_may_copy_from_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_is_taken_anew_leads_to_the_new_snapshot() {
+    let world = World::new();
+    let fs = world.mount();
+    for round in 0..3 {
+        write_file(&fs, "file", &noise(round, 3_000)).await;
+        take(&world, "daily").await;
+        let list = find(&fs, ".mangrove/snapshots").await;
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while content(&fs, ".mangrove/snapshots/daily/file").await != noise(round, 3_000) {
+            assert!(std::time::Instant::now() < deadline, "round {round}: an old snapshot");
+            tokio::task::yield_now().await;
+        }
+        let root = find(&fs, ".mangrove/snapshots/daily").await;
+        for ino in [list, root] {
+            assert_eq!(fs.lasts(ino, fs.generation()), Duration::ZERO, "what leads there is looked up each time");
+        }
+        ask(&world, Op::SnapshotDelete { volume: world.volume.id, name: "daily".into() }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_looked_at_in_a_snapshot_is_at_hand() {
     let world = World::new();
     let fs = world.mount();
