@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use meta::{Attr, AttrChange, Call, Caller, Ino, Op, Reply};
+use meta::{Attr, AttrChange, Call, Caller, Denied, Ino, Op, Reply};
 
 use super::error::{FsError, Result};
 use super::handles::{Handle, OpenFlags};
@@ -41,7 +41,8 @@ pub struct VolumeSpace {
 }
 
 impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
-    /// An inode's attributes, with what was written here and is not committed yet.
+    /// An inode's attributes, with what was written here and is not committed yet. Of a file that is open here and
+    /// that others removed and let go, those that it had.
     ///
     /// # Errors
     /// `Denied(Stale)` if there is no such inode any more.
@@ -49,7 +50,10 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         let known = self.shared.file(ino);
         match known.and_then(|file| file.recent_attr(self.shared.options.dirty_attr_ttl)) {
             Some(attr) => Ok(attr),
-            None => self.shared.look_attr(caller, Op::GetAttr { ino }).await,
+            None => match self.shared.look_attr(caller, Op::GetAttr { ino }).await {
+                Err(FsError::Denied(Denied::Stale)) => self.shared.gone_attr(ino).ok_or(Denied::Stale.into()),
+                asked => asked,
+            },
         }
     }
 
@@ -125,6 +129,12 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
 }
 
 impl<M: Metadata, B: BlockStore> Shared<M, B> {
+    /// The attributes of a file that is open here, and of which replicas know nothing any more; `None` if it is not,
+    /// or what was known of it was lost.
+    fn gone_attr(&self, ino: Ino) -> Option<Attr> {
+        self.file(ino)?.let_go()
+    }
+
     async fn resize(self: &Arc<Self>, caller: &Caller, ino: Ino, size: u64, handle: Option<Handle>) -> Result<()> {
         if size > chunk::SIZE_MAX {
             return Err(FsError::TooBig);

@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use base::{BlockId, Time};
+use base::BlockId;
 use bytes::Bytes;
 use meta::{Attr, Caller, Content, Ino, Timestamp};
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use super::locks::LockOwners;
 use super::outbox::Budget;
 use super::overlay::{Overlay, Ranges};
 use super::view::{self, Part, Source};
+use super::writing::{Touched, Writing};
 
 /// An open file.
 #[derive(Debug)]
@@ -89,31 +90,6 @@ pub(super) struct State {
     /// How much unsealed data there must be before long runs are looked for.
     pub(super) stage_at: u64,
     pub(super) ahead: ReadAhead,
-}
-
-/// When a file was last written to here.
-#[derive(Clone, Copy, Debug)]
-enum Touched {
-    Never,
-    /// By the agreed clock: its commit says so.
-    Agreed(Time),
-    /// By this machine's clock, for display: what counts is the agreed time of the commit.
-    Estimated(Timestamp),
-}
-
-impl Touched {
-    fn estimated() -> Touched {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Touched::Estimated(Timestamp { seconds: now.as_secs() as i64, nanos: now.subsec_nanos() })
-    }
-}
-
-/// Who writes, and when.
-pub(super) struct Writing<'a> {
-    pub(super) caller: &'a Caller,
-    /// The agreed time, if it is known and nobody else writes.
-    pub(super) agreed: Option<Time>,
-    pub(super) budget: &'a Budget,
 }
 
 /// What changed in a file, to be done again if somebody else committed in the meantime.
@@ -237,6 +213,19 @@ impl OpenFile {
         let state = self.state.lock();
         let recent = state.fetched.is_some_and(|fetched| fetched.elapsed() < ttl);
         (recent && state.is_dirty()).then(|| state.local_attr())
+    }
+
+    /// Takes note that replicas know nothing of it any more: others removed it, and let it go. Its attributes, unless
+    /// what was known of it was lost.
+    pub(super) fn let_go(&self) -> Option<Attr> {
+        let mut state = self.state.lock();
+        if state.doubted {
+            return None;
+        }
+        (state.attr.nlink, state.stale) = (0, false);
+        (state.borrowed, state.orphan) = (state.borrowed || !state.orphan, true);
+        state.fetched = Some(Instant::now());
+        Some(state.local_attr())
     }
 
     /// Takes newer content over, unless something was changed here.

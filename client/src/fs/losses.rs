@@ -13,10 +13,11 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::error::{FsError, Result};
-use super::file::{State, Writing};
+use super::file::State;
 use super::handles::Open;
 use super::lost::{Changed, Lot};
 use super::outbox::Outbox;
+use super::writing::Writing;
 use super::{Filesystem, Shared};
 use crate::backend::{BlockStore, Loss, LostCall, Metadata};
 

@@ -38,6 +38,7 @@ mod room;
 mod snapshots;
 mod stage;
 mod view;
+mod writing;
 mod xattr;
 
 use std::collections::HashMap;

@@ -25,9 +25,13 @@ async fn who_opens_after_a_close_sees_what_was_written() {
     }
     one.unlink(&ROOT, one.root(), b"file").await.expect("removed");
     until(|| world.replicas.state().counts().inodes == 1).await;
-    assert_eq!(denied(two.getattr(&ROOT, attr.ino).await), Denied::Stale);
+    assert_eq!(denied(world.mount().getattr(&ROOT, attr.ino).await), Denied::Stale);
+    // Whoever has it open reads on: the kernel asks for its attributes before.
+    let gone = two.getattr(&ROOT, attr.ino).await.expect("open");
+    assert_eq!((gone.nlink, gone.size), (0, 120_000));
     assert!(read_all(&two, held).await == noise(4, 120_000), "as it was");
     two.release(held).await.expect("released");
+    assert_eq!(denied(two.getattr(&ROOT, attr.ino).await), Denied::Stale);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
