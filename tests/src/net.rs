@@ -3,8 +3,10 @@
 //!
 //! Nothing of it is in the namespace of the machine: no address, no route, no rule.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::janitor::when_all_is_over;
 use crate::process::{ANSWER, run_ok};
@@ -17,6 +19,44 @@ pub const CLUSTER: &str = "10.86.0.1";
 pub struct Net {
     cluster: String,
     clients: Vec<String>,
+    hand: Mutex<Hand>,
+}
+
+/// A process that runs `ip` for one that has files open on a mount behind a cable. Such a one can't put the cable in
+/// again itself: to start a program is to close files in it, and closing waits for the mount.
+#[derive(Debug)]
+struct Hand {
+    child: Child,
+    words: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Hand {
+    fn new() -> Hand {
+        let script = "while read -r words; do ip $words && echo done || echo failed; done";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = shell.spawn().expect("a shell");
+        let words = child.stdin.take().expect("it was asked for");
+        let answers = BufReader::new(child.stdout.take().expect("it was asked for"));
+        Hand { child, words, answers }
+    }
+
+    /// Has it run `ip` with these words.
+    #[track_caller]
+    fn ip(&mut self, words: &str) {
+        writeln!(self.words, "{words}").expect("the shell reads");
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).expect("the shell answers");
+        assert_eq!(answer, "done\n", "ip {words}");
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// What went through a cable, seen from the client: bytes of Ethernet frames.
@@ -55,6 +95,7 @@ impl Net {
         let net = Net {
             cluster: format!("{name}-cluster"),
             clients: (0..clients).map(|client| format!("{name}-client{client}")).collect(),
+            hand: Mutex::new(Hand::new()),
         };
         for host in net.hosts() {
             when_all_is_over(&format!("ip netns pids {host} | xargs -r kill -9; ip netns del {host}"));
@@ -95,7 +136,7 @@ impl Net {
     /// # Panics
     /// If `ip` fails.
     pub fn cut(&self, client: usize) {
-        ip(&format!("-n {} link set cable{client} down", self.cluster));
+        self.pull(client, "down");
     }
 
     /// Puts it in again.
@@ -103,7 +144,13 @@ impl Net {
     /// # Panics
     /// If `ip` fails.
     pub fn mend(&self, client: usize) {
-        ip(&format!("-n {} link set cable{client} up", self.cluster));
+        self.pull(client, "up");
+    }
+
+    #[track_caller]
+    fn pull(&self, client: usize, which: &str) {
+        let mut hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
+        hand.ip(&format!("-n {} link set cable{client} {which}", self.cluster));
     }
 
     /// What has gone through a client's cable so far.
