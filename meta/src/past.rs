@@ -197,6 +197,11 @@ impl<'a, L: Look> Past<'a, L> {
         self.numbers[0]
     }
 
+    /// Whether the volume has none after it.
+    pub(crate) fn is_last(&self) -> bool {
+        self.numbers.len() == 1
+    }
+
     pub(crate) fn kept(&self, key: PastKey) -> Option<&'a PastRow> {
         let mut key = (0, key);
         self.numbers.iter().find_map(|number| {

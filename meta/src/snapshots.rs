@@ -134,9 +134,11 @@ impl State {
         }
     }
 
-    /// What was kept is not needed to tell that there was nothing: there is nothing again.
+    /// What was kept is not needed to tell that there was nothing: there is nothing again. But while a later
+    /// snapshot is given up, it tells that what that one has came later.
     fn keep_no_nothing(&mut self, volume: VolumeId, keys: impl IntoIterator<Item = PastKey>) {
-        let Some(number) = self.latest(volume).map(|past| past.number()) else { return };
+        let alone = self.latest(volume).filter(Past::is_last);
+        let Some(number) = alone.map(|past| past.number()) else { return };
         for key in keys {
             let row = (number, key);
             if self.past.get(&row) == Some(&PastRow::None) {
@@ -167,7 +169,7 @@ impl State {
         let rows: Vec<_> = rows.collect();
         let all = rows.len() < GIVEN_UP_MAX;
         for key in rows {
-            let row = self.past.remove(&key).expect("it was listed");
+            let Some(row) = self.past.remove(&key) else { continue };
             if let Some(before) = before.filter(|before| row.was_there(*before)) {
                 self.past.add(&(before, key.1), &row);
             }

@@ -357,3 +357,49 @@ fn nobody_is_given_a_lease_that_a_snapshot_would_wait_for() {
     world.later(60);
     assert!(second.hold(&mut world, other, false).is_ok());
 }
+
+#[test]
+fn what_was_not_there_stays_so_while_a_later_snapshot_is_given_up() {
+    let mut world = World::new();
+    let (root, class) = (world.root, XattrClass::User);
+    let ino = world.file(0, root, "n0", 0o644);
+    let others: Vec<Ino> = (0..400).map(|index| world.file(0, root, &format!("f{index}"), 0o600)).collect();
+    let first = take(&mut world, "first").unwrap().number;
+    let before = seen(&mut world.state.clone(), world.now, root.in_snapshot(first));
+    let set = |value: &'static [u8]| {
+        let (value, how) = (Bytes::from_static(value), XattrHow::Set);
+        Op::SetXattr { ino, class, name: name("x"), value, how }
+    };
+    world.run(&user(0), set(b"the value of an attribute")).unwrap();
+    world.rename(&user(0), (root, "n0"), (root, "n1"), RenameHow::Replace).unwrap();
+    take(&mut world, "second").unwrap();
+    world.run(&user(0), set(b"another value of the same")).unwrap();
+    world.rename(&user(0), (root, "n1"), (root, "n2"), RenameHow::Replace).unwrap();
+    for other in &others {
+        world.chmod(&user(0), *other, 0o644).unwrap();
+    }
+    let call = |op: Op| Batch::new(vec![Call { caller: user(0), op }]);
+    let (from_name, to_name, how) = (name("n2"), name("n1"), RenameHow::Replace);
+    let all = [
+        Op::SnapshotDelete { volume: world.volume, name: "second".into() },
+        Op::RemoveXattr { ino, class, name: name("x") },
+        Op::Rename { from: root, from_name, to: root, to_name, how, keep: false },
+        Op::Unlink { parent: root, name: name("n1"), keep: false },
+    ];
+    for op in all {
+        let answers = world.state.apply_batch(world.now, &key(1), &call(op));
+        assert!(matches!(answers[..], [Answer::Done(_)]), "{answers:?}");
+    }
+    assert!(world.state.counts().kept > 64, "there is more to give up");
+    let then = |state: &State| {
+        let get = Op::GetXattr { ino: ino.in_snapshot(first), class, name: name("x") };
+        assert_eq!(ask(&mut state.clone(), world.now, get), Answer::Denied(Denied::NoAttribute));
+        seen(&mut state.clone(), world.now, root.in_snapshot(first))
+    };
+    assert_eq!(then(&world.state), before);
+    for _ in 0..10 {
+        world.state.apply_batch(world.now, &key(1), &Batch::new(vec![]));
+    }
+    assert_eq!(then(&world.state), before);
+    assert_eq!(world.state.audit(), Ok(()));
+}
