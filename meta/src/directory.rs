@@ -5,6 +5,7 @@ use core::ops::Bound;
 use base::canonical_struct;
 
 use crate::access::{Context, Inherited, READ, WRITE, check_mode};
+use crate::acl::Lists;
 use crate::inode::{Body, Inode, NO_HOME};
 use crate::op::{
     Attr, Denied, DirEntry, ENTRIES_MAX, Ino, Kind, LINKS_MAX, NewInode, Reply, SEAL_LEN, SealedName, TARGET_MAX,
@@ -55,14 +56,7 @@ impl State {
         let ino = self.draw_ino_for(cx)?;
         let attr = self.new_attr(cx, ino, volume, new, &inherited);
         let Inherited { lists, .. } = inherited;
-        self.add_inode(Inode {
-            attr,
-            xattrs_len: 0,
-            home: parent,
-            born: self.clock.next_snapshot,
-            lists,
-            body: Body::new(new),
-        });
+        self.add_inode(attr, parent, lists, Body::new(new));
         self.bind(parent, name, ino, None);
         self.touch_directory(cx.stamp(), parent, 1, i32::from(new.kind == Kind::Directory));
         Ok(Reply::Created { attr, fresh: true })
@@ -83,14 +77,7 @@ impl State {
         let ino = self.draw_ino_for(cx)?;
         let attr = Attr { nlink: 0, ..self.new_attr(cx, ino, volume, new, &inherited) };
         let Inherited { lists, .. } = inherited;
-        self.add_inode(Inode {
-            attr,
-            xattrs_len: 0,
-            home: parent,
-            born: self.clock.next_snapshot,
-            lists,
-            body: Body::new(new),
-        });
+        self.add_inode(attr, parent, lists, Body::new(new));
         self.set_orphan(ino, cx.key, cx.now);
         Ok(Reply::Created { attr, fresh: true })
     }
@@ -250,9 +237,10 @@ impl State {
         }
     }
 
-    pub(crate) fn add_inode(&mut self, inode: Inode) {
-        self.charge_inode(inode.attr.volume, 1);
-        self.inodes.insert(inode.attr.ino, Shared::new(inode));
+    pub(crate) fn add_inode(&mut self, attr: Attr, home: Ino, lists: Option<Box<Lists>>, body: Body) {
+        self.charge_inode(attr.volume, 1);
+        let inode = Inode { attr, xattrs_len: 0, home, born: self.clock.next_snapshot, lists, body };
+        self.inodes.insert(attr.ino, Shared::new(inode));
     }
 
     /// `Create` of a name that is taken.

@@ -56,7 +56,7 @@ pub use lock::HOLDER_LOCKS_MAX;
 pub use op::*;
 pub use orphan::ORPHAN_TERM;
 pub use partial::Local;
-pub use past::{SNAPSHOTS_MAX, is_of_snapshot};
+pub use past::{SNAPSHOTS_MAX, is_of_snapshot, snapshot_of};
 pub use proven::{Unproven, read_proven};
 pub use rename::DEPTH_MAX;
 pub use state::{ANSWERS_LEN_MAX, Counts, Genesis, State};

@@ -125,7 +125,13 @@ fn inos(op: &Op) -> [Option<Ino>; 2] {
 /// Whether an operation is about a snapshot.
 #[must_use]
 pub fn is_of_snapshot(op: &Op) -> bool {
-    inos(op).into_iter().flatten().any(|ino| ino.snapshot() != 0)
+    snapshot_of(op) != 0
+}
+
+/// The number of the snapshot that an operation is about; 0: none.
+#[must_use]
+pub fn snapshot_of(op: &Op) -> u64 {
+    inos(op).into_iter().flatten().map(Ino::snapshot).find(|number| *number != 0).unwrap_or(0)
 }
 
 /// What an operation looks at in a snapshot, if it is about one: its number, and the operation as it would be

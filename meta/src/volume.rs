@@ -4,7 +4,7 @@ use base::canonical_struct;
 use bytes::Bytes;
 
 use crate::access::{Context, Inherited, check_mode};
-use crate::inode::{Body, Inode};
+use crate::inode::Body;
 use crate::op::{Chunking, Denied, Ino, Kind, NewInode, Redundancy, Reply, Space, Volume, VolumeId, VolumeSpec};
 use crate::read::Look as _;
 use crate::state::State;
@@ -47,14 +47,7 @@ impl State {
         let attr = self.new_attr(cx, root, id, &new, &owned);
         let volume = Volume { id, root, spec: spec.clone() };
         self.usage.insert(id, Usage::default());
-        self.add_inode(Inode {
-            attr,
-            xattrs_len: 0,
-            home: root,
-            born: self.clock.next_snapshot,
-            lists: None,
-            body: Body::new(&new),
-        });
+        self.add_inode(attr, root, None, Body::new(&new));
         self.volumes.insert(id, volume.clone());
         Ok(Reply::Volume(volume))
     }

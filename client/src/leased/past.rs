@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use base::{ClusterId, PublicKey};
-use meta::{Answer, Batch, Call, Content, Denied, Ino, Op, Reply, State};
+use meta::{Answer, Batch, Call, Content, Denied, Ino, Op, Reply, State, snapshot_of};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -110,22 +110,6 @@ fn directory_of(op: &Op) -> Option<Ino> {
     match op {
         Op::Lookup { parent: ino, .. } | Op::ReadDir { ino, .. } => Some(ino.now()),
         _ => None,
-    }
-}
-
-fn snapshot_of(op: &Op) -> u64 {
-    match op {
-        Op::Lookup { parent: ino, .. }
-        | Op::ReadDir { ino, .. }
-        | Op::GetAttr { ino }
-        | Op::Access { ino, .. }
-        | Op::Open { ino, .. }
-        | Op::ReadLink { ino }
-        | Op::GetAcl { ino, .. }
-        | Op::GetXattr { ino, .. }
-        | Op::ListXattr { ino }
-        | Op::Parent { ino } => ino.snapshot(),
-        _ => 0,
     }
 }
 
