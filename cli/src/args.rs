@@ -197,6 +197,57 @@ pub(crate) enum VolumeCommand {
     /// them, read-only, in `.mangrove/snapshots` of their root directory, which is not listed there.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Say for how long what is removed is kept, and end what is.
+    ///
+    /// What is removed or replaced is found in `.mangrove/trash` of every mount, by the path that it had, until its
+    /// time is up: `mv` gives it back, `rm` ends it. It counts in the volume's quota, and goes, the oldest first,
+    /// where that would be exceeded.
+    #[command(subcommand)]
+    Trash(TrashCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrashCommand {
+    /// Say for how long a volume's trash keeps things, those that are in it, too.
+    Keep(TrashKeep),
+    /// End all that is in a volume's trash now.
+    Empty(TrashEmpty),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TrashKeep {
+    /// Of which volume.
+    pub(crate) volume: String,
+    /// For how long: a whole number and s, min, h, d or w; `off`: nothing is kept.
+    #[arg(value_parser = parse_kept)]
+    pub(crate) time: u32,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TrashEmpty {
+    /// Of which volume.
+    pub(crate) volume: String,
+}
+
+/// Seconds; none for `off`.
+pub(crate) fn parse_kept(text: &str) -> Result<u32, String> {
+    let wrong = || "say a whole number and s, min, h, d or w, at most 100 years: 7d; or off".to_owned();
+    if text == "off" {
+        return Ok(0);
+    }
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds: u64 = match unit {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
+        _ => return Err(wrong()),
+    };
+    let kept = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)).ok_or_else(wrong)?;
+    let longest = 100 * 366 * 86_400;
+    if (1..=longest).contains(&kept) { u32::try_from(kept).map_err(|_| wrong()) } else { Err(wrong()) }
 }
 
 #[derive(Debug, Subcommand)]
@@ -241,6 +292,9 @@ pub(crate) struct SnapshotDelete {
 pub(crate) struct VolumeCreate {
     /// Its name: 1 to 64 letters, digits, dots, dashes and underscores.
     pub(crate) name: String,
+    /// For how long its trash keeps what is removed: a whole number and s, min, h, d or w; or `off`.
+    #[arg(long, value_name = "TIME", value_parser = parse_kept, default_value = "1d")]
+    pub(crate) trash: u32,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -60,6 +60,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Volume(VolumeCommand::Create(create)) => volume::create(&access, &create).await,
         Command::Volume(VolumeCommand::List(list)) => volume::list(&access, &list).await,
         Command::Volume(VolumeCommand::Snapshot(command)) => snapshot::run(&access, command).await,
+        Command::Volume(VolumeCommand::Trash(command)) => volume::trash(&access, command).await,
         Command::Mount(mount) => mount::serve(&access, &mount).await,
         Command::Stat(stat) => stat::run(&access, &stat).await,
         Command::Umount(umount) => mount::umount(&umount),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::task::Poll;
 
 use anyhow::{Context as _, bail};
-use client::connect::DEFAULT_VOLUME;
+use client::connect::{DEFAULT_VOLUME, TRASH_KEPT};
 use client::{Cluster, ConnectError};
 use proto::keyfile::KeyFile;
 use proto::view::ClusterView;
@@ -216,7 +216,7 @@ async fn wait(running: &mut Running, stop: &mut Stop, ended: impl Future<Output 
 async fn ensure_volume(cluster: &Cluster) -> anyhow::Result<()> {
     match cluster.open_volume(DEFAULT_VOLUME).await {
         Ok(_) => Ok(()),
-        Err(ConnectError::NoVolume(_)) => Ok(cluster.create_volume(DEFAULT_VOLUME, mount::owner()).await?),
+        Err(ConnectError::NoVolume(_)) => Ok(cluster.create_volume(DEFAULT_VOLUME, mount::owner(), TRASH_KEPT).await?),
         Err(error) => Err(error.into()),
     }
 }

@@ -20,6 +20,8 @@ use crate::session::Session;
 /// The volume that `up` makes and `mount` takes when none is named.
 pub const DEFAULT_VOLUME: &str = "main";
 
+/// For how long the trash of a volume keeps things if nobody says otherwise, seconds.
+pub const TRASH_KEPT: u32 = 24 * 3600;
 /// What ring ids of configured members are salted with. All clients must use the same.
 const RING_SALT: &[u8] = b"view-1";
 
@@ -175,11 +177,12 @@ impl Cluster {
         }
     }
 
-    /// Makes a volume whose files belong to whoever writes them, readable by this user.
+    /// Makes a volume whose files belong to whoever writes them, readable by this user; what is removed is kept in
+    /// its trash for `trash` seconds.
     ///
     /// # Errors
     /// If it exists, or the cluster does not answer or refuses.
-    pub async fn create_volume(&self, name: &str, root: Caller) -> Result<(), ConnectError> {
+    pub async fn create_volume(&self, name: &str, root: Caller, trash: u32) -> Result<(), ConnectError> {
         let mut secret = zeroize::Zeroizing::new([0; 32]);
         getrandom::fill(&mut *secret).map_err(ConnectError::Random)?;
         let sealed = Bytes::from(wrap_secret(self.key.0.seed(), &secret));
@@ -192,6 +195,7 @@ impl Cluster {
             chunking: Chunking { min: 16 << 10, average: 64 << 10, max: 256 << 10 },
             secrets: BTreeMap::from([(self.key.0.secret().public(), sealed)]),
             root_mode: 0o755,
+            trash,
         };
         let call = Call { caller: root, op: Op::VolumeCreate(spec) };
         let what = format!("make volume {name:?}");
@@ -232,9 +236,30 @@ impl Cluster {
     /// If there is none with this name, or the cluster does not answer or refuses.
     pub async fn delete_snapshot(&self, volume: &str, name: &str) -> Result<(), ConnectError> {
         let op = Op::SnapshotDelete { volume: self.volume_id(volume).await?, name: name.to_owned() };
-        let what = format!("delete snapshot {name:?} of volume {volume:?}");
+        self.change(&format!("delete snapshot {name:?} of volume {volume:?}"), op).await
+    }
+
+    /// Says for how long a volume's trash keeps what is removed, seconds; 0: it does not.
+    ///
+    /// # Errors
+    /// If there is no such volume, or the cluster does not answer or refuses.
+    pub async fn keep_trash(&self, volume: &str, seconds: u32) -> Result<(), ConnectError> {
+        let op = Op::TrashKeep { volume: self.volume_id(volume).await?, seconds };
+        self.change(&format!("say what the trash of volume {volume:?} keeps"), op).await
+    }
+
+    /// Ends all that is in a volume's trash.
+    ///
+    /// # Errors
+    /// If there is no such volume, or the cluster does not answer or refuses.
+    pub async fn empty_trash(&self, volume: &str) -> Result<(), ConnectError> {
+        let op = Op::TrashEmpty { volume: self.volume_id(volume).await? };
+        self.change(&format!("empty the trash of volume {volume:?}"), op).await
+    }
+
+    async fn change(&self, what: &str, op: Op) -> Result<(), ConnectError> {
         let done = self.session.call(Call { caller: Caller::default(), op }).await?;
-        done.map(drop).map_err(|why| ConnectError::Denied { what, why })
+        done.map(drop).map_err(|why| ConnectError::Denied { what: what.to_owned(), why })
     }
 
     async fn volume_id(&self, name: &str) -> Result<meta::VolumeId, ConnectError> {

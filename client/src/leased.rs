@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{ClusterId, PublicKey, Time};
-use meta::{Answer, Batch, Call, Content, Denied, Ino, Op, is_about_orphan, is_logged, is_of_snapshot};
+use meta::{Answer, Batch, Call, Content, Denied, Ino, Op, is_about_orphan, is_change, is_of_snapshot};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
 use tokio::time::Instant;
@@ -381,10 +381,11 @@ impl<M: Metadata> Core<M> {
         // One that waits for somebody must not be overtaken by those after it.
         let run = match () {
             () if run.iter().all(|call| is_about_orphan(&call.op)) => run,
+            () if run.iter().all(|call| matches!(call.op, Op::Restore { .. })) => run,
             () if is_lock_and_look(&run) => run[..2].to_vec(),
             () => run[..1].to_vec(),
         };
-        if matches!(run[0].op, Op::Rename { .. } | Op::Link { .. }) {
+        if matches!(run[0].op, Op::Rename { .. } | Op::Link { .. } | Op::Restore { .. }) {
             // It may take something out of what is held here, with all below it.
             self.local.lock().end_generation();
         }
@@ -395,7 +396,7 @@ impl<M: Metadata> Core<M> {
             Ok(done) => done,
             Err(unknown) => {
                 // Without a copy only a lock can be what nobody knows.
-                let unknown_here = |op: &Op| is_logged(op) && (self.takes_leases || matches!(op, Op::Lock(_)));
+                let unknown_here = |op: &Op| is_change(op) && self.takes_leases || matches!(op, Op::Lock(_));
                 if run.iter().any(|call| unknown_here(&call.op)) {
                     local.give_up(self.cluster);
                 }

@@ -52,12 +52,18 @@ impl State {
         self.audit_leases()?;
         self.audit_locks()?;
         self.audit_snapshots()?;
+        self.audit_trash()?;
         self.audit_usage()
     }
 
     fn audit_snapshots(&self) -> Result<(), Unsound> {
         let unsound = self.unsound_snapshots();
         ensure(unsound.is_none(), || format!("snapshots: {unsound:?}"))
+    }
+
+    fn audit_trash(&self) -> Result<(), Unsound> {
+        let unsound = self.unsound_trash();
+        ensure(unsound.is_none(), || format!("trash: {unsound:?}"))
     }
 
     fn audit_entries(&self) -> Result<Names, Unsound> {
@@ -88,11 +94,15 @@ impl State {
         let is_directory = |child: Ino| self.inodes.get(&child).is_some_and(|c| c.attr.kind == Kind::Directory);
         let subdirectories = children.filter(|entry| is_directory(entry.ino)).count();
         let root = self.volumes.get(&inode.attr.volume).map(|volume| volume.root);
-        let expected = if root == Some(ino) { vec![] } else { vec![parent] };
+        let thrown = self.thrown.get(&ino).is_some();
+        let expected = if root == Some(ino) || thrown { vec![] } else { vec![parent] };
         ensure(parents == expected, || format!("{ino:?} is in {parents:?}, not in {parent:?}"))?;
         ensure(root != Some(ino) || parent == ino, || format!("root {ino:?} is in {parent:?}"))?;
         ensure(inode.attr.size == places.len() as u64, || format!("{ino:?} counts its entries wrong"))?;
-        ensure(inode.attr.nlink as usize == 2 + subdirectories, || format!("{ino:?} counts its links wrong"))?;
+        let links = if thrown { 0 } else { 2 + subdirectories };
+        ensure(inode.attr.nlink as usize == links && !(thrown && inode.attr.size != 0), || {
+            format!("{ino:?} counts its links wrong")
+        })?;
         ensure(places.iter().all(|((_, cookie), _)| (FIRST_COOKIE..next_cookie).contains(cookie)), || {
             format!("{ino:?} has a place out of range")
         })
@@ -100,7 +110,8 @@ impl State {
 
     fn audit_file(&self, ino: Ino, inode: &Inode, parents: &[Ino]) -> Result<(), Unsound> {
         ensure(inode.attr.nlink as usize == parents.len(), || format!("{ino:?} counts its names wrong"))?;
-        ensure(parents.is_empty() == self.orphans.get(&ino).is_some(), || format!("{ino:?} is lost"))?;
+        let kept = self.orphans.get(&ino).is_some() || self.thrown.get(&ino).is_some();
+        ensure(parents.is_empty() == kept, || format!("{ino:?} is lost"))?;
         ensure(inode.home == NO_HOME || parents.iter().all(|parent| *parent == inode.home), || {
             format!("{ino:?} is in {parents:?}, not in {:?} alone", inode.home)
         })?;

@@ -126,7 +126,7 @@ impl State {
         }
         self.unbind(parent, name, entry);
         self.touch_directory(cx.stamp(), parent, -1, 0);
-        let nlink = self.drop_link(cx, entry.ino, keep);
+        let nlink = self.drop_link(cx, entry.ino, (parent, name), keep);
         Ok(Reply::Unlinked { ino: entry.ino, nlink })
     }
 
@@ -142,7 +142,7 @@ impl State {
         }
         self.unbind(parent, name, entry);
         self.touch_directory(cx.stamp(), parent, -1, -1);
-        self.destroy(entry.ino);
+        self.end_directory(cx, entry.ino, (parent, name));
         Ok(Reply::Unit)
     }
 
@@ -195,6 +195,13 @@ impl State {
         self.entries.remove(&(parent, name.clone()));
         self.cookies.remove(&(parent, entry.cookie));
         self.kept_name(parent, name, entry.cookie);
+    }
+
+    /// Ends an empty directory that had this name.
+    pub(crate) fn end_directory(&mut self, cx: &Context<'_>, ino: Ino, (parent, name): (Ino, &SealedName)) {
+        if !self.throw(cx, ino, parent, name) {
+            self.destroy(ino);
+        }
     }
 
     /// Notes that a directory has so many more entries, and so many more of them directories.

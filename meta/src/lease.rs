@@ -273,6 +273,7 @@ impl State {
             Op::Link { ino, parent, name } => {
                 [Some(*ino), Some(*parent), named(parent, name)].into_iter().flatten().collect()
             }
+            Op::Restore { parent, name, .. } => [Some(*parent), named(parent, name)].into_iter().flatten().collect(),
             Op::Rename { from, from_name, to, to_name, .. } => {
                 let ends = [Some(*from), Some(*to), named(from, from_name), named(to, to_name)];
                 ends.into_iter().flatten().collect()
@@ -308,6 +309,9 @@ impl State {
             }
             Op::SnapshotList { .. }
             | Op::SnapshotDelete { .. }
+            | Op::Purge { .. }
+            | Op::TrashKeep { .. }
+            | Op::TrashEmpty { .. }
             | Op::VolumeCreate(_)
             | Op::VolumeGet { .. }
             | Op::VolumeList
@@ -446,7 +450,7 @@ pub fn is_logged(op: &Op) -> bool {
 /// Whether it changes what others can see of the namespace: locks are no part of it.
 #[must_use]
 pub fn is_change(op: &Op) -> bool {
-    is_logged(op) && !matches!(op, Op::Lock(_))
+    (is_logged(op) && !matches!(op, Op::Lock(_))) || matches!(op, Op::Restore { .. })
 }
 
 /// Whether it takes one of the holder's inode numbers to do this without asking.

@@ -10,8 +10,9 @@
 //! them, and `proven` does so from rows that were proven; `lease` says who may change what without asking,
 //! `grant` gives that out, and `partial` is a holder's own copy; `lock` says who may lock what, and
 //! `filelocks` which locks a file has; `directory` and `rename` change names; `inode`, `content`, `xattr`,
-//! `orphan` and `volume` change what names lead to; `table` keeps rows and digests them; `snapshot` writes
-//! them down; `audit` is the namespace's fsck.
+//! `orphan` and `volume` change what names lead to; `trash` keeps what lost its last name, `snapshots` and `past`
+//! keep what was; `table` keeps rows and digests them; `partitions` writes them down; `audit` is the namespace's
+//! fsck.
 //!
 //! **Invariants:** no clock, no randomness, no disk: the same batches give the same digest on every
 //! machine. [`State::apply_batch`] is total. A refused call changes nothing (but for leases: who is in
@@ -22,6 +23,7 @@ mod acl;
 mod audit;
 mod cede;
 mod content;
+mod denied;
 mod directory;
 mod fetch;
 mod filelocks;
@@ -42,6 +44,7 @@ mod rename;
 mod snapshots;
 mod state;
 mod table;
+mod trash;
 mod types;
 mod volume;
 mod xattr;
@@ -60,5 +63,6 @@ pub use past::{SNAPSHOTS_MAX, is_of_snapshot, snapshot_of};
 pub use proven::{Unproven, read_proven};
 pub use rename::DEPTH_MAX;
 pub use state::{ANSWERS_LEN_MAX, Counts, Genesis, State};
+pub use trash::THROWN_MAX;
 pub use volume::VOLUMES_MAX;
 pub use xattr::XATTRS_LEN_MAX;

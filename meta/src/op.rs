@@ -9,6 +9,7 @@ use base::{Decode, DecodeError, Encode, Reader, Time, canonical_enum, canonical_
 use bytes::Bytes;
 
 pub use crate::acl::{Acl, AclEntry, AclKind};
+pub use crate::denied::Denied;
 pub use crate::filelocks::{LockHow, LockKind, LockMode, LockRequest, LockSeen, Locked};
 pub use crate::types::*;
 
@@ -294,6 +295,17 @@ pub enum Op {
     SnapshotList { volume: VolumeId },
     /// Deletes a snapshot: administrators may. -> [`Reply::Unit`]
     SnapshotDelete { volume: VolumeId, name: String },
+    /// Gives something in the trash a name. -> [`Reply::Attr`]
+    Restore { ino: Ino, parent: Ino, name: SealedName },
+    /// Ends something in the trash; a directory once nothing that was thrown away from it is there. ->
+    /// [`Reply::Unit`]
+    Purge { ino: Ino },
+    /// For how long a volume's trash keeps what is thrown away; 0: it does not. Administrators may. ->
+    /// [`Reply::Unit`]
+    TrashKeep { volume: VolumeId, seconds: u32 },
+    /// Ends everything in a volume's trash, bit by bit; it is not to be seen any more: administrators may. ->
+    /// [`Reply::Unit`]
+    TrashEmpty { volume: VolumeId },
 }
 canonical_enum!(Op {
     0 => VolumeCreate(spec),
@@ -334,6 +346,10 @@ canonical_enum!(Op {
     35 => SnapshotTake { volume, name },
     36 => SnapshotList { volume },
     37 => SnapshotDelete { volume, name },
+    38 => Restore { ino, parent, name },
+    39 => Purge { ino },
+    40 => TrashKeep { volume, seconds },
+    41 => TrashEmpty { volume },
 });
 
 /// What was asked for.
@@ -408,83 +424,4 @@ canonical_enum!(Reply {
     19 => Listed { names, access, default },
     20 => Taken { epoch },
     21 => Snapshots(snapshots),
-});
-
-/// Why an operation was refused. Each maps to one `errno` at a door.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
-    /// The signing key is not a user of the cluster, or may not act for this uid, or not here.
-    NotGranted,
-    /// The request is not one that this version understands.
-    Malformed,
-    /// EACCES: mode bits forbid it.
-    Access,
-    /// EPERM: only the owner, or root, may.
-    NotPermitted,
-    /// ENOENT.
-    NotFound,
-    /// ESTALE: no such inode, or content that changed since it was read (see [`Commit::base`]).
-    Stale,
-    /// EEXIST.
-    Exists,
-    /// ENOTDIR.
-    NotDirectory,
-    /// EISDIR.
-    IsDirectory,
-    /// ENOTEMPTY.
-    NotEmpty,
-    /// EMLINK.
-    TooManyLinks,
-    /// EXDEV: between volumes.
-    CrossVolume,
-    /// EINVAL: a directory into itself, a flag or a value that makes no sense.
-    Invalid,
-    /// ENODATA: no such extended attribute.
-    NoAttribute,
-    /// ENOSPC / E2BIG: the extended attributes of one inode take too much.
-    AttributesFull,
-    /// EDQUOT: the volume's quota of bytes or inodes.
-    Quota,
-    /// EFBIG.
-    TooBig,
-    /// Somebody holds a lease on it, and was asked for it: try again.
-    Leased,
-    /// The holder's leases are over, or what it sent is not what it could send.
-    Fenced,
-    /// The holder sent this part of its log before.
-    Applied,
-    /// No lease on this for now: others use it, too.
-    Contended,
-    /// EAGAIN: somebody else has a lock there.
-    Locked,
-    /// ENOLCK: too many locks, or too many that wait for one.
-    NoLocks,
-    /// EROFS: it is in a snapshot.
-    ReadOnly,
-}
-canonical_enum!(Denied {
-    0 => NotGranted,
-    1 => Malformed,
-    2 => Access,
-    3 => NotPermitted,
-    4 => NotFound,
-    5 => Stale,
-    6 => Exists,
-    7 => NotDirectory,
-    8 => IsDirectory,
-    9 => NotEmpty,
-    10 => TooManyLinks,
-    11 => CrossVolume,
-    12 => Invalid,
-    13 => NoAttribute,
-    14 => AttributesFull,
-    15 => Quota,
-    16 => TooBig,
-    17 => Leased,
-    18 => Fenced,
-    19 => Applied,
-    20 => Contended,
-    21 => Locked,
-    22 => NoLocks,
-    23 => ReadOnly,
 });

@@ -1,7 +1,8 @@
 //! Orphans: inodes without a name that somebody still has open; and the end of an inode.
 //!
-//! One that lost its last name never has one again. One that was made without a name may be given one by
-//! whoever keeps it; until then it has a home, the directory in which it was made, and is leased with that.
+//! One that lost its last name has none again unless it is found in the trash ([`crate::trash`]). One that was made
+//! without a name may be given one by whoever keeps it; until then it has a home, the directory in which it was made,
+//! and is leased with that.
 
 use core::time::Duration;
 
@@ -10,7 +11,7 @@ use base::{PublicKey, Time, canonical_struct};
 use crate::access::Context;
 use crate::filelocks::FileLocks;
 use crate::inode::{Inode, NO_HOME};
-use crate::op::{Denied, Ino, Kind, Reply};
+use crate::op::{Denied, Ino, Kind, Reply, SealedName};
 use crate::read::Look as _;
 use crate::state::State;
 use crate::xattr::xattrs_of;
@@ -30,8 +31,14 @@ pub(crate) struct Orphan {
 canonical_struct!(Orphan { owner, until });
 
 impl State {
-    /// Takes one name off `ino`, which is no directory; says how many it has left.
-    pub(crate) fn drop_link(&mut self, cx: &Context<'_>, ino: Ino, keep: bool) -> u32 {
+    /// Takes one name off `ino`, which is no directory: the one that it had there; says how many it has left.
+    pub(crate) fn drop_link(
+        &mut self,
+        cx: &Context<'_>,
+        ino: Ino,
+        (parent, name): (Ino, &SealedName),
+        keep: bool,
+    ) -> u32 {
         let inode = self.change(ino);
         assert!(inode.attr.kind != Kind::Directory && inode.attr.nlink > 0, "a name without a link");
         inode.attr.nlink -= 1;
@@ -40,10 +47,13 @@ impl State {
         if left == 0 {
             inode.home = NO_HOME;
         }
-        match (left, keep) {
-            (0, true) => self.set_orphan(ino, cx.key, cx.now),
-            (0, false) => self.destroy(ino),
-            _ => {}
+        if left == 0 {
+            let thrown = self.throw(cx, ino, parent, name);
+            match keep {
+                true => self.set_orphan(ino, cx.key, cx.now),
+                false if thrown => self.close_thrown(ino),
+                false => self.destroy(ino),
+            }
         }
         left
     }
@@ -105,7 +115,11 @@ impl State {
     fn forget_orphan(&mut self, ino: Ino, until: Time) {
         self.orphans.remove(&ino);
         self.expiry.remove(&(until, ino));
-        self.destroy(ino);
+        if self.is_thrown(ino) {
+            self.close_thrown(ino);
+        } else {
+            self.destroy(ino);
+        }
     }
 
     /// Refuses a first name to what had one before, and to who did not make it.

@@ -14,7 +14,8 @@ use crate::filelocks::FileLocks;
 use crate::inode::{Body, Inode};
 use crate::lease::{Holder, HolderId, Zone, is_logged};
 use crate::op::{
-    Answer, Attr, Call, Commit, Content, Denied, ENTRIES_MAX, Form, Ino, Kind, Op, Reply, Row, SealedName,
+    Answer, Attr, Call, Commit, Content, Denied, ENTRIES_MAX, Form, Ino, Kind, Op, Reply, Row, SealedName, Volume,
+    VolumeSpec,
 };
 use crate::read::Look as _;
 use crate::state::State;
@@ -62,7 +63,9 @@ impl State {
             self.principals.insert(*key, *grant);
         }
         for (id, volume) in given.volumes.iter() {
-            self.volumes.insert(*id, volume.clone());
+            // What is thrown away here is not in this copy any more: the trash is the replicas'.
+            let spec = VolumeSpec { trash: 0, ..volume.spec.clone() };
+            self.volumes.insert(*id, Volume { spec, ..volume.clone() });
         }
         // Others use the volume, too: what is counted here only must not come to nothing.
         given.usage.iter().for_each(|(id, _)| self.usage.add(id, &Usage { bytes: 1 << 62, inodes: 1 << 62 }));
@@ -288,6 +291,7 @@ impl State {
             | Op::Create { parent, .. }
             | Op::Unlink { parent, .. }
             | Op::Rmdir { parent, .. }
+            | Op::Restore { parent, .. }
             | Op::Link { parent, .. } => vec![*parent],
             Op::Rename { from, to, .. } => vec![*from, *to],
             Op::ReadDir { ino, .. } => vec![*ino],
@@ -298,6 +302,9 @@ impl State {
     /// Whether the holder can apply `op` to this copy: what it shares it can look at.
     #[must_use]
     pub fn locally(&self, op: &Op, me: &(PublicKey, u64)) -> Local {
+        if matches!(op, Op::Restore { .. }) {
+            return Local::Cannot(None);
+        }
         let alone = is_logged(op) || matches!(op, Op::GetLock(_));
         for directory in Self::directories_of(op) {
             match self.mine(directory, me, alone).map(|inode| inode.attr.kind) {

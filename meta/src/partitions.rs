@@ -44,6 +44,7 @@ impl State {
         self.recalled = recalled.map(|(id, _)| *id).collect();
         self.locked = LockIndex::of(self.locks.iter());
         self.index_snapshots();
+        self.index_trash();
     }
 
     pub(crate) fn row_of(&self, name: &[u8]) -> Option<Vec<u8>> {

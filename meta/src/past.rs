@@ -69,12 +69,26 @@ impl Ino {
     /// No inode has this number or a greater one.
     pub(crate) const END: Ino = Ino(1 << Self::SNAPSHOT_SHIFT);
     /// No snapshot has this number or a greater one: the upper half is for whoever shows inodes to others.
-    pub(crate) const SNAPSHOTS_END: u64 = 1 << (63 - Self::SNAPSHOT_SHIFT);
+    pub(crate) const SNAPSHOTS_END: u64 = Self::TRASH;
+    /// Stands where a snapshot's number would, for what is in the trash.
+    pub const TRASH: u64 = (1 << (63 - Self::SNAPSHOT_SHIFT)) - 1;
 
     /// Its number in a snapshot.
     #[must_use]
     pub fn in_snapshot(self, number: u64) -> Ino {
         Ino(number << Self::SNAPSHOT_SHIFT | self.now().0)
+    }
+
+    /// Its number in the trash.
+    #[must_use]
+    pub fn in_trash(self) -> Ino {
+        self.in_snapshot(Self::TRASH)
+    }
+
+    /// Whether it is in the trash.
+    #[must_use]
+    pub fn is_in_trash(self) -> bool {
+        self.snapshot() == Self::TRASH
     }
 
     /// The snapshot it is of; 0: none.
@@ -112,12 +126,13 @@ fn inos(op: &Op) -> [Option<Ino>; 2] {
         | Op::GetAcl { ino, .. }
         | Op::Parent { ino }
         | Op::Hold { ino, .. }
+        | Op::Purge { ino }
         | Op::Fetch { ino, .. } => [Some(*ino), None],
         Op::Commit(commit) => [Some(commit.ino), None],
         Op::Lock(request) | Op::GetLock(request) => [Some(request.ino), None],
-        Op::Link { ino: one, parent: other, .. } | Op::Rename { from: one, to: other, .. } => {
-            [Some(*one), Some(*other)]
-        }
+        Op::Link { ino: one, parent: other, .. }
+        | Op::Restore { ino: one, parent: other, .. }
+        | Op::Rename { from: one, to: other, .. } => [Some(*one), Some(*other)],
         _ => [None, None],
     }
 }
@@ -375,6 +390,9 @@ impl State {
             Ok(found) => found,
             Err(why) => return Some(Err(why)),
         };
+        if number == Ino::TRASH {
+            return Some(self.read_trash(cx, &op));
+        }
         let read = || {
             let past = Past::new(self, number)?;
             match &op {

@@ -58,6 +58,10 @@ impl State {
         let grant = self.grant_row(who).ok_or(Unproven::Withheld)?;
         let cx = Context { now: at, key: who, grant, caller: &call.caller, by: None, logged: false };
         let inodes = noting.inodes.into_inner();
+        if inodes.iter().any(|ino| self.is_thrown(*ino)) {
+            // Whether its row counts is told by others.
+            return Err(Unproven::Withheld);
+        }
         let past = noting.past.into_inner();
         let past = past.iter().filter_map(|key| match self.past_row(key) {
             Some(PastRow::Inode(inode)) => Some(&**inode),
@@ -103,6 +107,9 @@ fn judge(rows: &impl Look, at: Time, who: &PublicKey, call: &Call) -> Result<Res
         Ok(found) => found,
         Err(why) => return Ok(Err(why)),
     };
+    if number == Ino::TRASH {
+        return Err(Unproven::NotARead);
+    }
     let past = match Past::new(rows, number) {
         Ok(past) => past,
         Err(why) => return Ok(Err(why)),

@@ -171,7 +171,8 @@ impl Look for State {
     }
 
     fn inode_row(&self, ino: Ino) -> Option<&Inode> {
-        self.inodes.get(&ino).map(|inode| &**inode)
+        let there = |inode: &&Inode| inode.attr.nlink > 0 || !self.is_thrown(ino);
+        self.inodes.get(&ino).map(|inode| &**inode).filter(there)
     }
 
     fn entry_row(&self, key: &(Ino, SealedName)) -> Option<Entry> {

@@ -108,10 +108,10 @@ impl State {
         self.touch_both(cx, op, (-1, -moved), (arrived, moved - replaced));
         let replaced = target.map(|(entry, attr)| match attr.kind {
             Kind::Directory => {
-                self.destroy(entry.ino);
+                self.end_directory(cx, entry.ino, (op.to, op.to_name));
                 (entry.ino, 0)
             }
-            _ => (entry.ino, self.drop_link(cx, entry.ino, op.keep)),
+            _ => (entry.ino, self.drop_link(cx, entry.ino, (op.to, op.to_name), op.keep)),
         });
         Ok(Reply::Renamed { moved: self.arrive(cx, source.ino, op.to), replaced })
     }

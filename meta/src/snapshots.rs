@@ -99,7 +99,9 @@ impl State {
         let Some(inode) = self.inodes.get(&ino) else { return };
         let Some(past) = self.latest(inode.attr.volume) else { return };
         let number = past.number();
-        if inode.born <= number && past.kept(PastKey::Inode(ino)).is_none() {
+        // What has no name and did not change since had none then.
+        let named = inode.attr.nlink > 0;
+        if named && inode.born <= number && past.kept(PastKey::Inode(ino)).is_none() {
             let inode = inode.clone();
             self.past.insert((number, PastKey::Inode(ino)), PastRow::Inode(inode));
         }

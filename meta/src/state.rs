@@ -16,10 +16,11 @@ use crate::lease::{Holder, HolderId, Zone, is_about_orphan};
 use crate::lock::LockIndex;
 use crate::op::{Answer, Answers, BATCH_MAX, Batch, Denied, Ino, Op, Reply, SealedName, Snapshot, Volume, VolumeId};
 use crate::orphan::Orphan;
-use crate::past::{PastKey, PastRow};
+use crate::past::{PastKey, PastRow, is_of_snapshot};
 use crate::read::Look as _;
 use crate::rename::Rename;
 use crate::table::{Rows, Shared, Table, row_name};
+use crate::trash::{Bins, Thrown};
 use crate::volume::Usage;
 use crate::xattr::XattrKey;
 
@@ -60,6 +61,8 @@ pub struct Counts {
     pub orphans: usize,
     /// Rows kept for snapshots.
     pub kept: usize,
+    /// Inodes in the trash.
+    pub thrown: usize,
 }
 
 /// What is true of the whole state and changes with it.
@@ -100,6 +103,11 @@ pub struct State {
     pub(crate) drawn: Table<PublicKey, Time>,
     /// The volumes of which a snapshot waits for leases, and until when nobody else is given any.
     pub(crate) wanted: Table<VolumeId, Time>,
+    /// What lost its last name and is kept for a while.
+    pub(crate) thrown: Table<Ino, Thrown>,
+    /// Up to when a volume's trash was emptied.
+    pub(crate) emptied: Table<VolumeId, Time>,
+    pub(crate) bins: Bins,
     /// The snapshots by volume, and those that are deleted. Follow from `snapshots`.
     pub(crate) taken: OrdSet<(VolumeId, u64)>,
     pub(crate) doomed: OrdSet<u64>,
@@ -152,6 +160,9 @@ impl State {
             past: Table::new(13),
             drawn: Table::new(14),
             wanted: Table::new(15),
+            thrown: Table::new(16),
+            emptied: Table::new(17),
+            bins: Bins::default(),
             taken: OrdSet::new(),
             doomed: OrdSet::new(),
             recalled: OrdSet::new(),
@@ -180,6 +191,7 @@ impl State {
             return vec![Answer::Denied(why)];
         }
         self.reap(REAPED_MAX + batch.calls.len());
+        self.reap_trash(batch.calls.len());
         self.give_up_past();
         let log = batch.by.as_ref().and_then(|by| Some((by, by.log.as_ref()?)));
         let (mut len, mut broken) = (0, false);
@@ -206,12 +218,14 @@ impl State {
 
     fn apply_call(&mut self, cx: &Context<'_>, op: &Op) -> Result<Reply, Denied> {
         cx.check()?;
-        self.need_leases(cx, op)?;
+        if !is_of_snapshot(op) {
+            self.need_leases(cx, op)?;
+        }
         self.apply_op(cx, op)
     }
 
     /// Does what `op` says, for a caller who may ask.
-    pub(crate) fn apply_op(&mut self, cx: &Context<'_>, op: &Op) -> Result<Reply, Denied> {
+    pub(crate) fn apply_once(&mut self, cx: &Context<'_>, op: &Op) -> Result<Reply, Denied> {
         if let Some(read) = self.read_snapshot(cx, op).or_else(|| self.read(cx, op)) {
             return read;
         }
@@ -221,6 +235,10 @@ impl State {
             Op::SnapshotTake { volume, name } => self.snapshot_take(cx, *volume, name),
             Op::SnapshotList { volume } => Ok(self.snapshot_list(*volume)),
             Op::SnapshotDelete { volume, name } => self.snapshot_delete(cx, *volume, name),
+            Op::Restore { ino, parent, name } => self.restore(cx, *ino, *parent, name),
+            Op::Purge { ino } => self.purge(cx, *ino),
+            Op::TrashKeep { volume, seconds } => self.trash_keep(cx, *volume, *seconds),
+            Op::TrashEmpty { volume } => self.trash_empty(cx, *volume),
             Op::SetAttr { ino, change } => self.set_attr(cx, *ino, change),
             Op::Commit(commit) => self.commit(cx, commit),
             Op::Create { parent, name, new, exclusive } => self.create(cx, *parent, name, new, *exclusive),
@@ -264,22 +282,22 @@ impl State {
     }
 
     /// Every table, in the order of their tags, which count from 1.
-    pub(crate) fn tables(&self) -> [&dyn Rows; 15] {
+    pub(crate) fn tables(&self) -> [&dyn Rows; 17] {
         let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, .. } = self;
-        let State { holders, zones, locks, snapshots, past, drawn, wanted, .. } = self;
+        let State { holders, zones, locks, snapshots, past, drawn, wanted, thrown, emptied, .. } = self;
         [
             principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, locks, snapshots,
-            past, drawn, wanted,
+            past, drawn, wanted, thrown, emptied,
         ]
     }
 
     /// As [`State::tables`], to be changed.
-    pub(crate) fn tables_mut(&mut self) -> [&mut dyn Rows; 15] {
+    pub(crate) fn tables_mut(&mut self) -> [&mut dyn Rows; 17] {
         let State { principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, .. } = self;
-        let State { holders, zones, locks, snapshots, past, drawn, wanted, .. } = self;
+        let State { holders, zones, locks, snapshots, past, drawn, wanted, thrown, emptied, .. } = self;
         [
             principals, volumes, usage, inodes, entries, cookies, xattrs, orphans, holders, zones, locks, snapshots,
-            past, drawn, wanted,
+            past, drawn, wanted, thrown, emptied,
         ]
     }
 
@@ -317,6 +335,7 @@ impl State {
             xattrs: self.xattrs.len(),
             orphans: self.orphans.len(),
             kept: self.past.len(),
+            thrown: self.thrown.len(),
         }
     }
 }

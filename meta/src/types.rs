@@ -24,8 +24,10 @@ pub struct VolumeSpec {
     pub secrets: BTreeMap<PublicKey, Bytes>,
     /// Mode bits of the root directory.
     pub root_mode: u16,
+    /// For how long what loses its last name is kept in the trash, seconds; 0: it is not.
+    pub trash: u32,
 }
-canonical_struct!(VolumeSpec { name, quota_bytes, quota_inodes, redundancy, chunking, secrets, root_mode });
+canonical_struct!(VolumeSpec { name, quota_bytes, quota_inodes, redundancy, chunking, secrets, root_mode, trash });
 
 /// How a volume's blocks are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -67,13 +67,16 @@ impl State {
 
     /// Names of trusted attributes are listed to root alone; the others need no permission.
     pub(crate) fn list_xattr(&self, cx: &Context<'_>, ino: Ino) -> Result<Reply, Denied> {
-        let listed = self.inode(ino)?.listed();
-        let keys = self.xattrs.range(xattrs_of(ino)).map(|((_, class, name), _)| (*class, name.clone()));
+        Ok(self.names_of_xattrs(cx, self.inode(ino)?))
+    }
+
+    pub(crate) fn names_of_xattrs(&self, cx: &Context<'_>, inode: &Inode) -> Reply {
+        let keys = self.xattrs.range(xattrs_of(inode.attr.ino)).map(|((_, class, name), _)| (*class, name.clone()));
         let names = keys.filter(|(class, _)| cx.is_root() || *class != XattrClass::Trusted).collect();
-        Ok(match listed {
+        match inode.listed() {
             (false, false) => Reply::Names(names),
             (access, default) => Reply::Listed { names, access, default },
-        })
+        }
     }
 
     pub(crate) fn remove_xattr(&mut self, cx: &Context<'_>, key: &XattrKey) -> Result<Reply, Denied> {

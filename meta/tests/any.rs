@@ -14,6 +14,7 @@ fn ino() -> impl Strategy<Value = Ino> {
     prop_oneof![
         12 => (0u64..12).prop_map(Ino),
         2 => (0u64..12, 1u64..4).prop_map(|(ino, number)| Ino(ino).in_snapshot(number)),
+        1 => (0u64..12).prop_map(|ino| Ino(ino).in_trash()),
         1 => any::<u64>().prop_map(Ino),
     ]
 }
@@ -129,6 +130,8 @@ fn name_op() -> impl Strategy<Value = Op> {
         2 => (ino(), ino(), some_name()).prop_map(|(ino, parent, name)| Op::Link { ino, parent, name }),
         2 => (ino(), some_name(), any::<bool>()).prop_map(|(parent, name, keep)| Op::Unlink { parent, name, keep }),
         1 => (ino(), some_name()).prop_map(|(parent, name)| Op::Rmdir { parent, name }),
+        2 => (ino(), ino(), some_name()).prop_map(|(ino, parent, name)| Op::Restore { ino, parent, name }),
+        1 => ino().prop_map(|ino| Op::Purge { ino }),
         1 => (ino(), 0u64..6, any::<u32>()).prop_map(|(ino, cookie, max)| Op::ReadDir { ino, cookie, max }),
     ]
 }
@@ -157,7 +160,8 @@ fn inode_op() -> impl Strategy<Value = Op> {
 }
 
 fn volume_op() -> impl Strategy<Value = Op> {
-    let named = (0u8..3).prop_map(|index| VolumeSpec { quota_inodes: 6, ..spec(&format!("volume{index}")) });
+    let named =
+        (0u8..3).prop_map(|index| VolumeSpec { quota_inodes: 6, trash: 1000, ..spec(&format!("volume{index}")) });
     prop_oneof![
         named.prop_map(Op::VolumeCreate),
         Just(Op::VolumeList),
@@ -168,6 +172,9 @@ fn volume_op() -> impl Strategy<Value = Op> {
             name: format!("snapshot{index}"),
         }),
         (0u32..3).prop_map(|volume| Op::SnapshotList { volume: VolumeId(volume) }),
+        (0u32..3, prop_oneof![0u32..2000, any::<u32>()])
+            .prop_map(|(volume, seconds)| Op::TrashKeep { volume: VolumeId(volume), seconds }),
+        (0u32..3).prop_map(|volume| Op::TrashEmpty { volume: VolumeId(volume) }),
         (0u32..3, 0u8..4).prop_map(|(volume, index)| Op::SnapshotDelete {
             volume: VolumeId(volume),
             name: format!("snapshot{index}"),
@@ -193,7 +200,7 @@ proptest! {
 
     #[test]
     fn any_calls_leave_a_sound_state(calls in calls()) {
-        let mut world = World::new();
+        let mut world = World::throwing();
         for (call, signer, seconds) in calls {
             world.later(seconds);
             world.key = key(signer);
@@ -206,7 +213,7 @@ proptest! {
 
     #[test]
     fn a_restored_state_is_the_same_state(before in calls(), after in calls()) {
-        let mut world = World::new();
+        let mut world = World::throwing();
         let batch = |calls: Vec<(Call, u8, u64)>| Batch::new(calls.into_iter().map(|(call, ..)| call).collect());
         world.state.apply_batch(world.now, &key(1), &batch(before));
         let mut copy = restored(&world.state);
@@ -223,7 +230,7 @@ proptest! {
 
     #[test]
     fn a_state_is_its_rows(before in calls(), after in calls(), cut in any::<usize>()) {
-        let mut world = World::new();
+        let mut world = World::throwing();
         let batch = |calls: Vec<(Call, u8, u64)>| Batch::new(calls.into_iter().map(|(call, ..)| call).collect());
         world.state.apply_batch(world.now, &key(1), &batch(before));
         // A replica that fell behind here, and fetches the rows that differ.
@@ -253,7 +260,7 @@ proptest! {
 
     #[test]
     fn a_proven_read_is_the_ordered_read(before in calls(), reads in calls(), drop in any::<prop::sample::Index>()) {
-        let mut world = World::new();
+        let mut world = World::throwing();
         let batch = |calls: Vec<(Call, u8, u64)>| Batch::new(calls.into_iter().map(|(call, ..)| call).collect());
         world.state.apply_batch(world.now, &key(1), &batch(before));
         let (at, tree) = (world.now, world.state.tree().expect("it has one").clone());
@@ -293,7 +300,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in any::<usize>()) {
-        let mut world = World::new();
+        let mut world = World::throwing();
         let before = world.state.digest();
         let malformed = vec![Answer::Denied(Denied::Malformed)].to_bytes();
         if Batch::from_bytes(&bytes).is_err() {
@@ -313,7 +320,7 @@ proptest! {
     fn a_corrupt_snapshot_is_refused_or_shows_in_the_digest(
         calls in calls(), part in any::<usize>(), place in any::<usize>(), bit in 0u32..8
     ) {
-        let mut world = World::new();
+        let mut world = World::throwing();
         let batch = Batch::new(calls.into_iter().map(|(call, ..)| call).collect());
         world.state.apply_batch(world.now, &key(1), &batch);
         let mut partitions: Vec<Vec<u8>> = world.state.snapshot().collect();
@@ -332,7 +339,7 @@ proptest! {
 
 #[test]
 fn a_snapshot_has_one_clock_and_its_tables_in_order() {
-    let mut world = World::new();
+    let mut world = World::throwing();
     let root = world.root;
     world.file(0, root, "f", 0o600);
     let good: Vec<Vec<u8>> = world.state.snapshot().collect();
@@ -356,7 +363,7 @@ fn a_snapshot_has_one_clock_and_its_tables_in_order() {
 
 #[test]
 fn a_restored_state_still_knows_which_orphans_are_due() {
-    let mut world = World::new();
+    let mut world = World::throwing();
     let root = world.root;
     world.file(0, root, "f", 0o600);
     world.unlink(&user(0), root, "f", true).unwrap();
@@ -369,7 +376,7 @@ fn a_restored_state_still_knows_which_orphans_are_due() {
 
 #[test]
 fn partitions_are_bounded() {
-    let mut world = World::new();
+    let mut world = World::throwing();
     let root = world.root;
     for index in 0..12 {
         let ino = world.file(0, root, &format!("f{index}"), 0o600);

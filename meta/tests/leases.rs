@@ -25,7 +25,7 @@ struct Scene {
 
 impl Scene {
     fn new(mounts: u64) -> Scene {
-        let (world, plain) = (World::new(), World::new());
+        let (world, plain) = (World::throwing(), World::throwing());
         let (inos, twins) = (vec![world.root], BTreeMap::from([(world.root, plain.root)]));
         Scene { world, mounts: (1..=mounts).map(Mount::new).collect(), plain, twins, inos, local: 0 }
     }

@@ -16,7 +16,7 @@ struct Scene {
 
 impl Scene {
     fn new(mounts: u64) -> Scene {
-        let mut world = World::new();
+        let mut world = World::throwing();
         let top = world.dir(0, world.root, "top", 0o755);
         let sub = world.dir(0, top, "sub", 0o755);
         world.file(0, top, "file", 0o644);

@@ -116,7 +116,7 @@ fn listed(world: &mut World) -> Vec<Snapshot> {
 type Step = (u8, usize, usize, u8, u8);
 
 fn play(steps: &[Step]) {
-    let mut world = World::new();
+    let mut world = World::with(VolumeSpec { trash: 20, ..spec("home") });
     let mut inos = vec![world.root];
     // Each with the state as it was.
     let mut kept: Vec<(Snapshot, State)> = Vec::new();
@@ -130,7 +130,8 @@ fn play(steps: &[Step]) {
             5 => Op::Unlink { parent: ino, name: one, keep: b % 3 == 0 },
             6 => Op::Rmdir { parent: ino, name: one },
             7 => Op::Link { ino, parent: other, name: one },
-            8..=10 => {
+            8 => Op::Restore { ino, parent: other, name: one },
+            9..=10 => {
                 let how = [RenameHow::Replace, RenameHow::NoReplace, RenameHow::Exchange][usize::from(what / 17 % 3)];
                 Op::Rename { from: ino, from_name: one, to: other, to_name: two, how, keep: false }
             }

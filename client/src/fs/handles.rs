@@ -210,6 +210,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             self.open_empty(caller, ino, flags).await?
         } else {
             let (attr, content) = self.open_content(caller, ino, flags.mask()).await?;
+            self.look_if_restored(caller, &attr).await;
             self.attach(attr, &content)?
         };
         Ok(self.add_handle(file, caller, flags, flags.truncate))
@@ -235,6 +236,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             self.outbox.discard(ino, &pipeline.pending);
             pipeline.pending.clear();
         }
+        self.look_if_restored(caller, &attr).await;
         self.attach(attr, &content)
     }
 
@@ -302,7 +304,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             self.give_up(file).await;
             return Ok(());
         }
-        if orphan {
+        if orphan && !(file.is_dirty() && self.is_restored(caller, file.ino).await) {
             // First: nobody is to name what was given up.
             let going = self.begin_letting_go(file.ino, caller);
             if going != LettingGo::Opened {

@@ -37,6 +37,7 @@ mod patch;
 mod room;
 mod snapshots;
 mod stage;
+mod trash;
 mod view;
 mod writing;
 mod xattr;

@@ -61,6 +61,9 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         if self.shared.is_special_name(parent, name) {
             return self.shared.find_special(caller, parent, name).await;
         }
+        if parent.is_in_trash() {
+            return self.shared.find_thrown(caller, parent, name).await;
+        }
         let sealed = self.shared.seal_name(parent, name)?;
         self.shared.look_attr(caller, Op::Lookup { parent, name: sealed }).await
     }
@@ -157,6 +160,9 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// # Errors
     /// `Denied(IsDirectory)` for directories, and others.
     pub async fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+        if parent.is_in_trash() {
+            return self.shared.purge(caller, parent, name, false).await;
+        }
         let sealed = self.shared.seal_name(parent, name)?;
         let unlink = Op::Unlink { parent, name: sealed, keep: true };
         match self.shared.remove(caller, unlink).await? {
@@ -170,6 +176,9 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// # Errors
     /// `Denied(NotEmpty)` and others.
     pub async fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+        if parent.is_in_trash() {
+            return self.shared.purge(caller, parent, name, true).await;
+        }
         let name = self.shared.seal_name(parent, name)?;
         self.shared.call_unit(caller, Op::Rmdir { parent, name }).await
     }
@@ -186,6 +195,9 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         how: RenameHow,
     ) -> Result<()> {
         let shared = &self.shared;
+        if from.is_in_trash() {
+            return shared.restore(caller, (from, from_name), (to, to_name), how).await;
+        }
         let (from_name, to_name) = (shared.seal_name(from, from_name)?, shared.seal_name(to, to_name)?);
         let rename = Op::Rename { from, from_name, to, to_name, how, keep: true };
         match shared.remove(caller, rename).await? {
@@ -202,6 +214,9 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     pub async fn readdir(&self, caller: &Caller, ino: Ino, mut cookie: u64, max: u32) -> Result<Entries> {
         if let Some(entries) = self.shared.list_special(caller, ino, cookie).await? {
             return Ok(entries);
+        }
+        if ino.is_in_trash() {
+            return self.list_trash(caller, ino, cookie, max).await;
         }
         let key = DirectoryKey::new(&self.shared.chunks.keys, ino.now().0);
         loop {

@@ -1,6 +1,7 @@
-//! Snapshots in the tree: `.mangrove/snapshots/NAME` in the root directory.
+//! Snapshots in the tree: `.mangrove/snapshots/NAME` in the root directory, and beside them the trash
+//! ([`super::trash`]).
 //!
-//! It is found there and not listed, so that whatever walks through a volume does not walk through its past, too.
+//! They are found there and not listed, so that whatever walks through a volume does not walk through its past, too.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use crate::backend::{BlockStore, Metadata};
 /// `.mangrove`, and `snapshots` in it: numbers that no inode of replicas' has.
 const TOP: (Ino, &[u8]) = (Ino(1 << 63 | 1), b".mangrove");
 const LIST: (Ino, &[u8]) = (Ino(1 << 63 | 2), b"snapshots");
+const TRASH: &[u8] = b"trash";
 
 /// For how long what is said of a snapshot may be remembered: once it is deleted it is not there any more.
 const LASTS: Duration = Duration::from_secs(60);
@@ -31,6 +33,7 @@ fn is_special(ino: Ino) -> bool {
 pub(super) fn lasts(ino: Ino, root: Ino) -> Option<Duration> {
     match ino {
         ino if ino == TOP.0 => Some(LASTS),
+        ino if ino.is_in_trash() => Some(Duration::ZERO),
         // Its name may be another's by then.
         ino if ino == LIST.0 || (ino.snapshot() != 0 && ino.now() == root) => Some(Duration::ZERO),
         ino => (ino.snapshot() != 0).then_some(LASTS),
@@ -82,6 +85,9 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         if let Some((_, (ino, _))) = found {
             return Ok(self.special(ino, &self.recent_snapshots(caller).await?));
         }
+        if parent == TOP.0 && name == TRASH {
+            return self.look_attr(caller, Op::GetAttr { ino: self.volume.root.in_trash() }).await;
+        }
         if parent != LIST.0 {
             return Err(Denied::NotFound.into());
         }
@@ -105,7 +111,10 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let all = self.snapshots(caller).await?;
         let entry = |cookie, name: &[u8], attr| Entry { cookie: cookie + COOKIES_BELOW, name: name.to_vec(), attr };
         let entries: Vec<Entry> = match ino == TOP.0 {
-            true => vec![entry(1, LIST.1, self.special(LIST.0, &all))],
+            true => {
+                let trash = Attr { ino: self.volume.root.in_trash(), ..self.special(TOP.0, &[]) };
+                vec![entry(1, LIST.1, self.special(LIST.0, &all)), entry(2, TRASH, trash)]
+            }
             false => {
                 let root = |snapshot: &Snapshot| {
                     let attr = self.special(LIST.0, std::slice::from_ref(snapshot));
@@ -126,6 +135,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         Ok(Some(match op {
             Op::Parent { ino } if *ino == TOP.0 => self.call_replicas(caller, Op::GetAttr { ino: root }).await?,
             Op::Parent { ino } if *ino == LIST.0 => Reply::Attr(self.special(TOP.0, &[])),
+            Op::Parent { ino } if *ino == root.in_trash() => Reply::Attr(self.special(TOP.0, &[])),
             Op::Parent { ino } if ino.snapshot() != 0 && ino.now() == root => Reply::Attr(self.special(LIST.0, &[])),
             Op::GetAttr { ino } if is_special(*ino) => {
                 Reply::Attr(self.special(*ino, &self.recent_snapshots(caller).await?))

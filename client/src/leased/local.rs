@@ -411,7 +411,7 @@ impl Local {
 
     /// Replicas did what this copy did not.
     pub(super) fn doubt(&mut self, op: &Op, me: &(PublicKey, u64)) {
-        if is_logged(op) {
+        if is_logged(op) || is_change(op) {
             let shared = self.copy.disturbed(op).into_iter().filter(|directory| !self.copy.is_held_by(*directory, me));
             for directory in shared.collect::<Vec<_>>() {
                 // If it goes on like that, all its names would be fetched again each time.

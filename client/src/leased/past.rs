@@ -145,6 +145,9 @@ impl<M: Metadata> Core<M> {
 
     pub(super) async fn look_at_past(&self, call: Call) -> Result<Answer, Unavailable> {
         let number = snapshot_of(&call.op);
+        if number == Ino::TRASH {
+            return self.look_into_trash(call).await;
+        }
         let next = || self.past.copies.lock().next(&self.me.0, &call, number);
         let mut fetching = None;
         // Whoever waited for what another fetched may find it there; whoever fetched, too.
@@ -165,6 +168,13 @@ impl<M: Metadata> Core<M> {
         let answer = answers.pop().ok_or_else(|| Unavailable("the replicas answered nothing".into()))?;
         self.past.copies.lock().confirm(number, &answer);
         Ok(answer)
+    }
+
+    /// Looks at what was thrown away: what was here, too, and is not sent yet.
+    async fn look_into_trash(&self, call: Call) -> Result<Answer, Unavailable> {
+        self.ship().await?;
+        let mut answers = self.ask(Batch::new(vec![call])).await?;
+        answers.pop().ok_or_else(|| Unavailable("the replicas answered nothing".into()))
     }
 
     /// Fetches a directory of a snapshot; says whether it could.

@@ -60,6 +60,7 @@ fn state() -> State {
         chunking: Chunking { min: 16 << 10, average: 64 << 10, max: 256 << 10 },
         secrets: [].into(),
         root_mode: 0o777,
+        trash: 0,
     };
     state.apply_batch(NOW, &user(), &Batch::new(vec![call(Op::VolumeCreate(spec)), create("f")]));
     state

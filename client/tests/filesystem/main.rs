@@ -11,4 +11,5 @@ mod opening;
 mod shapes;
 mod sharing;
 mod snapshots;
+mod trash;
 mod world;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use client::backend::Metadata as _;
 use client::fs::{FileLock, LockWait, OpenFlags, SetAttr};
 use meta::{
-    Answer, AttrChange, Call, Denied, Ino, Kind, LOCK_END, LockKind, LockMode, Op, RenameHow, Reply, Snapshot, XattrHow,
+    Answer, AttrChange, Call, Denied, Kind, LOCK_END, LockKind, LockMode, Op, RenameHow, Reply, Snapshot, XattrHow,
 };
 
-use super::world::{Fs, ROOT, World, close, create, denied, noise, read_all, write_all, write_file};
+use super::world::{ROOT, World, close, content, create, denied, find, list, noise, read_all, write_all, write_file};
 
 async fn ask(world: &World, op: Op) -> Reply {
     // What mounts have not sent yet is waited for.
@@ -26,31 +26,6 @@ async fn take(world: &World, name: &str) -> Snapshot {
         Reply::Snapshots(mut taken) => taken.remove(0),
         other => panic!("{other:?}"),
     }
-}
-
-async fn find(fs: &Fs, path: &str) -> Ino {
-    let mut ino = fs.root();
-    for name in path.split('/') {
-        ino = fs.lookup(&ROOT, ino, name.as_bytes()).await.unwrap_or_else(|why| panic!("{path}: {name}: {why}")).ino;
-    }
-    ino
-}
-
-async fn content(fs: &Fs, path: &str) -> Vec<u8> {
-    let ino = find(fs, path).await;
-    let opened = fs.open(&ROOT, ino, OpenFlags::reading()).await.expect("opened");
-    let bytes = read_all(fs, opened.handle).await;
-    assert_eq!(bytes.len() as u64, opened.attr.size);
-    fs.release(opened.handle).await.expect("released");
-    bytes
-}
-
-async fn list(fs: &Fs, ino: Ino) -> Vec<String> {
-    let listed = fs.readdir(&ROOT, ino, 0, 100).await.expect("listed");
-    assert!(listed.end);
-    let mut names: Vec<_> = listed.entries.into_iter().map(|entry| String::from_utf8(entry.name).unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,7 +61,10 @@ async fn a_snapshot_is_the_tree_as_it_was_with_what_nobody_synced() {
         let (top, all) = (find(fs, ".mangrove").await, find(fs, ".mangrove/snapshots").await);
         let root = find(fs, ".mangrove/snapshots/then").await;
         assert_eq!(root, world.root().in_snapshot(then.number));
-        assert_eq!((list(fs, top).await, list(fs, all).await), (vec!["snapshots".into()], vec!["then".into()]));
+        assert_eq!(
+            (list(fs, top).await, list(fs, all).await),
+            (vec!["snapshots".into(), "trash".into()], vec!["then".into()])
+        );
         assert_eq!(list(fs, root).await, ["dir", "short"]);
         let before = ".mangrove/snapshots/then/dir";
         assert_eq!(list(fs, find(fs, before).await).await, ["link", "long"]);

@@ -208,6 +208,7 @@ impl World {
             chunking,
             secrets: BTreeMap::new(),
             root_mode: 0o777,
+            trash: 0,
         };
         let Reply::Volume(volume) = replicas.ask(Op::VolumeCreate(spec)) else { panic!("no volume") };
         World { replicas, stores, volume }
@@ -329,4 +330,36 @@ pub(crate) fn denied<T: std::fmt::Debug>(result: Result<T, FsError>) -> meta::De
         Err(FsError::Denied(why)) => why,
         other => panic!("not refused: {other:?}"),
     }
+}
+
+/// What a path leads to.
+pub(crate) async fn find(fs: &Fs, path: &str) -> Ino {
+    let mut ino = fs.root();
+    for name in path.split('/') {
+        ino = fs.lookup(&ROOT, ino, name.as_bytes()).await.unwrap_or_else(|why| panic!("{path}: {name}: {why}")).ino;
+    }
+    ino
+}
+
+/// The whole of the file that a path leads to.
+pub(crate) async fn content(fs: &Fs, path: &str) -> Vec<u8> {
+    let ino = find(fs, path).await;
+    let opened = fs.open(&ROOT, ino, OpenFlags::reading()).await.expect("opened");
+    let bytes = read_all(fs, opened.handle).await;
+    assert_eq!(bytes.len() as u64, opened.attr.size);
+    fs.release(opened.handle).await.expect("released");
+    bytes
+}
+
+/// The names in a directory, in order.
+pub(crate) async fn list(fs: &Fs, ino: Ino) -> Vec<String> {
+    let (mut names, mut cookie, mut end) = (Vec::new(), 0, false);
+    while !end {
+        let listed = fs.readdir(&ROOT, ino, cookie, 100).await.expect("listed");
+        cookie = listed.entries.last().map_or(cookie, |entry| entry.cookie);
+        names.extend(listed.entries.into_iter().map(|entry| String::from_utf8(entry.name).unwrap()));
+        end = listed.end;
+    }
+    names.sort();
+    names
 }

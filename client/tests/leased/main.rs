@@ -20,5 +20,7 @@ mod shapes;
 mod sharing;
 #[path = "../filesystem/snapshots.rs"]
 mod snapshots;
+#[path = "../filesystem/trash.rs"]
+mod trash;
 #[path = "../filesystem/world.rs"]
 mod world;

@@ -58,6 +58,7 @@ impl Cluster {
                 chunking: Chunking { min: 16 << 10, average: 64 << 10, max: 256 << 10 },
                 secrets: BTreeMap::new(),
                 root_mode: 0o755,
+                trash: 0,
             })
         };
         let caller = Caller {

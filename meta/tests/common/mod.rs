@@ -37,6 +37,7 @@ pub fn spec(name: &str) -> VolumeSpec {
         chunking: Chunking { min: 16 << 10, average: 64 << 10, max: 256 << 10 },
         secrets: [(key(1), Bytes::from_static(b"sealed to key 1"))].into(),
         root_mode: 0o777,
+        trash: 0,
     }
 }
 
@@ -66,6 +67,11 @@ impl World {
     /// Keys: 1 may do anything, 2 may act for uid 1000, 3 for 2000 to 2999.
     pub fn new() -> World {
         World::with(spec("home"))
+    }
+
+    /// One with a trash that keeps things for a hundred seconds.
+    pub fn throwing() -> World {
+        World::with(VolumeSpec { trash: 100, ..spec("home") })
     }
 
     pub fn with(spec: VolumeSpec) -> World {

@@ -138,6 +138,7 @@ impl Scene {
             chunking: Chunking { min: 16 << 10, average: 64 << 10, max: 256 << 10 },
             secrets: [].into(),
             root_mode: 0o777,
+            trash: 30,
         };
         let Some(Reply::Volume(volume)) = self.order(Op::VolumeCreate(spec)) else { return };
         self.root = volume.root;

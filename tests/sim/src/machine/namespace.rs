@@ -44,6 +44,7 @@ fn volume() -> VolumeSpec {
         chunking: Chunking { min: 16 << 10, average: 64 << 10, max: 256 << 10 },
         secrets: [].into(),
         root_mode: 0o777,
+        trash: 0,
     }
 }
 

@@ -68,6 +68,7 @@ pub(crate) async fn make_volume(session: &mut Session, name: &str, count: usize)
         chunking: Chunking { min: 16 << 10, average: 64 << 10, max: 256 << 10 },
         secrets: std::collections::BTreeMap::new(),
         root_mode: 0o777,
+        trash: 0,
     };
     let made = session.ask(vec![call(Op::VolumeCreate(spec))]).await?;
     let [Answer::Done(Reply::Volume(volume))] = made.as_slice() else {
