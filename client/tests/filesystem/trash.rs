@@ -218,7 +218,7 @@ async fn what_another_mount_restores_is_written_by_who_has_it_open() {
     write_all(&fs, opened.handle, 0, b"AF").await;
     let trash = find(&other, ".mangrove/trash").await;
     other.rename(&ROOT, (trash, b"open"), (other.root(), b"back"), RenameHow::Replace).await.expect("back");
-    close(&fs, opened.handle).await;
+    fs.release(opened.handle).await.expect("released, and not flushed");
     sync(&fs).await;
     assert_eq!(content(&other, "back").await, b"AFfore");
     // And it is opened as others are.
