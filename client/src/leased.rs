@@ -152,6 +152,7 @@ impl<M: Metadata> Metadata for Leased<M> {
     }
 
     async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
+        self.core.past.note_changes(&calls);
         let without = !self.core.takes_leases && !self.core.local.lock().concerns_locks(&calls);
         if calls.iter().any(|call| is_of_snapshot(&call.op) || matches!(call.op, Op::SnapshotList { .. })) {
             return self.core.look_back(calls).await;
@@ -168,6 +169,7 @@ impl<M: Metadata> Metadata for Leased<M> {
     }
 
     async fn calls_after(&self, calls: Vec<Call>, ready: Ready) -> Result<Vec<Answer>, Unavailable> {
+        self.core.past.note_changes(&calls);
         let answers = self.core.apply_shared(&calls, Some(&ready)).await;
         if answers.len() == calls.len() {
             self.core.brake().await;

@@ -13,6 +13,7 @@ use crate::proven::may_have;
 use crate::read::Look;
 use crate::state::State;
 use crate::table::{Key, Table, Value};
+use crate::trash::Bin;
 use crate::xattr::{need_xattr_read, xattrs_of};
 
 /// Most directories that are asked for together with the one that is needed.
@@ -55,13 +56,16 @@ impl State {
 impl Past<'_, State> {
     /// The same of a snapshot; `also` are of it, too. With it comes what the caller's key was granted.
     pub(crate) fn fetch(&self, cx: &Context<'_>, ino: Ino, cookie: u64, also: &[Ino]) -> Result<Reply, Denied> {
-        let state = self.state();
-        let asking = Asking { cx, names: state, holder: None };
-        let mut reply = asking.fetch(self, ino, cookie, also)?;
-        if let Reply::Rows { rows, .. } = &mut reply {
-            rows.push(row(&state.principals, cx.key, &cx.grant));
-        }
-        Ok(reply)
+        let asking = Asking { cx, names: self.state(), holder: None };
+        asking.fetch_with_grant(self, ino, cookie, also)
+    }
+}
+
+impl Bin<'_> {
+    /// The same of what is in the trash.
+    pub(crate) fn fetch(&self, cx: &Context<'_>, ino: Ino, cookie: u64, also: &[Ino]) -> Result<Reply, Denied> {
+        let asking = Asking { cx, names: self.0, holder: None };
+        asking.fetch_with_grant(self, ino, cookie, also)
     }
 }
 
@@ -99,6 +103,16 @@ impl Tree for Past<'_, State> {
     }
 }
 
+impl Tree for Bin<'_> {
+    fn name_after(&self, directory: Ino, cookie: u64) -> Option<(u64, SealedName)> {
+        Bin::name_after(self, directory, cookie)
+    }
+
+    fn xattr_names(&self, ino: Ino) -> Vec<(XattrClass, SealedName)> {
+        self.0.xattr_names(ino)
+    }
+}
+
 /// Whoever fetches.
 struct Asking<'a> {
     cx: &'a Context<'a>,
@@ -109,6 +123,14 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
+    fn fetch_with_grant(&self, tree: &impl Tree, ino: Ino, cookie: u64, also: &[Ino]) -> Result<Reply, Denied> {
+        let mut reply = self.fetch(tree, ino, cookie, also)?;
+        if let Reply::Rows { rows, .. } = &mut reply {
+            rows.push(row(&self.names.principals, self.cx.key, &self.cx.grant));
+        }
+        Ok(reply)
+    }
+
     fn fetch(&self, tree: &impl Tree, ino: Ino, cookie: u64, also: &[Ino]) -> Result<Reply, Denied> {
         self.cx.need(tree.directory(ino)?, READ | EXECUTE)?;
         if !self.may_have_names(ino) {

@@ -19,8 +19,8 @@ use crate::access::{Context, Grant, READ, WRITE};
 use crate::directory::{Entry, LISTING_LEN_MAX, listed_len};
 use crate::inode::{Body, Inode};
 use crate::op::{
-    Answer, Call, Denied, DirEntry, ENTRIES_MAX, Ino, Op, Reply, Row, SealedName, Snapshot, Volume, VolumeId,
-    XattrClass,
+    Answer, Attr, Call, Caller, Denied, DirEntry, ENTRIES_MAX, Ino, Op, Reply, Row, SealedName, Snapshot, Volume,
+    VolumeId, XattrClass,
 };
 use crate::read::Look;
 use crate::state::State;
@@ -180,11 +180,15 @@ pub(crate) fn in_snapshot(op: &Op) -> Option<Result<(u64, Op), Denied>> {
 
 /// The same answer about a snapshot.
 pub(crate) fn answered(number: u64, mut reply: Reply) -> Reply {
-    match &mut reply {
-        Reply::Attr(attr) | Reply::Opened { attr, .. } => attr.ino = attr.ino.in_snapshot(number),
-        Reply::Entries { entries, .. } => {
-            entries.iter_mut().for_each(|entry| entry.attr.ino = entry.attr.ino.in_snapshot(number));
+    let tag = |attr: &mut Attr| {
+        attr.ino = attr.ino.in_snapshot(number);
+        if number == Ino::TRASH {
+            crate::trash::named(attr);
         }
+    };
+    match &mut reply {
+        Reply::Attr(attr) | Reply::Opened { attr, .. } => tag(attr),
+        Reply::Entries { entries, .. } => entries.iter_mut().for_each(|entry| tag(&mut entry.attr)),
         _ => {}
     }
     reply
@@ -445,7 +449,9 @@ impl State {
             Some(Err(why)) => return Ok(Answer::Denied(why)),
             None => return Err(None),
         };
-        let grant = *self.principals.get(who).ok_or_else(|| Self::directories_of(&op).first().copied())?;
+        if self.principals.get(who).is_none() {
+            return Err(Self::directories_of(&op).first().copied());
+        }
         let known = |ino: Ino| self.inodes.get(&ino).is_some();
         let there = match &op {
             Op::Lookup { parent, name } if self.complete.contains(parent) => {
@@ -470,12 +476,18 @@ impl State {
         if !there {
             return Err(None);
         }
-        let cx = Context { now: self.clock.last, key: who, grant, caller: &call.caller, by: None, logged: false };
-        let result = cx.check().and_then(|()| match &op {
+        self.answer_past(who, &call.caller, number, &op).ok_or(None)
+    }
+
+    /// What this copy answers, if it is known what the caller's key may do.
+    pub(crate) fn answer_past(&self, who: &PublicKey, caller: &Caller, number: u64, op: &Op) -> Option<Answer> {
+        let grant = *self.principals.get(who)?;
+        let cx = Context { now: self.clock.last, key: who, grant, caller, by: None, logged: false };
+        let result = cx.check().and_then(|()| match op {
             Op::ReadDir { ino, cookie, max } => self.read_dir(&cx, *ino, *cookie, *max),
             Op::ListXattr { ino } => self.list_xattr(&cx, *ino),
             op => self.read(&cx, op).unwrap_or(Err(Denied::ReadOnly)),
         });
-        Ok(result.map_or_else(Answer::Denied, |reply| Answer::Done(answered(number, reply))))
+        Some(result.map_or_else(Answer::Denied, |reply| Answer::Done(answered(number, reply))))
     }
 }

@@ -19,8 +19,10 @@ use crate::access::{Context, Grant, READ, WRITE};
 use crate::directory::{Entry, LISTING_LEN_MAX, listed_len, need_subdirectory};
 use crate::filelocks::FileLocks;
 use crate::inode::{Body, Inode};
-use crate::op::{Attr, Denied, DirEntry, ENTRIES_MAX, Ino, Kind, Op, Reply, SealedName, Snapshot, Volume, VolumeId};
-use crate::past::{PastKey, PastRow, answered};
+use crate::op::{
+    Answer, Attr, Call, Denied, DirEntry, ENTRIES_MAX, Ino, Kind, Op, Reply, SealedName, Snapshot, Volume, VolumeId,
+};
+use crate::past::{PastKey, PastRow, answered, in_snapshot};
 use crate::read::Look;
 use crate::state::State;
 use crate::volume::Usage;
@@ -328,8 +330,9 @@ impl State {
     }
 }
 
-/// A volume's trash, to be looked at.
-struct Bin<'a>(&'a State);
+/// A volume's trash, to be looked at: a name leads to a directory that is there, or else to what was thrown away
+/// last.
+pub(crate) struct Bin<'a>(pub(crate) &'a State);
 
 impl Look for Bin<'_> {
     fn grant_row(&self, who: &PublicKey) -> Option<Grant> {
@@ -340,9 +343,10 @@ impl Look for Bin<'_> {
         self.0.inodes.get(&ino).map(|inode| &**inode)
     }
 
-    fn entry_row(&self, (home, name): &(Ino, SealedName)) -> Option<Entry> {
-        let ino = self.0.bins.latest(*home, name)?;
-        self.shows(ino).then_some(Entry { ino, cookie: ino.0 << 1 })
+    fn entry_row(&self, key: &(Ino, SealedName)) -> Option<Entry> {
+        let thrown = || self.0.bins.latest(key.0, &key.1).filter(|ino| self.shows(*ino));
+        let ino = self.directory_of(key).or_else(thrown)?;
+        Some(Entry { ino, cookie: ino.0 << 1 })
     }
 
     fn xattr_row(&self, key: &XattrKey) -> Option<&Bytes> {
@@ -387,7 +391,8 @@ impl Bin<'_> {
         while entries.len() < max.min(ENTRIES_MAX) as usize && len < LISTING_LEN_MAX {
             let Some(ino) = inos.next() else { break };
             let (Some(thrown), attr) = (self.0.thrown.get(&ino), *self.attr(ino)?) else { continue };
-            let hidden = self.0.bins.latest(home, &thrown.name) != Some(ino) || self.has_directory(home, &thrown.name);
+            let found = self.entry(home, &thrown.name).map(|entry| entry.ino);
+            let hidden = found != Some(ino);
             let entry = DirEntry { cookie: ino.0 << 1 | u64::from(hidden), name: thrown.name.clone(), attr };
             len += listed_len(&entry);
             entries.push(entry);
@@ -395,10 +400,16 @@ impl Bin<'_> {
         Ok(Reply::Entries { entries, end: inos.peek().is_none() })
     }
 
-    /// Whether there is a directory with this name.
-    fn has_directory(&self, home: Ino, name: &SealedName) -> bool {
-        let inode = self.0.entry(home, name).and_then(|entry| self.0.inode_row(entry.ino));
-        inode.is_some_and(|inode| matches!(inode.body, Body::Directory { .. }))
+    /// The directory that has this name.
+    fn directory_of(&self, key: &(Ino, SealedName)) -> Option<Ino> {
+        let inode = self.0.entries.get(key).and_then(|entry| self.0.inode_row(entry.ino))?;
+        matches!(inode.body, Body::Directory { .. }).then_some(inode.attr.ino)
+    }
+
+    /// What was thrown away from a directory next, and the name that it had.
+    pub(crate) fn name_after(&self, home: Ino, cookie: u64) -> Option<(u64, SealedName)> {
+        let ino = self.0.bins.after(home, Ino(cookie >> 1)).next()?;
+        self.0.thrown.get(&ino).map(|thrown| (ino.0 << 1, thrown.name.clone()))
     }
 }
 
@@ -406,18 +417,48 @@ impl State {
     /// What `op` reads of the trash.
     pub(crate) fn read_trash(&self, cx: &Context<'_>, op: &Op) -> Result<Reply, Denied> {
         let bin = Bin(self);
-        let mut reply = match op {
+        let reply = match op {
             Op::ReadDir { ino, cookie, max } => bin.read_dir(cx, *ino, *cookie, *max),
+            Op::Fetch { ino, cookie, also } => bin.fetch(cx, *ino, *cookie, also),
             Op::ListXattr { ino } => Ok(self.names_of_xattrs(cx, bin.inode(*ino)?)),
             op => bin.read(cx, op).unwrap_or(Err(Denied::ReadOnly)),
         }?;
-        // What has a name here has one; how many subdirectories are shown nobody counts.
-        let name_it = |attr: &mut Attr| attr.nlink = if attr.kind == Kind::Directory { 1 } else { attr.nlink.max(1) };
-        match &mut reply {
-            Reply::Attr(attr) | Reply::Opened { attr, .. } => name_it(attr),
-            Reply::Entries { entries, .. } => entries.iter_mut().for_each(|entry| name_it(&mut entry.attr)),
-            _ => {}
-        }
         Ok(answered(Ino::TRASH, reply))
+    }
+}
+
+/// The same answer about what is in the trash: it has a name there; how many subdirectories nobody counts.
+pub(crate) fn named(attr: &mut Attr) {
+    attr.nlink = if attr.kind == Kind::Directory { 1 } else { attr.nlink.max(1) };
+}
+
+/// A copy of what was thrown away, at whoever looks at it: rows that were fetched.
+impl State {
+    /// It is to end.
+    pub fn forget_thrown(&mut self, ino: Ino) {
+        self.inodes.remove(&ino);
+    }
+
+    /// Answers a call about what is in the trash, if what it looks at is here. Of names only what they lead to is
+    /// told, not that there is nothing.
+    #[must_use]
+    pub fn look_into_trash(&self, who: &PublicKey, call: &Call) -> Option<Answer> {
+        let (_, op) = in_snapshot(&call.op)?.ok()?;
+        let known = |ino: Ino| self.inodes.get(&ino).is_some();
+        let there = match &op {
+            Op::Lookup { parent, name } => {
+                known(*parent) && self.entry(*parent, name).is_some_and(|entry| known(entry.ino))
+            }
+            Op::GetXattr { ino, .. } | Op::ListXattr { ino } => {
+                self.inodes.get(ino).is_some_and(|inode| self.has_xattrs(inode))
+            }
+            Op::GetAttr { ino }
+            | Op::Access { ino, .. }
+            | Op::Open { ino, .. }
+            | Op::ReadLink { ino }
+            | Op::GetAcl { ino, .. } => known(*ino),
+            _ => false,
+        };
+        if there { self.answer_past(who, &call.caller, Ino::TRASH, &op) } else { None }
     }
 }

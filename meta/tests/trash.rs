@@ -112,7 +112,8 @@ fn of_one_name_the_last_is_found_and_all_are_listed() {
     let all: Vec<_> = hidden(&mut world);
     assert_eq!(all, [(files[0], true), (files[1], true), (files[2], false)]);
     // A directory that is there now is what the name leads to.
-    world.dir(ALICE, root, "f", 0o755);
+    let there = world.dir(ALICE, root, "f", 0o755);
+    assert_eq!(find(&mut world, ALICE, root, "f"), Ok(there));
     let all: Vec<_> = hidden(&mut world);
     assert_eq!(all, [(files[0], true), (files[1], true), (files[2], true)]);
     world.rmdir(&user(ALICE), root, "f").unwrap();
@@ -123,7 +124,8 @@ fn of_one_name_the_last_is_found_and_all_are_listed() {
     assert_eq!(world.lookup(&user(ALICE), root, "a").unwrap().ino, new);
     let [over, moved] = ["c", "d"].map(|name| world.dir(ALICE, root, name, 0o755));
     world.rename(&user(ALICE), (root, "d"), (root, "c"), RenameHow::Replace).unwrap();
-    assert_eq!(find(&mut world, ALICE, root, "c"), Ok(over));
+    assert_eq!(find(&mut world, ALICE, root, "c"), Ok(moved), "it is there");
+    assert!(thrown(&mut world, root).contains(&(name("c"), over, true)));
     assert_eq!(world.attr(moved).nlink, 2);
     // With another name left nothing is.
     world.link(&user(ALICE), new, root, "e").unwrap();
@@ -326,7 +328,6 @@ fn who_may_not_remove_does_not_purge_or_restore() {
         Op::Restore { ino: file.now(), parent: home, name: name("f") },
         Op::Purge { ino: file },
         Op::Hold { holder: 1, ino: home, instead: 0, shared: true },
-        Op::Fetch { ino: home, cookie: 0, also: Vec::new() },
     ];
     for op in refused {
         assert_eq!(world.run(&user(ROOT), op.clone()), Err(Denied::ReadOnly), "{op:?}");
@@ -410,6 +411,7 @@ fn play(steps: &[Step]) {
     }
     let homes: BTreeSet<Ino> = bin.values().map(|(home, _)| *home).collect();
     for home in homes {
+        compare(&mut world, home);
         let mut there = thrown(&mut world, home);
         there.retain(|(name, ino, _)| bin.remove(ino) == Some((home, name.clone())));
         for (name, ino, hidden) in there {
@@ -432,4 +434,36 @@ proptest! {
     ) {
         play(&steps);
     }
+}
+
+/// What a mount that fetched it tells of the trash is what replicas tell.
+fn compare(world: &mut World, home: Ino) {
+    let mut copy = State::copy_of(CLUSTER);
+    let (mut cookie, mut more) = (0, true);
+    while more {
+        let fetched = world.run(&user(ROOT), Op::Fetch { ino: home.in_trash(), cookie, also: Vec::new() });
+        let Ok(Reply::Rows { rows, next, .. }) = fetched else { panic!("{fetched:?}") };
+        copy.learn_past(&rows, &[]).unwrap();
+        (cookie, more) = (next.unwrap_or(0), next.is_some());
+    }
+    let mut told = 0;
+    for (name, ino, hidden) in thrown(world, home) {
+        let looks = [
+            Op::Lookup { parent: home.in_trash(), name },
+            Op::GetAttr { ino: ino.in_trash() },
+            Op::Open { ino: ino.in_trash(), mask: READ },
+            Op::ListXattr { ino: ino.in_trash() },
+        ];
+        for op in looks {
+            let Some(answer) = copy.look_into_trash(&key(1), &Call { caller: user(ROOT), op: op.clone() }) else {
+                assert!(hidden, "{op:?}");
+                continue;
+            };
+            told += 1;
+            assert_eq!(answer.into_result(), world.run(&user(ROOT), op));
+        }
+    }
+    let none = Op::Lookup { parent: home.in_trash(), name: name("none") };
+    assert_eq!(copy.look_into_trash(&key(1), &Call { caller: user(ROOT), op: none }), None, "that replicas are asked");
+    assert!(told > 0 || thrown(world, home).is_empty());
 }

@@ -133,6 +133,7 @@ pub struct Filesystem<M, B> {
 struct Shared<M, B> {
     metadata: M,
     /// The volume's snapshots, as they were listed last.
+    ways: Mutex<trash::Ways>,
     snapshots: Mutex<Option<(Instant, Vec<meta::Snapshot>)>>,
     volume: Volume,
     options: Options,
@@ -184,6 +185,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         metadata.before_losing(Arc::new(move |loss| taking.take(loss, &rescuing)));
         let shared = Arc::new(Shared {
             metadata,
+            ways: Mutex::default(),
             snapshots: Mutex::default(),
             volume,
             options,

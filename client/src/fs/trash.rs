@@ -3,7 +3,9 @@
 //! A directory shows there what was thrown away from it, and its subdirectories, so that everything is found by the
 //! path that it had. Of what had the same name in turn the last is found by it, and the others by that and a number.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chunk::name::DirectoryKey;
 use meta::{Answer, Attr, Call, Caller, Denied, Ino, Kind, NAME_MAX, Op, RenameHow, Reply, SealedName};
@@ -19,6 +21,34 @@ const THROWN: u64 = 1 << 62;
 const HIDDEN: u64 = 1;
 /// Most names that are given back at once.
 const RESTORED_MAX: u32 = 128;
+
+/// For how long a name in the trash that led to a directory is taken to lead there: every path goes by some.
+const WAY: Duration = Duration::from_secs(1);
+const WAYS_MAX: usize = 4096;
+
+/// Directories that were found in the trash a moment ago, by who looked there.
+#[derive(Default)]
+pub(super) struct Ways(HashMap<(u32, Ino, Vec<u8>), (Instant, Attr)>);
+
+impl Ways {
+    fn find(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Option<Attr> {
+        let (at, attr) = self.0.get(&(caller.uid, parent, name.to_vec()))?;
+        (at.elapsed() < WAY).then_some(*attr)
+    }
+
+    fn forget(&mut self, ino: Ino) {
+        self.0.retain(|_, (_, found)| found.ino != ino);
+    }
+
+    fn note(&mut self, caller: &Caller, parent: Ino, name: &[u8], found: Attr) {
+        if self.0.len() >= WAYS_MAX {
+            self.0.retain(|_, (at, _)| at.elapsed() < WAY);
+        }
+        if self.0.len() < WAYS_MAX {
+            self.0.insert((caller.uid, parent, name.to_vec()), (Instant::now(), found));
+        }
+    }
+}
 
 /// The name by which something is found that another hides.
 fn numbered(name: &[u8], ino: Ino) -> Vec<u8> {
@@ -94,18 +124,18 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     /// # Errors
     /// `Denied(NotFound)` and others.
     pub(super) async fn find_thrown(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Attr> {
-        if let Ok(sealed) = self.seal_name(parent.now(), name) {
-            match self.look_attr(caller, Op::Lookup { parent: parent.now(), name: sealed }).await {
-                Ok(attr) if attr.kind == Kind::Directory => return Ok(in_trash(attr)),
-                Ok(_) | Err(FsError::Denied(_)) => {}
-                Err(error) => return Err(error),
-            }
+        if let Some(found) = self.ways.lock().find(caller, parent, name) {
+            return Ok(found);
         }
         let sealed = self.seal_name(parent, name)?;
-        match self.look_attr(caller, Op::Lookup { parent, name: sealed }).await {
+        let found = match self.look_attr(caller, Op::Lookup { parent, name: sealed }).await {
             Err(FsError::Denied(Denied::NotFound)) => self.find_numbered(caller, parent, name).await,
             found => found,
+        }?;
+        if found.kind == Kind::Directory {
+            self.ways.lock().note(caller, parent, name, found);
         }
+        Ok(found)
     }
 
     async fn find_numbered(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Attr> {
@@ -132,6 +162,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             (false, true) => return Err(Denied::NotDirectory.into()),
             _ => {}
         }
+        self.ways.lock().forget(attr.ino);
         self.call_unit(caller, Op::Purge { ino: attr.ino.now() }).await.map_err(still_there)
     }
 
@@ -152,6 +183,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         }
         let name = self.seal_name(to, to_name)?;
         let attr = self.find_thrown(caller, from, from_name).await?;
+        *self.ways.lock() = Ways::default();
         let (shared, caller, ino) = (self.clone(), caller.clone(), attr.ino.now());
         // Goes on even if the caller stops waiting.
         let restored = tokio::spawn(async move {

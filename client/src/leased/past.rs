@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use base::{ClusterId, PublicKey};
-use meta::{Answer, Batch, Call, Content, Denied, Ino, Op, Reply, State, snapshot_of};
+use meta::{Answer, Batch, Call, Content, Denied, Ino, Op, Reply, State, is_change, snapshot_of};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -14,6 +14,8 @@ use crate::backend::{Metadata, Unavailable};
 
 /// For how long a copy is looked at before replicas are asked whether there still is the snapshot.
 const FRESH: Duration = Duration::from_secs(60);
+/// For how long what is thrown away is looked at without asking again.
+const FRESH_TRASH: Duration = Duration::from_secs(3);
 /// How long a directory that could not be fetched is not fetched again.
 const UNFETCHED: Duration = Duration::from_secs(10);
 /// How many names all copies may hold, some hundred bytes each, before they are begun anew.
@@ -32,6 +34,8 @@ pub(super) struct Past {
 struct Copies {
     all: HashMap<u64, Copy>,
     walk: Walk,
+    /// What was fetched of the trash, and since when.
+    trash: Option<(State, Instant)>,
     /// What was not fetched for whom, and when.
     refused: HashMap<(Ino, u32), Instant>,
 }
@@ -113,7 +117,37 @@ fn directory_of(op: &Op) -> Option<Ino> {
     }
 }
 
+/// What is thrown away may be thrown away by others, too: a copy is dropped soon.
+impl Copies {
+    fn look_into_trash(&mut self, who: &PublicKey, call: &Call) -> Option<Answer> {
+        self.trash = self.trash.take().filter(|(_, since)| since.elapsed() < FRESH_TRASH);
+        self.trash.as_ref().and_then(|(copy, _)| copy.look_into_trash(who, call))
+    }
+
+    /// Takes rows; says after which cookie there are more.
+    fn learn_trash(&mut self, cluster: ClusterId, fetched: Option<Answer>) -> Option<u64> {
+        let Some(Answer::Done(Reply::Rows { rows, next, .. })) = fetched else { return None };
+        let too_big = |copy: &State| copy.counts().entries > COPIES_MAX;
+        self.trash = self.trash.take().filter(|(copy, _)| !too_big(copy));
+        let (copy, _) = self.trash.get_or_insert_with(|| (State::copy_of(cluster), Instant::now()));
+        if let Err(error) = copy.learn_past(&rows, &[]) {
+            tracing::error!(%error, "replicas agree on rows that are none");
+        }
+        next
+    }
+}
+
 impl Past {
+    /// Takes note of changes that throw something away, or take it back, or end it.
+    pub(super) fn note_changes(&self, calls: &[Call]) {
+        for op in calls.iter().map(|call| &call.op).filter(|op| is_change(op) || matches!(op, Op::Purge { .. })) {
+            match (&mut self.copies.lock().trash, op) {
+                (Some((copy, _)), Op::Purge { ino }) => copy.forget_thrown(*ino),
+                (trash, _) => *trash = None,
+            }
+        }
+    }
+
     /// A file of a snapshot is read from its beginning: those that are worth fetching ahead.
     pub(super) fn ahead_of(&self, ino: Ino) -> Vec<(Ino, Content)> {
         let mut copies = self.copies.lock();
@@ -173,8 +207,31 @@ impl<M: Metadata> Core<M> {
     /// Looks at what was thrown away: what was here, too, and is not sent yet.
     async fn look_into_trash(&self, call: Call) -> Result<Answer, Unavailable> {
         self.ship().await?;
-        let mut answers = self.ask(Batch::new(vec![call])).await?;
-        answers.pop().ok_or_else(|| Unavailable("the replicas answered nothing".into()))
+        if let Some(answer) = self.past.copies.lock().look_into_trash(&self.me.0, &call) {
+            return Ok(answer);
+        }
+        let fetch = |ino, cookie| {
+            let op = Op::Fetch { ino, cookie, also: Vec::new() };
+            Call { caller: call.caller.clone(), op }
+        };
+        let listed = match call.op {
+            Op::ReadDir { ino, cookie, .. } => Some((ino, cookie)),
+            _ => None,
+        };
+        // Whoever lists something looks at what is there.
+        let calls = [call.clone()].into_iter().chain(listed.map(|(ino, cookie)| fetch(ino, cookie)));
+        let mut answers = self.ask(Batch::new(calls.collect())).await?.into_iter();
+        let answer = answers.next().ok_or_else(|| Unavailable("the replicas answered nothing".into()))?;
+        let (Some((ino, _)), Answer::Done(Reply::Entries { entries, .. })) = (listed, &answer) else {
+            return Ok(answer);
+        };
+        let last = entries.last().map_or(0, |entry| entry.cookie);
+        let mut next = self.past.copies.lock().learn_trash(self.cluster, answers.next());
+        while let Some(cookie) = next.filter(|next| *next < last) {
+            let more = self.ask(Batch::new(vec![fetch(ino, cookie)])).await?.pop();
+            next = self.past.copies.lock().learn_trash(self.cluster, more);
+        }
+        Ok(answer)
     }
 
     /// Fetches a directory of a snapshot; says whether it could.

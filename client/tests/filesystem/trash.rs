@@ -215,6 +215,7 @@ async fn what_another_mount_restores_is_written_by_who_has_it_open() {
     write_all(&fs, opened.handle, 0, b"before").await;
     sync(&fs).await;
     unlink(&fs, "open").await;
+    sync(&fs).await;
     write_all(&fs, opened.handle, 0, b"AF").await;
     let trash = find(&other, ".mangrove/trash").await;
     other.rename(&ROOT, (trash, b"open"), (other.root(), b"back"), RenameHow::Replace).await.expect("back");
