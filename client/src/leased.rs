@@ -146,13 +146,8 @@ impl<M: Metadata> Leased<M> {
     }
 }
 
-impl<M: Metadata> Metadata for Leased<M> {
-    async fn batch(&self, batch: Batch) -> Result<Vec<Answer>, Unavailable> {
-        self.calls(batch.calls).await
-    }
-
-    async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
-        self.core.past.note_changes(&calls);
+impl<M: Metadata> Leased<M> {
+    async fn do_calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
         let without = !self.core.takes_leases && !self.core.local.lock().concerns_locks(&calls);
         if calls.iter().any(|call| is_of_snapshot(&call.op) || matches!(call.op, Op::SnapshotList { .. })) {
             return self.core.look_back(calls).await;
@@ -167,9 +162,23 @@ impl<M: Metadata> Metadata for Leased<M> {
         }
         self.core.work_off(calls, answers).await
     }
+}
+
+impl<M: Metadata> Metadata for Leased<M> {
+    async fn batch(&self, batch: Batch) -> Result<Vec<Answer>, Unavailable> {
+        self.calls(batch.calls).await
+    }
+
+    async fn calls(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
+        let changes = self.core.past.changes(&calls);
+        let done = self.do_calls(calls).await;
+        // Who looked meanwhile may have seen what was before.
+        self.core.past.note_changes(&changes);
+        done
+    }
 
     async fn calls_after(&self, calls: Vec<Call>, ready: Ready) -> Result<Vec<Answer>, Unavailable> {
-        self.core.past.note_changes(&calls);
+        self.core.past.changes(&calls);
         let answers = self.core.apply_shared(&calls, Some(&ready)).await;
         if answers.len() == calls.len() {
             self.core.brake().await;
@@ -409,13 +418,18 @@ impl<M: Metadata> Core<M> {
             local.lose(self.cluster);
             return Ok(());
         }
+        // What was done after one that waits is asked once more, and refused then.
+        let mut waits = false;
         for (call, answer) in run.iter().zip(done) {
-            if answer == Answer::Denied(Denied::Leased) {
-                return Ok(());
+            waits |= answer == Answer::Denied(Denied::Leased);
+            if waits && !matches!(answer, Answer::Done(_)) {
+                continue;
             }
             local.owned.note(&call.op, &answer, &self.me);
             local.doubt(&call.op, &self.me);
-            answers.push(answer);
+            if !waits {
+                answers.push(answer);
+            }
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::proven::may_have;
 use crate::read::Look;
 use crate::state::State;
 use crate::table::{Key, Table, Value};
-use crate::trash::Bin;
+use crate::thrown::Bin;
 use crate::xattr::{need_xattr_read, xattrs_of};
 
 /// Most directories that are asked for together with the one that is needed.
@@ -64,7 +64,7 @@ impl Past<'_, State> {
 impl Bin<'_> {
     /// The same of what is in the trash.
     pub(crate) fn fetch(&self, cx: &Context<'_>, ino: Ino, cookie: u64, also: &[Ino]) -> Result<Reply, Denied> {
-        let asking = Asking { cx, names: self.0, holder: None };
+        let asking = Asking { cx, names: self.state, holder: None };
         asking.fetch_with_grant(self, ino, cookie, also)
     }
 }
@@ -109,7 +109,7 @@ impl Tree for Bin<'_> {
     }
 
     fn xattr_names(&self, ino: Ino) -> Vec<(XattrClass, SealedName)> {
-        self.0.xattr_names(ino)
+        self.state.xattr_names(ino)
     }
 }
 

@@ -139,7 +139,8 @@ impl State {
             if let Some(zone) = self.zones.get(&at) {
                 return Some((at, zone));
             }
-            let home = self.inodes.get(&at)?.home;
+            // One in the trash is nobody's, and what was made in it without a name, too.
+            let home = self.inodes.get(&at).filter(|directory| directory.attr.nlink > 0)?.home;
             if home == at {
                 return None;
             }

@@ -217,6 +217,10 @@ impl State {
             // The directory stays as it is, and the file was not here.
             return;
         }
+        if let Op::Restore { ino, .. } = op {
+            // What was there before it was thrown away is over.
+            self.end_zone(*ino);
+        }
         let mut doubted = self.touched(op);
         for directory in Self::directories_of(op) {
             self.forget_below(directory);

@@ -183,7 +183,7 @@ pub(crate) fn answered(number: u64, mut reply: Reply) -> Reply {
     let tag = |attr: &mut Attr| {
         attr.ino = attr.ino.in_snapshot(number);
         if number == Ino::TRASH {
-            crate::trash::named(attr);
+            crate::thrown::named(attr);
         }
     };
     match &mut reply {

@@ -141,6 +141,10 @@ impl Look for Noting<'_> {
     fn inode_row(&self, ino: Ino) -> Option<&Inode> {
         self.note(&self.state.inodes, &ino);
         self.inodes.borrow_mut().insert(ino);
+        if self.state.inodes.get(&ino).is_some_and(|inode| inode.attr.nlink == 0) {
+            self.note(&self.state.thrown, &ino);
+            self.note(&self.state.orphans, &ino);
+        }
         self.state.inode_row(ino)
     }
 
@@ -208,7 +212,10 @@ impl Look for Shown<'_> {
     }
 
     fn inode_row(&self, ino: Ino) -> Option<&Inode> {
-        self.tells(&self.state.inodes, &ino).then(|| self.state.inode_row(ino))?
+        let there = self.tells(&self.state.inodes, &ino).then(|| self.state.inodes.get(&ino))??;
+        // What has no name is there for who has it open, if it is not in the trash alone.
+        let told = || self.tells(&self.state.thrown, &ino) && self.tells(&self.state.orphans, &ino);
+        (there.attr.nlink > 0 || told()).then(|| self.state.inode_row(ino))?
     }
 
     fn entry_row(&self, key: &(Ino, SealedName)) -> Option<Entry> {

@@ -20,7 +20,7 @@ use crate::past::{PastKey, PastRow, is_of_snapshot};
 use crate::read::Look as _;
 use crate::rename::Rename;
 use crate::table::{Rows, Shared, Table, row_name};
-use crate::trash::{Bins, Thrown};
+use crate::trash::{Bins, ROOM_MAX, Thrown};
 use crate::volume::Usage;
 use crate::xattr::XattrKey;
 
@@ -108,6 +108,8 @@ pub struct State {
     /// Up to when a volume's trash was emptied.
     pub(crate) emptied: Table<VolumeId, Time>,
     pub(crate) bins: Bins,
+    /// How much of the trash may still make room in this batch.
+    pub(crate) room: usize,
     /// The snapshots by volume, and those that are deleted. Follow from `snapshots`.
     pub(crate) taken: OrdSet<(VolumeId, u64)>,
     pub(crate) doomed: OrdSet<u64>,
@@ -163,6 +165,7 @@ impl State {
             thrown: Table::new(16),
             emptied: Table::new(17),
             bins: Bins::default(),
+            room: 0,
             taken: OrdSet::new(),
             doomed: OrdSet::new(),
             recalled: OrdSet::new(),
@@ -192,6 +195,7 @@ impl State {
         }
         self.reap(REAPED_MAX + batch.calls.len());
         self.reap_trash(batch.calls.len());
+        self.room = ROOM_MAX;
         self.give_up_past();
         let log = batch.by.as_ref().and_then(|by| Some((by, by.log.as_ref()?)));
         let (mut len, mut broken) = (0, false);

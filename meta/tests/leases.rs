@@ -39,7 +39,7 @@ impl Scene {
         let parts: Vec<&mut Ino> = match &mut op {
             Op::Lookup { parent, .. } | Op::Create { parent, .. } | Op::Unlink { parent, .. } => vec![parent],
             Op::Rmdir { parent, .. } | Op::CreateUnnamed { parent, .. } => vec![parent],
-            Op::Link { ino, parent, .. } => vec![ino, parent],
+            Op::Link { ino, parent, .. } | Op::Restore { ino, parent, .. } => vec![ino, parent],
             Op::Rename { from, to, .. } => vec![from, to],
             Op::GetAttr { ino } | Op::SetAttr { ino, .. } | Op::ReadDir { ino, .. } | Op::Parent { ino } => vec![ino],
             Op::Commit(commit) => vec![&mut commit.ino],
@@ -208,6 +208,11 @@ fn play(steps: &[Step]) -> Scene {
             15 => {
                 let how = [XattrHow::Set, XattrHow::Create, XattrHow::Replace][usize::from(what / 42 % 3)];
                 Op::SetXattr { ino, class, name: a, value: sealed(&format!("{what}")), how }
+            }
+            16 if what / 21 % 3 == 0 => {
+                // Replicas throw away what they have heard of.
+                scene.mounts.iter_mut().for_each(|mount| mount.ship(&mut scene.world));
+                Op::Restore { ino, parent: other, name: a }
             }
             16 => Op::GetXattr { ino, class, name: a },
             17 | 18 => Op::CreateUnnamed { parent: ino, new: new(Kind::File, 0o600) },

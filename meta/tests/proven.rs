@@ -2,8 +2,8 @@
 
 mod common;
 
-use base::StateMachine as _;
 use base::merkle::Proven;
+use base::{Encode as _, StateMachine as _};
 use common::*;
 use meta::*;
 
@@ -145,4 +145,27 @@ fn what_is_in_a_snapshot_is_proven_to_whoever_had_a_right_to_it_then() {
     assert_eq!(read(&mut world, 0, Op::GetAttr { ino: file.in_snapshot(3) }), Ok(Err(Denied::Stale)));
     let write = Op::Open { ino: gone.in_snapshot(1), mask: READ | WRITE };
     assert_eq!(read(&mut world, 0, write), Ok(Err(Denied::ReadOnly)));
+}
+
+#[test]
+fn nobody_proves_that_what_was_removed_is_there() {
+    let mut world = World::throwing();
+    let root = world.root;
+    let [file, other] = ["f", "g"].map(|name| world.file(1000, root, name, 0o644));
+    world.later(THROWN_AGE.as_secs());
+    world.unlink(&user(1000), root, "f", false).unwrap();
+    let look = |ino| Call { caller: user(1000), op: Op::GetAttr { ino } };
+    assert_eq!(world.state.rows_of(world.now, &world.key, &look(file)), Err(Unproven::Withheld));
+    // A replica that lies shows what it would show of one that is there.
+    let row = |ino: Ino| [&[4][..], &ino.to_bytes()].concat();
+    let mut names = world.state.rows_of(world.now, &world.key, &look(other)).unwrap();
+    let at = names.iter().position(|name| *name == row(other)).expect("the inode's row");
+    names[at] = row(file);
+    let tree = world.state.tree().expect("it has one").clone();
+    let part = tree.part(names.iter().map(Vec::as_slice), |name| world.state.row(name));
+    let rows = part.proven(&tree.root()).expect("a part of its own tree");
+    assert_eq!(read_proven(&rows, world.now, &world.key, &look(file)), Err(Unproven::NotShown));
+    // What somebody has open is proven to be, with the rows that say so.
+    world.unlink(&user(1000), root, "g", true).unwrap();
+    assert!(matches!(read(&mut world, 1000, Op::GetAttr { ino: other }), Ok(Ok(Reply::Attr(attr))) if attr.nlink == 0));
 }

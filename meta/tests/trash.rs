@@ -28,10 +28,10 @@ fn thrown(world: &mut World, home: Ino) -> Vec<(SealedName, Ino, bool)> {
         let Ok(Reply::Entries { entries, end: last }) = listed else { panic!("{home:?}: {listed:?}") };
         end = last;
         for DirEntry { cookie: at, name, attr } in entries {
-            assert!(attr.ino.is_in_trash() && attr.nlink == 1 && at >> 1 == attr.ino.now().0, "{attr:?}");
+            assert!(attr.ino.is_in_trash() && attr.nlink == 1 && at >> THROWN_SHIFT == attr.ino.now().0, "{attr:?}");
             assert!(at > cookie, "in order");
             cookie = at;
-            all.push((name, attr.ino.now(), at & 1 == 1));
+            all.push((name, attr.ino.now(), at & THROWN_HIDDEN != 0));
         }
     }
     all
@@ -39,6 +39,11 @@ fn thrown(world: &mut World, home: Ino) -> Vec<(SealedName, Ino, bool)> {
 
 fn names(world: &mut World, home: Ino) -> Vec<(SealedName, bool)> {
     thrown(world, home).into_iter().map(|(name, _, hidden)| (name, hidden)).collect()
+}
+
+/// Lets what was made be old enough to be kept.
+fn age(world: &mut World) {
+    world.later(THROWN_AGE.as_secs());
 }
 
 fn find(world: &mut World, caller: u32, home: Ino, text: &str) -> Result<Ino, Denied> {
@@ -71,6 +76,7 @@ fn what_is_removed_is_found_where_it_was_and_restored() {
     world.write(&user(ALICE), file, content(10, 10), true).unwrap();
     let (class, value, how) = (XattrClass::User, Bytes::from_static(b"value"), XattrHow::Set);
     world.run(&user(ALICE), Op::SetXattr { ino: file, class, name: name("x"), value, how }).unwrap();
+    age(&mut world);
     world.unlink(&user(ALICE), dir, "f", false).unwrap();
     assert_eq!(world.run(&user(ALICE), Op::GetAttr { ino: file }), Err(Denied::Stale), "as if it were not there");
     assert_eq!(world.list(dir, 10), []);
@@ -92,7 +98,7 @@ fn what_is_removed_is_found_where_it_was_and_restored() {
     let restored = restore(&mut world, ALICE, file, dir, "g");
     assert_eq!(restored, Ok(Reply::Attr(world.attr(file))));
     let attr = world.lookup(&user(ALICE), dir, "g").unwrap();
-    assert_eq!((attr.ino, attr.nlink, attr.size, attr.ctime), (file, 1, 10, at(START + 1)));
+    assert_eq!((attr.ino, attr.nlink, attr.size, attr.ctime), (file, 1, 10, at(START + 11)));
     assert_eq!(names(&mut world, dir), []);
     assert_eq!(restore(&mut world, ALICE, file, dir, "h"), Err(Denied::NotFound), "once");
 }
@@ -105,6 +111,7 @@ fn of_one_name_the_last_is_found_and_all_are_listed() {
     for _ in 0..3 {
         world.later(1);
         files.push(world.file(ALICE, root, "f", 0o644));
+        age(&mut world);
         world.unlink(&user(ALICE), root, "f", false).unwrap();
     }
     assert_eq!(find(&mut world, ALICE, root, "f"), Ok(files[2]));
@@ -119,10 +126,12 @@ fn of_one_name_the_last_is_found_and_all_are_listed() {
     world.rmdir(&user(ALICE), root, "f").unwrap();
     // What a rename replaces is thrown away, too.
     let [old, new] = ["a", "b"].map(|name| world.file(ALICE, root, name, 0o644));
+    age(&mut world);
     world.rename(&user(ALICE), (root, "b"), (root, "a"), RenameHow::Replace).unwrap();
     assert_eq!(find(&mut world, ALICE, root, "a"), Ok(old));
     assert_eq!(world.lookup(&user(ALICE), root, "a").unwrap().ino, new);
     let [over, moved] = ["c", "d"].map(|name| world.dir(ALICE, root, name, 0o755));
+    age(&mut world);
     world.rename(&user(ALICE), (root, "d"), (root, "c"), RenameHow::Replace).unwrap();
     assert_eq!(find(&mut world, ALICE, root, "c"), Ok(moved), "it is there");
     assert!(thrown(&mut world, root).contains(&(name("c"), over, true)));
@@ -140,6 +149,7 @@ fn a_tree_that_is_removed_is_a_tree_in_the_trash() {
     let top = world.dir(ALICE, root, "top", 0o755);
     let sub = world.dir(ALICE, top, "sub", 0o755);
     let file = world.file(ALICE, sub, "f", 0o644);
+    age(&mut world);
     world.unlink(&user(ALICE), sub, "f", false).unwrap();
     world.rmdir(&user(ALICE), top, "sub").unwrap();
     world.rmdir(&user(ALICE), root, "top").unwrap();
@@ -183,6 +193,7 @@ fn it_goes_when_its_time_is_up_and_what_was_in_a_directory_goes_first() {
     let dir = world.dir(ALICE, root, "d", 0o755);
     let file = world.file(ALICE, dir, "f", 0o644);
     world.write(&user(ALICE), file, content(10, 10), true).unwrap();
+    age(&mut world);
     world.unlink(&user(ALICE), dir, "f", false).unwrap();
     world.later(10);
     world.rmdir(&user(ALICE), root, "d").unwrap();
@@ -200,6 +211,7 @@ fn it_goes_when_its_time_is_up_and_what_was_in_a_directory_goes_first() {
     // All at the same moment, too.
     let dir = world.dir(ALICE, root, "d", 0o755);
     world.file(ALICE, dir, "f", 0o644);
+    age(&mut world);
     world.unlink(&user(ALICE), dir, "f", false).unwrap();
     world.rmdir(&user(ALICE), root, "d").unwrap();
     world.later(u64::from(KEPT) + 1);
@@ -213,6 +225,7 @@ fn administrators_say_for_how_long_and_empty_it() {
     let (root, volume) = (world.root, world.volume);
     let remove = |world: &mut World, text| {
         world.file(ALICE, root, text, 0o644);
+        age(world);
         world.unlink(&user(ALICE), root, text, false).unwrap();
     };
     remove(&mut world, "f");
@@ -235,7 +248,11 @@ fn administrators_say_for_how_long_and_empty_it() {
     // Without a trash, what has nothing in it is gone at once; a directory shows what it had.
     let dir = world.dir(ALICE, root, "d", 0o755);
     world.file(ALICE, dir, "f", 0o644);
+    age(&mut world);
     world.unlink(&user(ALICE), dir, "f", false).unwrap();
+    world.run(&user(ROOT), Op::TrashKeep { volume, seconds: 0 }).unwrap();
+    world.run(&user(ROOT), Op::TrashKeep { volume, seconds: KEPT }).unwrap();
+    assert_eq!(names(&mut world, dir), [], "it does not come back");
     world.run(&user(ROOT), Op::TrashKeep { volume, seconds: 0 }).unwrap();
     world.rmdir(&user(ALICE), root, "d").unwrap();
     remove(&mut world, "h");
@@ -248,6 +265,7 @@ fn what_is_open_is_there_for_whoever_has_it_open() {
     let mut world = world();
     let root = world.root;
     let [file, other] = ["f", "g"].map(|name| world.file(ALICE, root, name, 0o644));
+    age(&mut world);
     world.unlink(&user(ALICE), root, "f", true).unwrap();
     world.unlink(&user(ALICE), root, "g", true).unwrap();
     world.write(&user(ALICE), file, content(7, 7), true).unwrap();
@@ -265,6 +283,7 @@ fn what_is_open_is_there_for_whoever_has_it_open() {
     assert_eq!((world.state.counts().inodes, world.state.counts().orphans), (1, 0));
     // Restored while it is open, it is a file like others.
     let file = world.file(ALICE, root, "f", 0o644);
+    age(&mut world);
     world.unlink(&user(ALICE), root, "f", true).unwrap();
     restore(&mut world, ALICE, file, root, "f").unwrap();
     assert_eq!(world.run(&user(ALICE), Op::ReleaseOrphan { ino: file }), Err(Denied::Invalid));
@@ -279,7 +298,7 @@ fn it_makes_room_where_a_quota_is_in_the_way_and_never_in_vain() {
     for text in ["a", "b", "c"] {
         let file = world.file(ALICE, root, text, 0o644);
         world.write(&user(ALICE), file, content(30, 30), true).unwrap();
-        world.later(1);
+        age(&mut world);
         world.unlink(&user(ALICE), root, text, false).unwrap();
     }
     let file = world.file(ALICE, root, "f", 0o644);
@@ -303,6 +322,7 @@ fn who_may_not_remove_does_not_purge_or_restore() {
     let root = world.root;
     let sticky = world.dir(ROOT, root, "tmp", 0o1777);
     let file = world.file(ALICE, sticky, "f", 0o666);
+    age(&mut world);
     world.unlink(&user(ALICE), sticky, "f", false).unwrap();
     assert_eq!(purge(&mut world, BOB, file), Err(Denied::NotPermitted));
     assert_eq!(restore(&mut world, BOB, file, root, "f"), Err(Denied::NotPermitted));
@@ -312,6 +332,7 @@ fn who_may_not_remove_does_not_purge_or_restore() {
     // A directory that may not be searched hides what was in it.
     let secret = world.dir(ALICE, root, "secret", 0o700);
     world.file(ALICE, secret, "f", 0o666);
+    age(&mut world);
     world.unlink(&user(ALICE), secret, "f", false).unwrap();
     world.rmdir(&user(ALICE), root, "secret").unwrap();
     assert_eq!(find(&mut world, BOB, secret, "f"), Err(Denied::Access));
@@ -339,6 +360,7 @@ fn what_a_holder_removes_is_thrown_away_by_replicas() {
     let mut world = world();
     let root = world.root;
     let file = world.file(ROOT, root, "f", 0o644);
+    age(&mut world);
     let mut mount = Mount::new(1);
     mount.hold(&mut world, root, false).unwrap();
     mount.fetch(&mut world, root).unwrap();
@@ -353,15 +375,109 @@ fn what_a_holder_removes_is_thrown_away_by_replicas() {
     assert_eq!(answers, [Answer::Denied(Denied::Leased)]);
 }
 
+#[test]
+fn what_was_there_for_a_moment_leaves_nothing() {
+    let mut world = world();
+    let root = world.root;
+    let dir = world.dir(ALICE, root, "d", 0o755);
+    world.file(ALICE, dir, "f", 0o644);
+    world.later(THROWN_AGE.as_secs() - 1);
+    world.unlink(&user(ALICE), dir, "f", false).unwrap();
+    world.rmdir(&user(ALICE), root, "d").unwrap();
+    assert_eq!((names(&mut world, root), world.state.counts().inodes), (vec![], 1));
+}
+
+#[test]
+fn what_was_in_a_directory_when_it_was_removed_is_told_from_what_went_before() {
+    let mut world = world();
+    let root = world.root;
+    let dir = world.dir(ALICE, root, "d", 0o755);
+    let files = ["early", "late"].map(|name| world.file(ALICE, dir, name, 0o644));
+    age(&mut world);
+    world.unlink(&user(ALICE), dir, "early", false).unwrap();
+    let new = world.file(ALICE, dir, "new", 0o644);
+    age(&mut world);
+    for text in ["late", "new"] {
+        world.unlink(&user(ALICE), dir, text, false).unwrap();
+    }
+    world.rmdir(&user(ALICE), root, "d").unwrap();
+    let listed = world.run(&user(ROOT), Op::ReadDir { ino: dir.in_trash(), cookie: 0, max: 9 });
+    let Ok(Reply::Entries { entries, .. }) = listed else { panic!("{listed:?}") };
+    let before: Vec<_> = entries.iter().map(|entry| (entry.attr.ino.now(), entry.cookie & 3)).collect();
+    assert_eq!(before, [(files[0], THROWN_BEFORE), (files[1], 0), (new, 0)]);
+}
+
+#[test]
+fn who_could_not_reach_it_then_does_not_see_it_now() {
+    let mut world = world();
+    let root = world.root;
+    let dir = world.dir(ALICE, root, "d", 0o700);
+    let file = world.file(ALICE, dir, "f", 0o4666);
+    world.chmod(&user(ALICE), file, 0o4777).unwrap();
+    age(&mut world);
+    world.unlink(&user(ALICE), dir, "f", false).unwrap();
+    world.chmod(&user(ALICE), dir, 0o777).unwrap();
+    assert_eq!(find(&mut world, BOB, dir, "f"), Err(Denied::NotFound));
+    let listed = world.run(&user(BOB), Op::ReadDir { ino: dir.in_trash(), cookie: 0, max: 9 });
+    assert_eq!(listed, Ok(Reply::Entries { entries: vec![], end: true }));
+    assert_eq!(purge(&mut world, BOB, file), Err(Denied::Access));
+    assert_eq!(restore(&mut world, BOB, file, dir, "f"), Err(Denied::Access));
+    let attr = world.lookup(&user(ALICE), dir.in_trash(), "f").unwrap();
+    assert_eq!((attr.ino.now(), attr.mode), (file, 0o777), "nobody runs it as its owner");
+    restore(&mut world, ALICE, file, dir, "f").unwrap();
+    assert_eq!(world.attr(file).mode, 0o4777);
+}
+
+#[test]
+fn what_is_thrown_away_right_after_it_was_emptied_stays() {
+    let mut world = world();
+    let (root, volume) = (world.root, world.volume);
+    for text in ["a", "b"] {
+        world.file(ALICE, root, text, 0o644);
+    }
+    age(&mut world);
+    world.unlink(&user(ALICE), root, "a", false).unwrap();
+    world.run(&user(ROOT), Op::TrashEmpty { volume }).unwrap();
+    assert_eq!(world.run(&user(ROOT), Op::VolumeList).map(|_| world.state.counts().thrown), Ok(0));
+    world.unlink(&user(ALICE), root, "b", false).unwrap();
+    assert_eq!(names(&mut world, root), [(name("b"), false)]);
+}
+
+#[test]
+fn a_batch_ends_no_more_than_so_much_to_make_room() {
+    let mut world = World::with(VolumeSpec { trash: KEPT, quota_inodes: 1500, ..spec("small") });
+    let root = world.root;
+    let calls = |ops: Vec<Op>| Batch::new(ops.into_iter().map(|op| Call { caller: user(ALICE), op }).collect());
+    let file = |index: usize| name(&format!("f{index}"));
+    let make = |index| Op::Create { parent: root, name: file(index), new: new(Kind::File, 0o644), exclusive: true };
+    let all: Vec<usize> = (0..1499).collect();
+    for part in all.chunks(BATCH_MAX) {
+        world.state.apply_batch(world.now, &key(1), &calls(part.iter().map(|index| make(*index)).collect()));
+    }
+    age(&mut world);
+    for part in all.chunks(BATCH_MAX) {
+        let unlink = |index: &usize| Op::Unlink { parent: root, name: file(*index), keep: false };
+        world.state.apply_batch(world.now, &key(1), &calls(part.iter().map(unlink).collect()));
+    }
+    assert_eq!(world.state.counts().thrown, 1499);
+    let again: Vec<Op> = (0..BATCH_MAX).map(make).collect();
+    let answers = world.state.apply_batch(world.now, &key(1), &calls(again));
+    assert!(answers.iter().all(|answer| matches!(answer, Answer::Done(_))));
+    assert_eq!(world.state.counts().thrown, 1499 - BATCH_MAX);
+    assert_eq!(world.state.audit(), Ok(()));
+}
+
 type Step = (u8, usize, usize, u8, u8);
 
 /// Random changes, and beside them what is to be in the trash.
 fn play(steps: &[Step]) {
     let mut world = world();
+    let (volume, long) = (world.volume, 1 << 20);
+    world.run(&user(ROOT), Op::TrashKeep { volume, seconds: long }).unwrap();
     let mut inos = vec![world.root];
     let mut bin: BTreeMap<Ino, (Ino, SealedName)> = BTreeMap::new();
     for (what, first, second, a, b) in steps {
-        world.now = world.now.after(std::time::Duration::from_millis(u64::from(*b % 2)));
+        world.later(if b % 2 == 0 { 7 } else { 0 });
         let (ino, other) = (inos[first % inos.len()], inos[second % inos.len()]);
         let (one, two) = (name(&format!("n{}", a % 3)), name(&format!("n{}", b % 3)));
         let kind = [Kind::File, Kind::Directory][usize::from(what / 13 % 2)];
@@ -402,7 +518,9 @@ fn play(steps: &[Step]) {
                 assert!(done.is_err() || empty || matches!(op, Op::Restore { .. }), "{op:?}");
             }
             (_, Ok(_)) => {
-                if let Some((attr, home, name)) = lost {
+                let old = |attr: &Attr| world.now.since(attr.btime.into()) >= THROWN_AGE;
+                let full = |attr: &Attr| bin.values().any(|(home, _)| *home == attr.ino);
+                if let Some((attr, home, name)) = lost.filter(|(attr, ..)| old(attr) || full(attr)) {
                     bin.insert(attr.ino, (home, name));
                 }
             }
@@ -420,7 +538,7 @@ fn play(steps: &[Step]) {
         }
     }
     assert!(bin.is_empty(), "not found: {bin:?}");
-    world.later(u64::from(KEPT) + 1);
+    world.later(u64::from(long) + 1);
     world.run(&user(ROOT), Op::VolumeList).unwrap();
     assert_eq!(world.state.counts().thrown, 0);
 }
@@ -443,7 +561,7 @@ fn compare(world: &mut World, home: Ino) {
     while more {
         let fetched = world.run(&user(ROOT), Op::Fetch { ino: home.in_trash(), cookie, also: Vec::new() });
         let Ok(Reply::Rows { rows, next, .. }) = fetched else { panic!("{fetched:?}") };
-        copy.learn_past(&rows, &[]).unwrap();
+        copy.learn_thrown(&rows).unwrap();
         (cookie, more) = (next.unwrap_or(0), next.is_some());
     }
     let mut told = 0;

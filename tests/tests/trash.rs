@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tests::process::{ANSWER, run};
 use tests::work::CHORE;
@@ -16,6 +17,12 @@ fn trash(cluster: &Cluster, words: &[&str]) -> Command {
 
 fn sync(mount: &std::path::Path) {
     run_ok(Command::new("sync").arg("-f").arg(mount), CHORE);
+}
+
+/// Waits until what was just made is old enough to be kept.
+fn age() {
+    let (made, old) = (Instant::now(), Duration::from_secs(11));
+    wait_until("what was made is old enough to be kept", CHORE, || (made.elapsed() > old).then_some(()));
 }
 
 #[test]
@@ -33,6 +40,7 @@ fn a_tree_that_was_removed_is_copied_and_moved_out_of_the_trash() {
     run_ok(Command::new("cp").arg("-a").arg(&source).arg(one.path().join("tree")), CHORE);
     fs::write(one.path().join("note"), "first").expect("written");
     sync(one.path());
+    age();
 
     run_ok(Command::new("rm").arg("-r").arg(one.path().join("tree")), CHORE);
     fs::write(one.path().join("new"), "second").expect("written");
@@ -76,9 +84,12 @@ fn administrators_say_what_is_kept() {
     let _turn = one_at_a_time();
     let cluster = Cluster::start();
     let mount = cluster.mount("mount");
-    let remove = |name: &str| {
+    for name in ["one", "two", "three"] {
         fs::write(mount.path().join(name), "text").expect("written");
-        sync(mount.path());
+    }
+    sync(mount.path());
+    age();
+    let remove = |name: &str| {
         fs::remove_file(mount.path().join(name)).expect("removed");
         sync(mount.path());
     };
@@ -101,7 +112,7 @@ fn administrators_say_what_is_kept() {
     assert_eq!(bin(), [""; 0]);
     let table = run_ok(cluster.admin().args(["volume", "list"]), ANSWER);
     assert!(table.contains("off"), "{table}");
-    for wrong in ["3", "0d", "x", "-1d", "101y", "99999999999999999999w"] {
+    for wrong in ["3", "0d", "x", "-1d", "36601d", "99999999999999999999w"] {
         let refused = run(&mut trash(&cluster, &["keep", "main", wrong]), ANSWER);
         assert!(!refused.status.success(), "{wrong}: {refused:?}");
     }

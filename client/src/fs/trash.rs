@@ -8,19 +8,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chunk::name::DirectoryKey;
-use meta::{Answer, Attr, Call, Caller, Denied, Ino, Kind, NAME_MAX, Op, RenameHow, Reply, SealedName};
+use meta::{
+    Answer, Attr, Call, Caller, Denied, DirEntry, Ino, Kind, NAME_MAX, Op, RenameHow, Reply, THROWN_BEFORE,
+    THROWN_HIDDEN, THROWN_SHIFT,
+};
 
 use super::error::{FsError, Result};
 use super::names::{Entries, Entry, check_name};
 use super::{Filesystem, Shared, unexpected};
 use crate::backend::{BlockStore, Metadata};
 
+/// What was in a directory, or why that is not known.
+type Inner = Result<Vec<DirEntry>>;
+
 /// Cookies from here on are of what was thrown away, those below of subdirectories.
 const THROWN: u64 = 1 << 62;
-/// In replicas' cookies: the name leads to something else.
-const HIDDEN: u64 = 1;
 /// Most names that are given back at once.
-const RESTORED_MAX: u32 = 128;
+const RESTORED_MAX: usize = 128;
 
 /// For how long a name in the trash that led to a directory is taken to lead there: every path goes by some.
 const WAY: Duration = Duration::from_secs(1);
@@ -96,7 +100,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
         let key = DirectoryKey::new(&self.shared.chunks.keys, ino.now().0);
         let shown = listed.into_iter().filter_map(|entry| {
             let name = key.open(entry.name.as_bytes()).ok().filter(|name| check_name(name).is_ok())?;
-            let name = if entry.cookie & HIDDEN == 0 { name } else { numbered(&name, entry.attr.ino) };
+            let name = if entry.cookie & THROWN_HIDDEN == 0 { name } else { numbered(&name, entry.attr.ino) };
             Some(Entry { cookie: THROWN + entry.cookie, name, attr: self.shared.localize(entry.attr) })
         });
         Ok(Entries { entries: shown.collect(), end })
@@ -105,13 +109,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
 
 impl<M: Metadata, B: BlockStore> Shared<M, B> {
     /// Some of what was thrown away from a directory, after a cookie of replicas'; and whether that is all.
-    async fn list_thrown(
-        &self,
-        caller: &Caller,
-        ino: Ino,
-        cookie: u64,
-        max: u32,
-    ) -> Result<(Vec<meta::DirEntry>, bool)> {
+    async fn list_thrown(&self, caller: &Caller, ino: Ino, cookie: u64, max: u32) -> Result<(Vec<DirEntry>, bool)> {
         let max = max.clamp(1, meta::ENTRIES_MAX);
         match self.call(caller, Op::ReadDir { ino, cookie, max }).await? {
             Reply::Entries { entries, end } => Ok((entries, end)),
@@ -140,10 +138,10 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
 
     async fn find_numbered(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Attr> {
         let number = number_in(name).ok_or(Denied::NotFound)?;
-        let before = (number.0 << 1) - 1;
+        let before = (number.0 - 1) << THROWN_SHIFT;
         let (found, _) = self.list_thrown(caller, parent, before, 1).await?;
         let key = DirectoryKey::new(&self.chunks.keys, parent.now().0);
-        let is_it = |entry: &meta::DirEntry| {
+        let is_it = |entry: &DirEntry| {
             let plain = key.open(entry.name.as_bytes());
             entry.attr.ino.now() == number && plain.is_ok_and(|plain| numbered(&plain, number) == name)
         };
@@ -166,7 +164,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         self.call_unit(caller, Op::Purge { ino: attr.ino.now() }).await.map_err(still_there)
     }
 
-    /// Gives something in the trash a name again; a directory with what was in it.
+    /// Gives something in the trash a name again; a directory with what was in it when it was removed.
     ///
     /// # Errors
     /// `Denied(Exists)` if the name is taken, whatever `how` says; `ReadOnly` for directories that were not thrown
@@ -187,13 +185,11 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         let (shared, caller, ino) = (self.clone(), caller.clone(), attr.ino.now());
         // Goes on even if the caller stops waiting.
         let restored = tokio::spawn(async move {
+            let inner = shared.inner(&caller, attr.kind, ino).await;
             let restored = shared.call_attr(&caller, Op::Restore { ino, parent: to, name }).await;
-            let restored = restored.map_err(still_there)?;
+            restored.map_err(still_there)?;
             shared.note_restored(ino);
-            match restored.kind {
-                Kind::Directory => shared.restore_below(&caller, ino).await,
-                _ => Ok(()),
-            }
+            shared.restore_below(&caller, ino, inner).await
         });
         restored.await.map_err(|failure| FsError::Unavailable(failure.to_string()))?
     }
@@ -217,22 +213,40 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         self.opening.lock().find(|lost| lost == ino);
     }
 
-    /// Gives back what was thrown away from a directory, and from those in it.
-    async fn restore_below(&self, caller: &Caller, top: Ino) -> Result<()> {
-        let (mut ahead, mut failed) = (vec![top], None);
-        while let Some(directory) = ahead.pop() {
-            let (mut cookie, mut end) = (0, false);
-            while !end {
-                let (listed, last) = self.list_thrown(caller, directory.in_trash(), cookie, RESTORED_MAX).await?;
-                cookie = listed.last().map_or(cookie, |entry| entry.cookie);
-                end = last;
-                let plain: Vec<_> = listed.into_iter().filter(|entry| entry.cookie & HIDDEN == 0).collect();
-                let restore = |name: &SealedName, ino: Ino| {
-                    let op = Op::Restore { ino: ino.now(), parent: directory, name: name.clone() };
+    /// What was in a directory when it was thrown away. To be asked before it is there again.
+    async fn inner(&self, caller: &Caller, kind: Kind, ino: Ino) -> Inner {
+        let (mut inner, mut cookie, mut end) = (Vec::new(), 0, kind != Kind::Directory);
+        while !end {
+            let (listed, last) = self.list_thrown(caller, ino.in_trash(), cookie, meta::ENTRIES_MAX).await?;
+            (cookie, end) = (listed.last().map_or(cookie, |entry| entry.cookie), last || listed.is_empty());
+            inner.extend(listed.into_iter().filter(|entry| entry.cookie & (THROWN_HIDDEN | THROWN_BEFORE) == 0));
+        }
+        Ok(inner)
+    }
+
+    /// Gives back what was in a directory that is there again, and in those in it. What can't be is left in the
+    /// trash.
+    async fn restore_below(&self, caller: &Caller, top: Ino, inner: Inner) -> Result<()> {
+        let (mut ahead, mut failed) = (vec![(top, inner)], None);
+        while let Some((directory, inner)) = ahead.pop() {
+            let entries = match inner {
+                Ok(entries) => entries,
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    continue;
+                }
+            };
+            for entries in entries.chunks(RESTORED_MAX) {
+                let mut inner = Vec::with_capacity(entries.len());
+                for entry in entries {
+                    inner.push(self.inner(caller, entry.attr.kind, entry.attr.ino.now()).await);
+                }
+                let calls = entries.iter().map(|entry| {
+                    let op = Op::Restore { ino: entry.attr.ino.now(), parent: directory, name: entry.name.clone() };
                     Call { caller: caller.clone(), op }
-                };
-                let calls = plain.iter().map(|entry| restore(&entry.name, entry.attr.ino)).collect();
-                for (entry, answer) in plain.iter().zip(self.calls(calls).await?) {
+                });
+                let answers = self.calls(calls.collect()).await?;
+                for ((entry, inner), answer) in entries.iter().zip(inner).zip(answers) {
                     match answer {
                         Answer::Done(Reply::Attr(attr)) => {
                             self.note_restored(attr.ino);
@@ -242,17 +256,15 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
                         // If it is not there any more, whoever restores it at the same time has, or its time was up.
                         Answer::Denied(Denied::NotFound) => {}
                         Answer::Denied(why) => {
-                            failed = failed.or(Some(why));
+                            failed.get_or_insert(why.into());
                             continue;
                         }
                     }
-                    if entry.attr.kind == Kind::Directory {
-                        ahead.push(entry.attr.ino.now());
-                    }
+                    ahead.push((entry.attr.ino.now(), inner));
                 }
             }
         }
-        failed.map_or(Ok(()), |why| Err(why.into()))
+        failed.map_or(Ok(()), Err)
     }
 }
 

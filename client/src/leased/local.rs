@@ -116,7 +116,7 @@ pub(super) struct Local {
     /// What is looked at or changed by what is in the log.
     pub(super) touched: HashSet<Ino>,
     /// What is gone because of what is in the log. (What the copy lacks may also have been given back.)
-    removed: HashSet<Ino>,
+    removed: HashMap<Ino, Time>,
     pub(super) owned: Owned,
     /// Files of which content was lost that somebody here may still build on.
     unfounded: BTreeSet<Ino>,
@@ -157,7 +157,7 @@ impl Local {
             granted: 0,
             granted_at: None,
             touched: HashSet::new(),
-            removed: HashSet::new(),
+            removed: HashMap::new(),
             owned: Owned::default(),
             unfounded: BTreeSet::new(),
             taker: None,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use base::{ClusterId, PublicKey};
-use meta::{Answer, Batch, Call, Content, Denied, Ino, Op, Reply, State, is_change, snapshot_of};
+use meta::{Answer, Batch, Call, Caller, Content, Denied, Ino, Op, Reply, State, is_change, snapshot_of};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -34,8 +34,8 @@ pub(super) struct Past {
 struct Copies {
     all: HashMap<u64, Copy>,
     walk: Walk,
-    /// What was fetched of the trash, and since when.
-    trash: Option<(State, Instant)>,
+    /// What was fetched of the trash, since when, and for whom.
+    trash: Option<(State, Instant, Caller)>,
     /// What was not fetched for whom, and when.
     refused: HashMap<(Ino, u32), Instant>,
 }
@@ -45,6 +45,13 @@ struct Copy {
     /// When replicas last said that there is such a snapshot.
     confirmed: Instant,
     readers: Readers,
+}
+
+/// What a call does to the trash.
+pub(super) enum Change {
+    Ends(Ino),
+    /// It may throw something away, or take it back.
+    Any,
 }
 
 /// What a call about a snapshot takes.
@@ -120,17 +127,19 @@ fn directory_of(op: &Op) -> Option<Ino> {
 /// What is thrown away may be thrown away by others, too: a copy is dropped soon.
 impl Copies {
     fn look_into_trash(&mut self, who: &PublicKey, call: &Call) -> Option<Answer> {
-        self.trash = self.trash.take().filter(|(_, since)| since.elapsed() < FRESH_TRASH);
-        self.trash.as_ref().and_then(|(copy, _)| copy.look_into_trash(who, call))
+        self.trash = self.trash.take().filter(|(_, since, _)| since.elapsed() < FRESH_TRASH);
+        let own = self.trash.as_ref().filter(|(.., caller)| *caller == call.caller);
+        own.and_then(|(copy, ..)| copy.look_into_trash(who, call))
     }
 
     /// Takes rows; says after which cookie there are more.
-    fn learn_trash(&mut self, cluster: ClusterId, fetched: Option<Answer>) -> Option<u64> {
+    fn learn_trash(&mut self, cluster: ClusterId, caller: &Caller, fetched: Option<Answer>) -> Option<u64> {
         let Some(Answer::Done(Reply::Rows { rows, next, .. })) = fetched else { return None };
         let too_big = |copy: &State| copy.counts().entries > COPIES_MAX;
-        self.trash = self.trash.take().filter(|(copy, _)| !too_big(copy));
-        let (copy, _) = self.trash.get_or_insert_with(|| (State::copy_of(cluster), Instant::now()));
-        if let Err(error) = copy.learn_past(&rows, &[]) {
+        self.trash = self.trash.take().filter(|(copy, _, of)| of == caller && !too_big(copy));
+        let new = || (State::copy_of(cluster), Instant::now(), caller.clone());
+        let (copy, ..) = self.trash.get_or_insert_with(new);
+        if let Err(error) = copy.learn_thrown(&rows) {
             tracing::error!(%error, "replicas agree on rows that are none");
         }
         next
@@ -138,11 +147,22 @@ impl Copies {
 }
 
 impl Past {
-    /// Takes note of changes that throw something away, or take it back, or end it.
-    pub(super) fn note_changes(&self, calls: &[Call]) {
-        for op in calls.iter().map(|call| &call.op).filter(|op| is_change(op) || matches!(op, Op::Purge { .. })) {
-            match (&mut self.copies.lock().trash, op) {
-                (Some((copy, _)), Op::Purge { ino }) => copy.forget_thrown(*ino),
+    /// What calls do to the trash; takes note of it.
+    pub(super) fn changes(&self, calls: &[Call]) -> Vec<Change> {
+        let change = |call: &Call| match call.op {
+            Op::Purge { ino } => Some(Change::Ends(ino)),
+            _ => is_change(&call.op).then_some(Change::Any),
+        };
+        let changes: Vec<_> = calls.iter().filter_map(change).collect();
+        self.note_changes(&changes);
+        changes
+    }
+
+    /// Takes note of what is done to the trash, before and after it is.
+    pub(super) fn note_changes(&self, changes: &[Change]) {
+        for change in changes {
+            match (&mut self.copies.lock().trash, change) {
+                (Some((copy, ..)), Change::Ends(ino)) => copy.forget_thrown(*ino),
                 (trash, _) => *trash = None,
             }
         }
@@ -226,10 +246,10 @@ impl<M: Metadata> Core<M> {
             return Ok(answer);
         };
         let last = entries.last().map_or(0, |entry| entry.cookie);
-        let mut next = self.past.copies.lock().learn_trash(self.cluster, answers.next());
+        let mut next = self.past.copies.lock().learn_trash(self.cluster, &call.caller, answers.next());
         while let Some(cookie) = next.filter(|next| *next < last) {
             let more = self.ask(Batch::new(vec![fetch(ino, cookie)])).await?.pop();
-            next = self.past.copies.lock().learn_trash(self.cluster, more);
+            next = self.past.copies.lock().learn_trash(self.cluster, &call.caller, more);
         }
         Ok(answer)
     }

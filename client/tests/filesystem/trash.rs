@@ -1,6 +1,7 @@
 //! The trash in the tree.
 
-use meta::{Denied, Ino, Kind, Op, RenameHow};
+use client::fs::OpenFlags;
+use meta::{Denied, Ino, Kind, Op, RenameHow, THROWN_AGE};
 
 use super::world::{Fs, ROOT, World, close, content, create, denied, find, list, noise, write_all, write_file};
 
@@ -34,7 +35,14 @@ async fn unlink(fs: &Fs, path: &str) {
     fs.unlink(&ROOT, parent, name.as_bytes()).await.expect("removed");
 }
 
-/// What it takes for replicas to know of it: what came and went before that never was.
+/// A mount when what was made is old enough to be kept.
+async fn aged(world: &World, fs: Fs) -> Fs {
+    fs.close().await.expect("closed");
+    world.replicas.pass(THROWN_AGE);
+    world.mount()
+}
+
+/// What it takes for replicas to know of it.
 async fn sync(fs: &Fs) {
     fs.sync_all().await.expect("synced");
 }
@@ -46,7 +54,7 @@ async fn what_is_removed_is_found_by_its_path_and_moved_back() {
     let dir = mkdir(&fs, fs.root(), b"dir").await;
     file(&fs, dir, b"long", &noise(1, 60_000)).await;
     fs.symlink(&ROOT, dir, b"link", b"somewhere").await.expect("made");
-    sync(&fs).await;
+    let fs = aged(&world, fs).await;
     unlink(&fs, "dir/long").await;
     unlink(&fs, "dir/link").await;
     assert_eq!(list(&fs, dir).await, [""; 0]);
@@ -89,7 +97,11 @@ async fn a_tree_that_was_removed_comes_back_whole() {
         }
         homes.push(dir);
     }
-    sync(&fs).await;
+    file(&fs, top, b"early", b"removed before").await;
+    let fs = aged(&world, fs).await;
+    unlink(&fs, "top/early").await;
+    file(&fs, top, b"late", b"there for a moment").await;
+    unlink(&fs, "top/late").await;
     for dir in &homes {
         for index in 0..150 {
             fs.unlink(&ROOT, *dir, format!("f{index}").as_bytes()).await.expect("removed");
@@ -99,7 +111,8 @@ async fn a_tree_that_was_removed_comes_back_whole() {
         fs.rmdir(&ROOT, parent, name.as_bytes()).await.expect("removed");
     }
     let other = world.mount();
-    assert_eq!(list(&other, find(&other, ".mangrove/trash/top").await).await, ["one", "two"]);
+    sync(&fs).await;
+    assert_eq!(list(&other, find(&other, ".mangrove/trash/top").await).await, ["early", "one", "two"]);
     assert_eq!(content(&other, ".mangrove/trash/top/two/f149").await, noise(149, 100));
     let trash = find(&other, ".mangrove/trash").await;
     let back = (other.root(), &b"again"[..]);
@@ -111,17 +124,18 @@ async fn a_tree_that_was_removed_comes_back_whole() {
         assert_eq!(list(fs, find(fs, ".mangrove/trash").await).await, ["again"]);
         assert_eq!(list(fs, find(fs, ".mangrove/trash/again/one").await).await, [""; 0]);
     }
-    assert_eq!(world.replicas.state().counts().thrown, 0);
+    assert_eq!(content(&fs, ".mangrove/trash/again/early").await, b"removed before");
+    assert_eq!(world.replicas.state().counts().thrown, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_had_the_same_name_is_found_by_a_number_too() {
     let world = world();
-    let fs = world.mount();
+    let mut fs = world.mount();
     let mut inos = Vec::new();
     for text in ["first", "second", "third"] {
         inos.push(write_file(&fs, "note", text.as_bytes()).await.ino);
-        sync(&fs).await;
+        fs = aged(&world, fs).await;
         unlink(&fs, "note").await;
         sync(&fs).await;
     }
@@ -153,7 +167,7 @@ async fn nothing_is_changed_in_the_trash_but_what_is_removed_for_good() {
     let dir = mkdir(&fs, fs.root(), b"dir").await;
     let gone = mkdir(&fs, fs.root(), b"gone").await;
     file(&fs, gone, b"file", b"text").await;
-    sync(&fs).await;
+    let fs = aged(&world, fs).await;
     unlink(&fs, "gone/file").await;
     fs.rmdir(&ROOT, fs.root(), b"gone").await.expect("removed");
     let trash = find(&fs, ".mangrove/trash").await;
@@ -179,16 +193,18 @@ async fn nothing_is_changed_in_the_trash_but_what_is_removed_for_good() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_mount_has_open_goes_on_and_what_it_never_sent_never_was() {
+async fn what_a_mount_has_open_goes_on_and_what_came_and_went_leaves_nothing() {
     let world = world();
     let fs = world.mount();
-    let opened = create(&fs, "open").await;
-    write_all(&fs, opened.handle, 0, b"before, ").await;
-    sync(&fs).await;
+    write_file(&fs, "open", b"before, ").await;
+    let fs = aged(&world, fs).await;
+    let opened = fs.open(&ROOT, find(&fs, "open").await, OpenFlags::writing()).await.expect("opened");
     unlink(&fs, "open").await;
+    write_file(&fs, "open", b"of a moment").await;
+    unlink(&fs, "open").await;
+    sync(&fs).await;
     write_all(&fs, opened.handle, 8, b"after").await;
     fs.fsync(opened.handle).await.expect("synced");
-    assert_eq!(content(&world.mount(), ".mangrove/trash/open").await, b"before, after");
     assert_eq!(content(&world.mount(), ".mangrove/trash/open").await, b"before, after");
     let trash = find(&fs, ".mangrove/trash").await;
     fs.rename(&ROOT, (trash, b"open"), (fs.root(), b"open"), RenameHow::Replace).await.expect("back");
@@ -196,7 +212,7 @@ async fn what_a_mount_has_open_goes_on_and_what_it_never_sent_never_was() {
     write_all(&fs, opened.handle, 13, b", restored").await;
     close(&fs, opened.handle).await;
     assert_eq!(content(&fs, "open").await, b"before, after, restored");
-    let opened = fs.open(&ROOT, find(&fs, "open").await, client::fs::OpenFlags::writing()).await.expect("opened");
+    let opened = fs.open(&ROOT, find(&fs, "open").await, OpenFlags::writing()).await.expect("opened");
     write_all(&fs, opened.handle, 0, b"BEFORE").await;
     close(&fs, opened.handle).await;
     assert_eq!(content(&world.mount(), "open").await, b"BEFORE, after, restored");
@@ -210,10 +226,10 @@ async fn what_a_mount_has_open_goes_on_and_what_it_never_sent_never_was() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_mount_restores_is_written_by_who_has_it_open() {
     let world = world();
-    let (fs, other) = (world.mount(), world.mount());
-    let opened = create(&fs, "open").await;
-    write_all(&fs, opened.handle, 0, b"before").await;
-    sync(&fs).await;
+    let fs = world.mount();
+    write_file(&fs, "open", b"before").await;
+    let (fs, other) = (aged(&world, fs).await, world.mount());
+    let opened = fs.open(&ROOT, find(&fs, "open").await, OpenFlags::writing()).await.expect("opened");
     unlink(&fs, "open").await;
     sync(&fs).await;
     write_all(&fs, opened.handle, 0, b"AF").await;
@@ -223,7 +239,7 @@ async fn what_another_mount_restores_is_written_by_who_has_it_open() {
     sync(&fs).await;
     assert_eq!(content(&other, "back").await, b"AFfore");
     // And it is opened as others are.
-    let opened = fs.open(&ROOT, find(&fs, "back").await, client::fs::OpenFlags::writing()).await.expect("opened");
+    let opened = fs.open(&ROOT, find(&fs, "back").await, OpenFlags::writing()).await.expect("opened");
     write_all(&fs, opened.handle, 2, b"TER").await;
     close(&fs, opened.handle).await;
     assert_eq!(content(&world.mount(), "back").await, b"AFTERe");

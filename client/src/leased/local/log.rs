@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use base::{PublicKey, Time};
-use meta::{Answer, BATCH_MAX, Batch, Call, Ino, Log, Op, Reply};
+use meta::{Answer, BATCH_MAX, Batch, Call, Ino, Log, Op, Reply, THROWN_AGE};
 use tokio::time::Instant;
 
 use super::Local;
@@ -75,13 +75,13 @@ impl Local {
             _ => return,
         };
         if !self.copy.has_inode(ino) {
-            self.removed.insert(ino);
+            self.removed.insert(ino, self.copy.now());
         }
     }
 
-    /// Takes the commits of files that are gone by now out of the log, as far as it is sent next: nobody will
-    /// miss them, and what they name need not be stored. All of a file's commits go, since each builds on the
-    /// one before. Says whether there were any.
+    /// Takes the commits of files that came and went out of the log, as far as it is sent next: nobody will miss
+    /// them, and what they name need not be stored; nor are they kept in the trash, which what lived longer may be.
+    /// All of a file's commits go, since each builds on the one before. Says whether there were any.
     pub(in crate::leased) fn withdraw_removed(&mut self) -> bool {
         if self.sending > 0 {
             return false;
@@ -91,7 +91,14 @@ impl Local {
             _ => None,
         };
         let next = self.log.iter().take(BATCH_MAX).filter_map(committed);
-        let dead: BTreeSet<Ino> = next.filter(|ino| self.removed.contains(ino)).collect();
+        let gone: BTreeSet<Ino> = next.filter(|ino| self.removed.contains_key(ino)).collect();
+        if gone.is_empty() {
+            return false;
+        }
+        let made = self.log.iter().filter_map(|logged| Some((logged.made?, logged.at)));
+        let brief = |ino: &Ino, at: Time| self.removed.get(ino).is_some_and(|end| end.since(at) < THROWN_AGE);
+        let dead: BTreeSet<Ino> =
+            made.filter(|(ino, at)| gone.contains(ino) && brief(ino, *at)).map(|(ino, _)| ino).collect();
         if dead.is_empty() {
             return false;
         }
@@ -137,7 +144,7 @@ mod tests {
 
     use base::ClusterId;
     use futures::future::BoxFuture;
-    use meta::{Caller, Commit, Content};
+    use meta::{Caller, Commit, Content, Kind, NewInode};
 
     use super::*;
     use crate::backend::{Unavailable, Unstored};
@@ -155,22 +162,50 @@ mod tests {
         }
     }
 
+    /// A log of these operations, all at once, each of which has blocks to wait for; and what it made.
+    fn log_of(ops: Vec<(Op, Option<Ino>)>) -> (Local, Arc<Blocks>) {
+        let clock = std::sync::Arc::new(crate::leased::clock::since_boot);
+        let mut local = Local::new(ClusterId([1; 16]), Some(Ino(1)), clock);
+        let blocks = Arc::new(Blocks::default());
+        for (op, made) in ops {
+            let call = Call { caller: Caller::default(), op };
+            local.log.push_back(Logged { call, at: Time::ZERO, len: 1, ready: Some(blocks.clone()), made });
+        }
+        (local, blocks)
+    }
+
+    fn commit(ino: u64) -> (Op, Option<Ino>) {
+        (Op::Commit(Commit { opened: true, ..Commit::whole(Ino(ino), None, Content::default()) }), None)
+    }
+
+    fn create(ino: u64) -> (Op, Option<Ino>) {
+        let new = NewInode { kind: Kind::File, mode: 0, umask: 0, rdev: 0, target: Default::default() };
+        (Op::CreateUnnamed { parent: Ino(1), new }, Some(Ino(ino)))
+    }
+
+    fn remove(local: &mut Local, ino: u64) {
+        local.note_removed(&Op::ReleaseOrphan { ino: Ino(ino) }, &Answer::Done(Reply::Unit));
+    }
+
     #[test]
     fn only_what_was_removed_here_is_withdrawn_and_not_what_was_given_back() {
-        let mut local =
-            Local::new(ClusterId([1; 16]), Some(Ino(1)), std::sync::Arc::new(crate::leased::clock::since_boot));
-        let blocks = Arc::new(Blocks::default());
-        for ino in [7, 8, 7] {
-            let commit = Commit { opened: true, ..Commit::whole(Ino(ino), None, Content::default()) };
-            let call = Call { caller: Caller::default(), op: Op::Commit(commit) };
-            local.log.push_back(Logged { call, at: Time::ZERO, len: 1, ready: Some(blocks.clone()), made: None });
-        }
+        let (mut local, blocks) = log_of(vec![create(7), commit(7), create(8), commit(8), commit(7)]);
         // The copy has neither: their directory was given back with what is to be sent of it.
         assert!(!local.withdraw_removed());
-        assert_eq!((local.log.len(), blocks.0.load(Ordering::SeqCst)), (3, 0));
+        assert_eq!((local.log.len(), blocks.0.load(Ordering::SeqCst)), (5, 0));
 
-        local.note_removed(&Op::ReleaseOrphan { ino: Ino(7) }, &Answer::Done(Reply::Unit));
+        remove(&mut local, 7);
         assert!(local.withdraw_removed());
-        assert_eq!((local.log.len(), blocks.0.load(Ordering::SeqCst), local.shipped), (1, 2, 2));
+        assert_eq!((local.log.len(), blocks.0.load(Ordering::SeqCst), local.shipped), (3, 2, 2));
+    }
+
+    #[test]
+    fn what_the_trash_keeps_is_not_withdrawn() {
+        // Replicas know of the one, and the other was there for long enough.
+        let (mut local, blocks) = log_of(vec![commit(7), create(8), commit(8)]);
+        let later = Time::ZERO.after(THROWN_AGE);
+        local.removed.extend([(Ino(7), later), (Ino(8), later)]);
+        assert!(!local.withdraw_removed());
+        assert_eq!((local.log.len(), blocks.0.load(Ordering::SeqCst)), (3, 0));
     }
 }

@@ -60,7 +60,7 @@ impl Local {
         }));
         match &self.taker {
             Some(take) => {
-                let removed = core::mem::take(&mut self.removed);
+                let removed = core::mem::take(&mut self.removed).into_keys().collect();
                 take(Loss { calls, locked, removed, seen: self.copy.clone() });
             }
             None if calls.is_empty() => {}
