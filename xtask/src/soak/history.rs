@@ -1,5 +1,6 @@
 //! What was done from which mount, and when: recorded by the workers, checked when a round is over.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -154,11 +155,13 @@ impl Book {
 pub(crate) struct History<T: Thing> {
     pub(crate) name: String,
     operations: Mutex<Vec<Operation<T::Call>>>,
+    /// Which of them no sync of something else covers before this moment: what is written to a file that is open.
+    open: Mutex<BTreeMap<usize, Option<Moment>>>,
 }
 
 impl<T: Thing> History<T> {
     pub(crate) fn new(name: String) -> History<T> {
-        History { name, operations: Mutex::default() }
+        History { name, operations: Mutex::default(), open: Mutex::default() }
     }
 
     /// Writes down a call that was answered, or one that may have happened or not.
@@ -170,14 +173,29 @@ impl<T: Thing> History<T> {
         }
     }
 
+    /// Writes down what is written to a file that stays open; its number is for [`History::close`].
+    pub(crate) fn add_open<A>(&self, door: &Door, answer: &Answer<A>, call: T::Call) -> usize {
+        let ended = answer.is_known().then_some(answer.ended);
+        let number = self.push(door.mount, answer.began, ended, call);
+        self.open.lock().expect("lock").insert(number, None);
+        number
+    }
+
+    /// What was written is committed: from now on whoever syncs something syncs it, too.
+    pub(crate) fn close<A>(&self, number: usize, answer: &Answer<A>) {
+        self.open.lock().expect("lock").insert(number, Some(answer.ended));
+    }
+
     /// Writes down what may happen at any time after something was asked, or never.
     pub(crate) fn add_possible<A>(&self, door: &Door, after: &Answer<A>, call: T::Call) {
         self.push(door.mount, after.began, None, call);
     }
 
-    fn push(&self, mount: usize, began: Moment, ended: Option<Moment>, call: T::Call) {
+    fn push(&self, mount: usize, began: Moment, ended: Option<Moment>, call: T::Call) -> usize {
         let operation = Operation { mount, began, ended, episode: None, deed: Deed::Call(call) };
-        self.operations.lock().expect("lock").push(operation);
+        let mut operations = self.operations.lock().expect("lock");
+        operations.push(operation);
+        operations.len() - 1
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -191,8 +209,10 @@ impl<T: Thing> History<T> {
     pub(crate) fn check(&self, book: &Book, episodes: &[Episode]) -> Result<(), String> {
         let mut all = self.operations.lock().expect("lock").clone();
         let syncs = book.syncs.lock().expect("lock").clone();
-        for operation in &mut all {
-            operation.episode = may_be_lost(operation, &syncs, episodes);
+        let open = self.open.lock().expect("lock");
+        for (number, operation) in all.iter_mut().enumerate() {
+            let done = open.get(&number).copied().unwrap_or(operation.ended);
+            operation.episode = may_be_lost(operation, done, &syncs, episodes);
         }
         for (number, episode) in numbered(episodes) {
             let Episode { mount, began, ended } = *episode;
@@ -216,12 +236,17 @@ fn numbered(episodes: &[Episode]) -> impl Iterator<Item = (usize, &Episode)> {
     episodes.iter().enumerate().map(move |(index, episode)| (before(index, episode.mount), episode))
 }
 
-/// The episode in which an operation may get lost: the first to come, if no sync covers it before.
-fn may_be_lost<C>(operation: &Operation<C>, syncs: &[Operation<()>], episodes: &[Episode]) -> Option<usize> {
+/// The episode in which an operation may get lost: the first to come, if no sync since it was done covers it before.
+fn may_be_lost<C>(
+    operation: &Operation<C>,
+    done: Option<Moment>,
+    syncs: &[Operation<()>],
+    episodes: &[Episode],
+) -> Option<usize> {
     let comes = |episode: &Episode| episode.mount == operation.mount && episode.ended >= operation.began;
     let (number, episode) = numbered(episodes).find(|(_, episode)| comes(episode))?;
     let covers = |sync: &&Operation<()>| {
-        let after = operation.ended.is_some_and(|ended| sync.began >= ended);
+        let after = done.is_some_and(|done| sync.began >= done);
         sync.mount == operation.mount && after && sync.ended <= Some(episode.began)
     };
     syncs.iter().find(covers).is_none().then_some(number)
@@ -238,11 +263,15 @@ mod tests {
     #[test]
     fn what_a_sync_covers_is_not_lost() {
         let episodes = [Episode { mount: 1, began: 0, ended: 9 }, Episode { mount: 0, began: 10, ended: 20 }];
-        let lost = |began, ended, syncs: &[Operation<()>]| may_be_lost(&operation(began, ended), syncs, &episodes);
+        let lost = |began, ended, syncs: &[Operation<()>]| {
+            may_be_lost(&operation(began, ended), Some(ended), syncs, &episodes)
+        };
         assert_eq!(lost(1, 2, &[]), Some(0), "each mount counts its own");
         assert_eq!(lost(1, 2, &[operation(3, 4)]), None);
         assert_eq!(lost(1, 5, &[operation(3, 7)]), Some(0), "the sync began too early");
         assert_eq!(lost(1, 2, &[operation(9, 11)]), Some(0), "and this one ended too late to be sure");
+        let open = |done| may_be_lost(&operation(1, 2), done, &[operation(3, 4)], &episodes);
+        assert_eq!((open(None), open(Some(4)), open(Some(3))), (Some(0), Some(0), None), "a file that was open then");
         assert_eq!(lost(21, 22, &[]), None);
     }
 }

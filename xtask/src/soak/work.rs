@@ -310,10 +310,12 @@ impl Round {
         let careful = self.careful || random.below(2) == 0;
         let locked = if careful { self.sync(door, &dir) } else { Ok(()) };
         let counted = locked.and_then(|()| self.add_one(door, at, who, held.file.as_ref(), random));
-        if counted.is_ok() {
+        if let Ok(open) = counted {
             let freed = self.lock.free(&self.book, door, &dir, held);
             at.history.add(door, &freed, CounterCall::Unlock(who));
             if freed.result.is_ok() {
+                // What was written goes before the unlock.
+                open.into_iter().for_each(|number| at.history.close(number, &freed));
                 return Ok(());
             }
         }
@@ -325,7 +327,7 @@ impl Round {
         Err(No::Unknown)
     }
 
-    /// What is `locked` is the log.
+    /// What is `locked` is the log, and stays open: then the number of what was added is told.
     fn add_one(
         &self,
         door: &Door,
@@ -333,7 +335,7 @@ impl Round {
         who: u64,
         locked: Option<&File>,
         random: &mut Random,
-    ) -> Result<(), No> {
+    ) -> Result<Option<usize>, No> {
         let (dir, history) = (door.path.join(&at.dir), &at.history);
         let read = self.book.ask(door, "read of a log", || match locked {
             None => fs::read_to_string(dir.join("log")),
@@ -366,11 +368,18 @@ impl Round {
                 Some(mut log) => log.write_all(line.as_bytes()),
             }
         });
-        history.add(door, &added, CounterCall::Add(who, count));
-        added.result?;
-        if locked.is_some() {
-            return if random.below(3) == 0 { self.sync(door, &dir) } else { Ok(()) };
+        let add = CounterCall::Add(who, count);
+        if let Some(log) = locked {
+            let number = history.add_open(door, &added, add);
+            added.result?;
+            if random.below(3) == 0 {
+                self.book.sync(door, "fsync of a log", || log.sync_all())?;
+                history.close(number, &added);
+            }
+            return Ok(Some(number));
         }
+        history.add(door, &added, add);
+        added.result?;
         let spare = dir.join("spare/count");
         let write = |path: &Path| fs::write(path, (count + 1).to_string());
         let replaced = if random.below(2) == 0 {
@@ -379,7 +388,10 @@ impl Round {
             self.book.ask(door, "count replaced", || write(&spare).and_then(|()| fs::rename(&spare, dir.join("count"))))
         };
         replaced.result?;
-        if random.below(3) == 0 { self.sync(door, &dir) } else { Ok(()) }
+        if random.below(3) == 0 {
+            self.sync(door, &dir)?;
+        }
+        Ok(None)
     }
 
     /// Looks at everything from a mount, when nobody works.
