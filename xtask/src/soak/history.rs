@@ -181,9 +181,9 @@ impl<T: Thing> History<T> {
         number
     }
 
-    /// What was written is committed: from now on whoever syncs something syncs it, too.
+    /// What was written is committed: from then on whoever syncs something syncs it, too. Said twice, the first holds.
     pub(crate) fn close<A>(&self, number: usize, answer: &Answer<A>) {
-        self.open.lock().expect("lock").insert(number, Some(answer.ended));
+        self.open.lock().expect("lock").entry(number).or_default().get_or_insert(answer.ended);
     }
 
     /// Writes down what may happen at any time after something was asked, or never.
