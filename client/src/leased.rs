@@ -427,6 +427,7 @@ impl<M: Metadata> Core<M> {
             }
             local.owned.note(&call.op, &answer, &self.me);
             local.doubt(&call.op, &self.me);
+            local.note_restored(&call.op, &answer);
             if !waits {
                 answers.push(answer);
             }

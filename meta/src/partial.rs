@@ -205,6 +205,13 @@ impl State {
         Self::directories_of(op).into_iter().chain(homes).collect()
     }
 
+    /// An inode was given back from the trash: what was known of it before it was thrown away is over.
+    pub fn note_restored(&mut self, ino: Ino) {
+        self.end_zone(ino);
+        self.forget_all_below(ino);
+        self.forget_inode(ino);
+    }
+
     /// Forgets what an operation may have changed that replicas applied and this copy did not.
     pub fn doubt(&mut self, op: &Op) {
         if let Op::Lock(request) = op {
@@ -216,10 +223,6 @@ impl State {
         if matches!(op, Op::CreateUnnamed { .. }) {
             // The directory stays as it is, and the file was not here.
             return;
-        }
-        if let Op::Restore { ino, .. } = op {
-            // What was there before it was thrown away is over.
-            self.end_zone(*ino);
         }
         let mut doubted = self.touched(op);
         for directory in Self::directories_of(op) {

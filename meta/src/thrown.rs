@@ -13,7 +13,7 @@ use crate::op::{
 use crate::past::{PastKey, PastRow, answered, in_snapshot};
 use crate::read::Look;
 use crate::state::State;
-use crate::trash::{SKIPPED_MAX, THROWN_BEFORE, THROWN_HIDDEN, THROWN_SHIFT, places_of};
+use crate::trash::{SKIPPED_MAX, THROWN_BEFORE, THROWN_HIDDEN, THROWN_SHIFT};
 use crate::volume::Usage;
 use crate::xattr::XattrKey;
 
@@ -81,21 +81,23 @@ impl Bin<'_> {
         if max == 0 {
             return Err(Denied::Invalid);
         }
-        let (mut entries, mut len, mut skipped) = (Vec::new(), 0, 0);
+        let (mut entries, mut len, mut over, mut withheld) = (Vec::new(), 0, 0, 0);
         for ino in self.state.bins.after(home, Ino(cookie >> THROWN_SHIFT)) {
             let Some(thrown) = self.state.thrown.get(&ino).filter(|_| self.shows(ino)) else {
-                skipped += 1;
-                if skipped > SKIPPED_MAX {
-                    // So much is over that what is left is shown once more of it has gone.
-                    break;
+                let is_over = self.state.in_bin(ino).is_err();
+                (over, withheld) = (over + usize::from(is_over), withheld + usize::from(!is_over));
+                match () {
+                    // What is left is shown once more of it has gone.
+                    () if over > SKIPPED_MAX => break,
+                    () if withheld > SKIPPED_MAX => return Err(Denied::Access),
+                    () => continue,
                 }
-                continue;
             };
             if entries.len() >= max.min(ENTRIES_MAX) as usize || len >= LISTING_LEN_MAX {
                 return Ok(Reply::Entries { entries, end: false });
             }
             let hidden = self.entry(home, &thrown.name).is_none_or(|entry| entry.ino != ino);
-            let before = thrown.places != places_of(directory);
+            let before = thrown.is_before(directory, self.state.thrown.get(&home));
             let marks = if hidden { THROWN_HIDDEN } else { 0 } | if before { THROWN_BEFORE } else { 0 };
             let cookie = ino.0 << THROWN_SHIFT | marks;
             let entry = DirEntry { cookie, name: thrown.name.clone(), attr: *self.attr(ino)? };

@@ -15,6 +15,7 @@ use base::{Time, canonical_struct};
 use imbl::{OrdMap, OrdSet};
 
 use crate::access::{Context, EXECUTE, WRITE};
+use crate::acl::Named;
 use crate::directory::need_subdirectory;
 use crate::filelocks::FileLocks;
 use crate::inode::{Body, Inode};
@@ -29,9 +30,11 @@ pub const THROWN_AGE: Duration = Duration::from_secs(10);
 /// In a cookie of the trash: the name leads to something else, to what was thrown away later or to a directory that
 /// is there.
 pub const THROWN_HIDDEN: u64 = 1;
-/// In a cookie of the trash: names were bound in the directory since. What was in a directory when it was thrown
-/// away itself is what is without this.
+/// In a cookie of the trash: names were bound in the directory since, and it was not thrown away itself within a
+/// minute. What was in a directory when it was thrown away is what is without this.
 pub const THROWN_BEFORE: u64 = 2;
+/// So long before a directory what was in it is thrown away while others still make names there.
+const TOGETHER: Duration = Duration::from_secs(60);
 /// Above those is the inode's number.
 pub const THROWN_SHIFT: u32 = 2;
 /// How much of what is over goes with a batch, and one more for each call: an inode, or so many bytes of extended
@@ -54,16 +57,23 @@ pub(crate) struct Thrown {
     pub(crate) at: Time,
     /// How many places that directory had given.
     pub(crate) places: u64,
-    /// The directory's mode, owner and group.
+    /// The directory's mode, owner and group, and what its access list said beside the mode.
     pub(crate) rights: (u16, u32, u32),
+    pub(crate) named: Option<Named>,
 }
-canonical_struct!(Thrown { home, name, at, places, rights });
+canonical_struct!(Thrown { home, name, at, places, rights, named });
 
 impl Thrown {
+    /// Whether it went before its directory did, and not with it.
+    pub(crate) fn is_before(&self, directory: &Inode, home: Option<&Thrown>) -> bool {
+        let together = home.is_some_and(|home| home.at.since(self.at) < TOGETHER);
+        self.places != places_of(directory) && !together
+    }
+
     /// Whether whoever may not do everything could reach it with these rights to its directory.
     pub(crate) fn let_in(&self, cx: &Context<'_>, attr: &Attr, mask: u8) -> bool {
         let (mode, uid, gid) = self.rights;
-        cx.is_root() || cx.owns(attr) || cx.allows(mode, (uid, gid), None, mask)
+        cx.is_root() || cx.owns(attr) || cx.allows(mode, (uid, gid), self.named.as_ref(), mask)
     }
 }
 
@@ -124,7 +134,7 @@ impl State {
         }
         let Some(directory) = self.inodes.get(&home) else { return false };
         let rights = (directory.attr.mode, directory.attr.uid, directory.attr.gid);
-        let places = places_of(directory);
+        let (places, named) = (places_of(directory), directory.named().cloned());
         let bin = self.bins.by_age.get(&attr.volume);
         let emptied = self.emptied.get(&attr.volume).copied().unwrap_or(Time::ZERO);
         let last = bin.and_then(OrdSet::get_max).map_or(emptied, |(at, _)| emptied.max(*at));
@@ -132,7 +142,7 @@ impl State {
             self.give_up(*oldest);
         }
         let at = self.clock.last.max(last.after(Duration::from_nanos(1)));
-        let thrown = Thrown { home, name: name.clone(), at, places, rights };
+        let thrown = Thrown { home, name: name.clone(), at, places, rights, named };
         self.bins.add(attr.volume, ino, &thrown);
         self.thrown.insert(ino, thrown);
         if attr.kind == Kind::Directory {

@@ -138,6 +138,9 @@ impl Scene {
                         continue;
                     }
                     mount.copy.doubt(op);
+                    if let (Op::Restore { ino, .. }, Ok(_)) = (op, &answer) {
+                        mount.copy.note_restored(*ino);
+                    }
                     return answer;
                 }
             }

@@ -396,9 +396,12 @@ fn what_was_in_a_directory_when_it_was_removed_is_told_from_what_went_before() {
     age(&mut world);
     world.unlink(&user(ALICE), dir, "early", false).unwrap();
     let new = world.file(ALICE, dir, "new", 0o644);
-    age(&mut world);
+    world.later(60);
     for text in ["late", "new"] {
         world.unlink(&user(ALICE), dir, text, false).unwrap();
+        // Somebody works there still.
+        world.file(ALICE, dir, "x", 0o644);
+        world.unlink(&user(ALICE), dir, "x", false).unwrap();
     }
     world.rmdir(&user(ALICE), root, "d").unwrap();
     let listed = world.run(&user(ROOT), Op::ReadDir { ino: dir.in_trash(), cookie: 0, max: 9 });
@@ -412,12 +415,18 @@ fn who_could_not_reach_it_then_does_not_see_it_now() {
     let mut world = world();
     let root = world.root;
     let dir = world.dir(ALICE, root, "d", 0o700);
+    let team = AclEntry { id: 3000, may: 7 };
+    let list = Acl { owner: 7, group: 0, other: 0, mask: Some(7), users: vec![team], groups: vec![] };
+    world.run(&user(ALICE), Op::SetAcl { ino: dir, kind: AclKind::Access, acl: Some(list) }).unwrap();
     let file = world.file(ALICE, dir, "f", 0o4666);
     world.chmod(&user(ALICE), file, 0o4777).unwrap();
     age(&mut world);
     world.unlink(&user(ALICE), dir, "f", false).unwrap();
+    world.run(&user(ALICE), Op::SetAcl { ino: dir, kind: AclKind::Access, acl: None }).unwrap();
     world.chmod(&user(ALICE), dir, 0o777).unwrap();
     assert_eq!(find(&mut world, BOB, dir, "f"), Err(Denied::NotFound));
+    assert_eq!(find(&mut world, 3000, dir, "f"), Ok(file), "who was on its list is as before");
+    assert_eq!(world.lookup(&Caller { gid: ALICE, ..user(BOB) }, dir.in_trash(), "f"), Err(Denied::NotFound));
     let listed = world.run(&user(BOB), Op::ReadDir { ino: dir.in_trash(), cookie: 0, max: 9 });
     assert_eq!(listed, Ok(Reply::Entries { entries: vec![], end: true }));
     assert_eq!(purge(&mut world, BOB, file), Err(Denied::Access));

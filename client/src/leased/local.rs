@@ -421,6 +421,13 @@ impl Local {
         }
     }
 
+    /// Takes note of what was given back from the trash.
+    pub(super) fn note_restored(&mut self, op: &Op, answer: &Answer) {
+        if let (Op::Restore { ino, .. }, Answer::Done(_)) = (op, answer) {
+            self.copy.note_restored(*ino);
+        }
+    }
+
     /// Whether these answers say that the leases are over.
     pub(super) fn is_over(&self, answers: &[Answer]) -> bool {
         self.epoch != 0 && answers.first() == Some(&Answer::Denied(Denied::Fenced))

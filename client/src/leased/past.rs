@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use base::{ClusterId, PublicKey};
-use meta::{Answer, Batch, Call, Caller, Content, Denied, Ino, Op, Reply, State, is_change, snapshot_of};
+use meta::{Answer, Batch, Call, Caller, Content, Denied, Ino, Op, Reply, State, snapshot_of};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -151,7 +151,8 @@ impl Past {
     pub(super) fn changes(&self, calls: &[Call]) -> Vec<Change> {
         let change = |call: &Call| match call.op {
             Op::Purge { ino } => Some(Change::Ends(ino)),
-            _ => is_change(&call.op).then_some(Change::Any),
+            Op::Unlink { .. } | Op::Rmdir { .. } | Op::Rename { .. } | Op::Restore { .. } => Some(Change::Any),
+            _ => None,
         };
         let changes: Vec<_> = calls.iter().filter_map(change).collect();
         self.note_changes(&changes);

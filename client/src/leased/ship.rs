@@ -22,7 +22,7 @@ impl<M: Metadata> Core<M> {
         loop {
             let part = {
                 let mut local = self.local.lock();
-                local.withdraw_removed();
+                local.withdraw_removed(false);
                 if local.shipped() >= target { None } else { local.next_part(&self.me) }
             };
             let Some(Part { batch, epoch, ready }) = part else { return Ok(()) };
@@ -30,7 +30,7 @@ impl<M: Metadata> Core<M> {
             // Data down before the name goes up.
             let stored = ready.iter().map(|ready| ready.stored());
             if let Some(why) = futures::future::join_all(stored).await.into_iter().find_map(Result::err) {
-                if self.local.lock().withdraw_removed() {
+                if self.local.lock().withdraw_removed(true) {
                     continue;
                 }
                 return Err(why);

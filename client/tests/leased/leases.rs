@@ -120,14 +120,21 @@ async fn deleting_what_can_not_be_stored_lets_the_rest_through() {
     let world = World::new();
     let fs = world.mount();
     write_file(&fs, "first", b"small").await;
+    let old = write_file(&fs, "old", b"there for longer").await.ino;
+    fs.sync_names().await.expect("replicas know of it");
     *world.stores.fail.lock() = Some(BlockError::Full);
     let made = create(&fs, "file").await;
-    write_all(&fs, made.handle, 0, &noise(1, 60_000)).await;
-    fs.flush(made.handle).await.expect("only written here");
-    fs.release(made.handle).await.expect("released");
+    let old = fs.open(&ROOT, old, OpenFlags::writing()).await.expect("opened");
+    for opened in [made.handle, old.handle] {
+        write_all(&fs, opened, 0, &noise(opened.0, 60_000)).await;
+        fs.flush(opened).await.expect("only written here");
+        fs.release(opened).await.expect("released");
+    }
     fs.mkdir(&ROOT, fs.root(), b"later", 0o755).await.expect("made");
     assert_eq!(fs.sync_names().await, Err(FsError::NoSpace));
     fs.unlink(&ROOT, fs.root(), b"file").await.expect("removed");
+    assert_eq!(fs.sync_names().await, Err(FsError::NoSpace));
+    fs.unlink(&ROOT, fs.root(), b"old").await.expect("removed");
     while fs.sync_names().await.is_err() {
         tokio::task::yield_now().await;
     }

@@ -81,8 +81,9 @@ impl Local {
 
     /// Takes the commits of files that came and went out of the log, as far as it is sent next: nobody will miss
     /// them, and what they name need not be stored; nor are they kept in the trash, which what lived longer may be.
-    /// All of a file's commits go, since each builds on the one before. Says whether there were any.
-    pub(in crate::leased) fn withdraw_removed(&mut self) -> bool {
+    /// All of a file's commits go, since each builds on the one before. Says whether there were any. `all`: those of
+    /// whatever is gone, because what they name can't be stored.
+    pub(in crate::leased) fn withdraw_removed(&mut self, all: bool) -> bool {
         if self.sending > 0 {
             return false;
         }
@@ -91,14 +92,17 @@ impl Local {
             _ => None,
         };
         let next = self.log.iter().take(BATCH_MAX).filter_map(committed);
-        let gone: BTreeSet<Ino> = next.filter(|ino| self.removed.contains_key(ino)).collect();
+        let is_gone = |ino: &Ino| self.removed.contains_key(ino) && !self.copy.has_inode(*ino);
+        let gone: BTreeSet<Ino> = next.filter(is_gone).collect();
         if gone.is_empty() {
             return false;
         }
         let made = self.log.iter().filter_map(|logged| Some((logged.made?, logged.at)));
         let brief = |ino: &Ino, at: Time| self.removed.get(ino).is_some_and(|end| end.since(at) < THROWN_AGE);
-        let dead: BTreeSet<Ino> =
-            made.filter(|(ino, at)| gone.contains(ino) && brief(ino, *at)).map(|(ino, _)| ino).collect();
+        let dead: BTreeSet<Ino> = match all {
+            true => gone,
+            false => made.filter(|(ino, at)| gone.contains(ino) && brief(ino, *at)).map(|(ino, _)| ino).collect(),
+        };
         if dead.is_empty() {
             return false;
         }
@@ -191,11 +195,11 @@ mod tests {
     fn only_what_was_removed_here_is_withdrawn_and_not_what_was_given_back() {
         let (mut local, blocks) = log_of(vec![create(7), commit(7), create(8), commit(8), commit(7)]);
         // The copy has neither: their directory was given back with what is to be sent of it.
-        assert!(!local.withdraw_removed());
+        assert!(!local.withdraw_removed(true));
         assert_eq!((local.log.len(), blocks.0.load(Ordering::SeqCst)), (5, 0));
 
         remove(&mut local, 7);
-        assert!(local.withdraw_removed());
+        assert!(local.withdraw_removed(false));
         assert_eq!((local.log.len(), blocks.0.load(Ordering::SeqCst), local.shipped), (3, 2, 2));
     }
 
@@ -205,7 +209,10 @@ mod tests {
         let (mut local, blocks) = log_of(vec![commit(7), create(8), commit(8)]);
         let later = Time::ZERO.after(THROWN_AGE);
         local.removed.extend([(Ino(7), later), (Ino(8), later)]);
-        assert!(!local.withdraw_removed());
+        assert!(!local.withdraw_removed(false));
         assert_eq!((local.log.len(), blocks.0.load(Ordering::SeqCst)), (3, 0));
+        // Unless it can't be stored: then it would hold up all that comes after.
+        assert!(local.withdraw_removed(true));
+        assert_eq!((local.log.len(), blocks.0.load(Ordering::SeqCst)), (1, 2));
     }
 }
