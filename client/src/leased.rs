@@ -401,6 +401,7 @@ impl<M: Metadata> Core<M> {
             self.local.lock().end_generation();
         }
         self.forget().await;
+        let asked_as = by.as_ref().map(|by| by.epoch);
         let done = self.ask(Batch { calls: run.clone(), by }).await;
         let mut local = self.local.lock();
         let done = match done {
@@ -418,9 +419,12 @@ impl<M: Metadata> Core<M> {
             local.lose(self.cluster);
             return Ok(());
         }
+        // What was locked in the name of leases that ended before the answer came is locked no more.
+        let ended = asked_as.is_some_and(|epoch| !local.has_epoch(epoch));
         // What was done after one that waits is asked once more, and refused then.
         let mut waits = false;
         for (call, answer) in run.iter().zip(done) {
+            let answer = if ended && matches!(call.op, Op::Lock(_)) { Answer::Denied(Denied::Fenced) } else { answer };
             waits |= answer == Answer::Denied(Denied::Leased);
             if waits && !matches!(answer, Answer::Done(_)) {
                 continue;

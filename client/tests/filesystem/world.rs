@@ -32,6 +32,9 @@ pub(crate) struct Replicas {
     pub(crate) away: AtomicUsize,
     /// How many come through before that.
     pub(crate) spare_answers: AtomicUsize,
+    /// How many of the next answers are held back until `answering`.
+    pub(crate) held_answers: AtomicUsize,
+    pub(crate) answering: watch::Sender<bool>,
     stores: Arc<Stores>,
     recalled: Notify,
     mounts: AtomicUsize,
@@ -89,6 +92,9 @@ impl Metadata for Replicas {
             answers
         };
         let less = |left: usize| left.checked_sub(1);
+        if self.held_answers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+            let _ = self.answering.subscribe().wait_for(|answering| *answering).await;
+        }
         if self.spare_answers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
             return Ok(answers);
         }
@@ -196,6 +202,8 @@ impl World {
             lose_answers: AtomicUsize::new(0),
             away: AtomicUsize::new(0),
             spare_answers: AtomicUsize::new(0),
+            held_answers: AtomicUsize::new(0),
+            answering: watch::channel(false).0,
             stores: stores.clone(),
             recalled: Notify::new(),
             mounts: AtomicUsize::new(0),

@@ -10,7 +10,7 @@ use client::fs::{FileLock, Filesystem, FsError, Handle, LockWait, OpenFlags, Opt
 use client::leased::{Leased, SinceBoot};
 use meta::{Attr, Denied, Ino, LOCK_END, LockKind, LockMode};
 
-use super::world::{Fs, ROOT, SECRET, World, close, create, denied, noise, read_all, read_file, write_file};
+use super::world::{Fs, ROOT, SECRET, World, close, create, denied, noise, read_all, read_file, until, write_file};
 
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -198,6 +198,36 @@ async fn who_reads_under_a_lock_is_told_if_it_is_lost() {
         assert_eq!(denied(one.read(handle, 0, 6).await), Denied::Fenced, "leases: {leased}");
         let other = open(&one, ino).await;
         assert_eq!(one.read(other, 0, 6).await.expect("has no locks").as_ref(), b"theirs");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_was_lost_before_its_answer_was_read_is_none() {
+    for leased in [true, false] {
+        let world = World::new();
+        let late = Arc::new(AtomicU64::new(0));
+        let (clock, began) = (late.clone(), Instant::now());
+        let clock = Arc::new(move || began.elapsed() + Duration::from_secs(clock.load(Ordering::SeqCst)));
+        let one = Arc::new(mount_by(&world, leased, clock));
+        let inos = [write_file(&one, "file", b"before").await.ino, write_file(&one, "other", b"").await.ino];
+        one.sync_all().await.expect("synced");
+        // Two who work there, so that nobody has a lease.
+        let two = ordered(&world);
+        two.lookup(&ROOT, two.root(), b"file").await.expect("found");
+        let [handle, other] = [open(&one, inos[0]).await, open(&one, inos[1]).await];
+        try_lock(&one, other, all(1)).await.expect("locked");
+        world.replicas.held_answers.store(1, Ordering::SeqCst);
+        let asking = one.clone();
+        let asked = tokio::spawn(async move { try_lock(&asking, handle, all(2)).await });
+        until(|| world.replicas.held_answers.load(Ordering::SeqCst) == 0).await;
+        // It stands still, and others have the lock. When it goes on it hears first that all is over.
+        world.replicas.pass(Duration::from_secs(100));
+        others_write(&world, inos[0]).await;
+        let before = one.generation();
+        late.store(100, Ordering::SeqCst);
+        until(|| one.generation() != before).await;
+        world.replicas.answering.send_replace(true);
+        assert_eq!(denied(asked.await.expect("no panic")), Denied::Fenced, "leases: {leased}");
     }
 }
 
