@@ -32,24 +32,24 @@ const WAYS_MAX: usize = 4096;
 
 /// Directories that were found in the trash a moment ago, by who looked there.
 #[derive(Default)]
-pub(super) struct Ways(HashMap<(u32, Ino, Vec<u8>), (Instant, Attr)>);
+pub(super) struct Ways(HashMap<(Ino, Vec<u8>), (Instant, Caller, Attr)>);
 
 impl Ways {
     fn find(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Option<Attr> {
-        let (at, attr) = self.0.get(&(caller.uid, parent, name.to_vec()))?;
-        (at.elapsed() < WAY).then_some(*attr)
+        let (at, by, attr) = self.0.get(&(parent, name.to_vec()))?;
+        (at.elapsed() < WAY && by == caller).then_some(*attr)
     }
 
     fn forget(&mut self, ino: Ino) {
-        self.0.retain(|_, (_, found)| found.ino != ino);
+        self.0.retain(|_, (.., found)| found.ino != ino);
     }
 
     fn note(&mut self, caller: &Caller, parent: Ino, name: &[u8], found: Attr) {
         if self.0.len() >= WAYS_MAX {
-            self.0.retain(|_, (at, _)| at.elapsed() < WAY);
+            self.0.retain(|_, (at, ..)| at.elapsed() < WAY);
         }
         if self.0.len() < WAYS_MAX {
-            self.0.insert((caller.uid, parent, name.to_vec()), (Instant::now(), found));
+            self.0.insert((parent, name.to_vec()), (Instant::now(), caller.clone(), found));
         }
     }
 }
