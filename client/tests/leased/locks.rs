@@ -42,6 +42,13 @@ fn mount_by(world: &World, leased: bool, clock: SinceBoot) -> Fs {
         .expect("mounted")
 }
 
+/// A clock, and by how many seconds it is ahead.
+fn late_clock() -> (Arc<AtomicU64>, SinceBoot) {
+    let late = Arc::new(AtomicU64::new(0));
+    let (ahead, began) = (late.clone(), Instant::now());
+    (late, Arc::new(move || began.elapsed() + Duration::from_secs(ahead.load(Ordering::SeqCst))))
+}
+
 async fn open(fs: &Fs, ino: Ino) -> Handle {
     fs.open(&ROOT, ino, OpenFlags::writing()).await.expect("opened").handle
 }
@@ -182,9 +189,7 @@ async fn whoever_lost_its_locks_writes_nothing_until_it_closes() {
 async fn who_reads_under_a_lock_is_told_if_it_is_lost() {
     for leased in [true, false] {
         let world = World::new();
-        let late = Arc::new(AtomicU64::new(0));
-        let (clock, began) = (late.clone(), Instant::now());
-        let clock = Arc::new(move || began.elapsed() + Duration::from_secs(clock.load(Ordering::SeqCst)));
+        let (late, clock) = late_clock();
         let one = mount_by(&world, leased, clock);
         let ino = write_file(&one, "file", b"before").await.ino;
         let handle = open(&one, ino).await;
@@ -205,9 +210,7 @@ async fn who_reads_under_a_lock_is_told_if_it_is_lost() {
 async fn a_lock_that_was_lost_before_its_answer_was_read_is_none() {
     for leased in [true, false] {
         let world = World::new();
-        let late = Arc::new(AtomicU64::new(0));
-        let (clock, began) = (late.clone(), Instant::now());
-        let clock = Arc::new(move || began.elapsed() + Duration::from_secs(clock.load(Ordering::SeqCst)));
+        let (late, clock) = late_clock();
         let one = Arc::new(mount_by(&world, leased, clock));
         let inos = [write_file(&one, "file", b"before").await.ino, write_file(&one, "other", b"").await.ino];
         one.sync_all().await.expect("synced");
