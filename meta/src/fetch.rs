@@ -63,9 +63,9 @@ impl Past<'_, State> {
 
 impl Bin<'_> {
     /// The same of what is in the trash.
-    pub(crate) fn fetch(&self, cx: &Context<'_>, ino: Ino, cookie: u64, also: &[Ino]) -> Result<Reply, Denied> {
-        let asking = Asking { cx, names: self.state, holder: None };
-        asking.fetch_with_grant(self, ino, cookie, also)
+    pub(crate) fn fetch(&self, ino: Ino, cookie: u64) -> Result<Reply, Denied> {
+        let asking = Asking { cx: self.cx, names: self.state, holder: None };
+        asking.fetch_with_grant(self, ino, cookie, &[])
     }
 }
 

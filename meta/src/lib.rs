@@ -64,6 +64,6 @@ pub use past::{SNAPSHOTS_MAX, is_of_snapshot, snapshot_of};
 pub use proven::{Unproven, read_proven};
 pub use rename::DEPTH_MAX;
 pub use state::{ANSWERS_LEN_MAX, Counts, Genesis, State};
-pub use trash::{THROWN_AGE, THROWN_BEFORE, THROWN_HIDDEN, THROWN_MAX, THROWN_SHIFT};
+pub use trash::{SKIPPED_MAX, THROWN_AGE, THROWN_BEFORE, THROWN_HIDDEN, THROWN_MAX, THROWN_SHIFT};
 pub use volume::VOLUMES_MAX;
 pub use xattr::XATTRS_LEN_MAX;

@@ -463,6 +463,17 @@ impl State {
             }
             Op::Lookup { parent: ino, .. } | Op::ReadDir { ino, .. } => return Err(Some(*ino)),
             Op::Parent { ino } => self.inodes.get(ino).is_some_and(|inode| known(inode.home)),
+            op => self.has_looked_at(op),
+        };
+        if !there {
+            return Err(None);
+        }
+        self.answer_past(who, &call.caller, number, &op).ok_or(None)
+    }
+
+    /// Whether the inode that an operation looks at is in this copy, with all that it looks at.
+    pub(crate) fn has_looked_at(&self, op: &Op) -> bool {
+        match op {
             Op::GetXattr { ino, .. } | Op::ListXattr { ino } => {
                 self.inodes.get(ino).is_some_and(|inode| self.has_xattrs(inode))
             }
@@ -470,13 +481,9 @@ impl State {
             | Op::Access { ino, .. }
             | Op::Open { ino, .. }
             | Op::ReadLink { ino }
-            | Op::GetAcl { ino, .. } => known(*ino),
+            | Op::GetAcl { ino, .. } => self.has_inode(*ino),
             _ => false,
-        };
-        if !there {
-            return Err(None);
         }
-        self.answer_past(who, &call.caller, number, &op).ok_or(None)
     }
 
     /// What this copy answers, if it is known what the caller's key may do.

@@ -21,7 +21,7 @@ use crate::xattr::XattrKey;
 /// last.
 pub(crate) struct Bin<'a> {
     pub(crate) state: &'a State,
-    cx: &'a Context<'a>,
+    pub(crate) cx: &'a Context<'a>,
 }
 
 impl Look for Bin<'_> {
@@ -75,9 +75,9 @@ impl Bin<'_> {
     }
 
     /// What was thrown away from a directory.
-    fn read_dir(&self, cx: &Context<'_>, home: Ino, cookie: u64, max: u32) -> Result<Reply, Denied> {
+    fn read_dir(&self, home: Ino, cookie: u64, max: u32) -> Result<Reply, Denied> {
         let directory = self.directory(home)?;
-        cx.need(directory, READ)?;
+        self.cx.need(directory, READ)?;
         if max == 0 {
             return Err(Denied::Invalid);
         }
@@ -125,8 +125,9 @@ impl State {
     pub(crate) fn read_trash(&self, cx: &Context<'_>, op: &Op) -> Result<Reply, Denied> {
         let bin = Bin { state: self, cx };
         let reply = match op {
-            Op::ReadDir { ino, cookie, max } => bin.read_dir(cx, *ino, *cookie, *max),
-            Op::Fetch { ino, cookie, also } => bin.fetch(cx, *ino, *cookie, also),
+            Op::ReadDir { ino, cookie, max } => bin.read_dir(*ino, *cookie, *max),
+            // One directory at a time: of what is not to be seen no row fills the answer.
+            Op::Fetch { ino, cookie, .. } => bin.fetch(*ino, *cookie),
             Op::ListXattr { ino } => Ok(self.names_of_xattrs(cx, bin.inode(*ino)?)),
             op => bin.read(cx, op).unwrap_or(Err(Denied::ReadOnly)),
         }?;
@@ -171,15 +172,7 @@ impl State {
             Op::Lookup { parent, name } => {
                 known(*parent) && self.entry(*parent, name).is_some_and(|entry| known(entry.ino))
             }
-            Op::GetXattr { ino, .. } | Op::ListXattr { ino } => {
-                self.inodes.get(ino).is_some_and(|inode| self.has_xattrs(inode))
-            }
-            Op::GetAttr { ino }
-            | Op::Access { ino, .. }
-            | Op::Open { ino, .. }
-            | Op::ReadLink { ino }
-            | Op::GetAcl { ino, .. } => known(*ino),
-            _ => false,
+            op => self.has_looked_at(op),
         };
         if there { self.answer_past(who, &call.caller, Ino::TRASH, &op) } else { None }
     }

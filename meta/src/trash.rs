@@ -33,18 +33,18 @@ pub const THROWN_HIDDEN: u64 = 1;
 /// In a cookie of the trash: names were bound in the directory since, and it was not thrown away itself within a
 /// minute. What was in a directory when it was thrown away is what is without this.
 pub const THROWN_BEFORE: u64 = 2;
-/// So long before a directory what was in it is thrown away while others still make names there.
-const TOGETHER: Duration = Duration::from_secs(60);
 /// Above those is the inode's number.
 pub const THROWN_SHIFT: u32 = 2;
+/// What is thrown away so long before its directory, or later, went with it, though others still made names there.
+const TOGETHER: Duration = Duration::from_secs(60);
 /// How much of what is over goes with a batch, and one more for each call: an inode, or so many bytes of extended
 /// attributes.
 const REAPED_MAX: usize = 1024;
 const REAPED_LEN: u64 = 64;
 /// How much goes at most in a batch that a quota is in the way of.
 pub(crate) const ROOM_MAX: usize = 1024;
-/// How much that is not to be seen is looked at for a listing.
-pub(crate) const SKIPPED_MAX: usize = 4096;
+/// How much that is not to be seen is looked at for a listing: a batch may ask for many.
+pub const SKIPPED_MAX: usize = 1024;
 
 /// What was thrown away.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -248,7 +248,7 @@ impl State {
             }
             if self.orphans.get(&ino).is_none() {
                 let allocated = self.inodes.get(&ino).map_or(0, |inode| inode.attr.allocated);
-                freed = (freed.0 + allocated, freed.1 + 1);
+                freed = (u64::saturating_add(freed.0, allocated), freed.1 + 1);
             }
             gone.push(ino);
         }

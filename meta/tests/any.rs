@@ -132,7 +132,8 @@ fn name_op() -> impl Strategy<Value = Op> {
         1 => (ino(), some_name()).prop_map(|(parent, name)| Op::Rmdir { parent, name }),
         2 => (ino(), ino(), some_name()).prop_map(|(ino, parent, name)| Op::Restore { ino, parent, name }),
         1 => ino().prop_map(|ino| Op::Purge { ino }),
-        1 => (ino(), 0u64..6, any::<u32>()).prop_map(|(ino, cookie, max)| Op::ReadDir { ino, cookie, max }),
+        1 => (ino(), prop_oneof![0u64..60, any::<u64>()], any::<u32>())
+            .prop_map(|(ino, cookie, max)| Op::ReadDir { ino, cookie, max }),
     ]
 }
 
@@ -156,6 +157,8 @@ fn inode_op() -> impl Strategy<Value = Op> {
         1 => (ino(), acl_kind()).prop_map(|(ino, kind)| Op::GetAcl { ino, kind }),
         1 => ino().prop_map(|ino| Op::KeepOrphan { ino }),
         1 => ino().prop_map(|ino| Op::ReleaseOrphan { ino }),
+        1 => (ino(), any::<u64>(), proptest::collection::vec(ino(), 0..3))
+            .prop_map(|(ino, cookie, also)| Op::Fetch { ino, cookie, also }),
     ]
 }
 

@@ -452,28 +452,55 @@ fn what_is_thrown_away_right_after_it_was_emptied_stays() {
     assert_eq!(names(&mut world, root), [(name("b"), false)]);
 }
 
+/// Makes and removes so many files in a directory, in few batches.
+fn throw_many(world: &mut World, uid: u32, parent: Ino, count: usize) {
+    let all: Vec<usize> = (0..count).collect();
+    let file = |index: usize| name(&format!("f{index}"));
+    let each = |world: &mut World, op: &dyn Fn(usize) -> Op| {
+        for part in all.chunks(BATCH_MAX) {
+            let calls = part.iter().map(|index| Call { caller: user(uid), op: op(*index) }).collect();
+            let answers = world.state.apply_batch(world.now, &key(1), &Batch::new(calls));
+            assert!(answers.iter().all(|answer| matches!(answer, Answer::Done(_))), "{answers:?}");
+        }
+    };
+    each(world, &|index| Op::Create { parent, name: file(index), new: new(Kind::File, 0o644), exclusive: true });
+    age(world);
+    each(world, &|index| Op::Unlink { parent, name: file(index), keep: false });
+    assert_eq!(world.state.counts().thrown, count);
+}
+
 #[test]
 fn a_batch_ends_no_more_than_so_much_to_make_room() {
     let mut world = World::with(VolumeSpec { trash: KEPT, quota_inodes: 1500, ..spec("small") });
     let root = world.root;
-    let calls = |ops: Vec<Op>| Batch::new(ops.into_iter().map(|op| Call { caller: user(ALICE), op }).collect());
-    let file = |index: usize| name(&format!("f{index}"));
-    let make = |index| Op::Create { parent: root, name: file(index), new: new(Kind::File, 0o644), exclusive: true };
-    let all: Vec<usize> = (0..1499).collect();
-    for part in all.chunks(BATCH_MAX) {
-        world.state.apply_batch(world.now, &key(1), &calls(part.iter().map(|index| make(*index)).collect()));
-    }
-    age(&mut world);
-    for part in all.chunks(BATCH_MAX) {
-        let unlink = |index: &usize| Op::Unlink { parent: root, name: file(*index), keep: false };
-        world.state.apply_batch(world.now, &key(1), &calls(part.iter().map(unlink).collect()));
-    }
-    assert_eq!(world.state.counts().thrown, 1499);
-    let again: Vec<Op> = (0..BATCH_MAX).map(make).collect();
-    let answers = world.state.apply_batch(world.now, &key(1), &calls(again));
+    throw_many(&mut world, ALICE, root, 1499);
+    let make = |index| {
+        let name = name(&format!("f{index}"));
+        let op = Op::Create { parent: root, name, new: new(Kind::File, 0o644), exclusive: true };
+        Call { caller: user(ALICE), op }
+    };
+    let again = Batch::new((0..BATCH_MAX).map(make).collect());
+    let answers = world.state.apply_batch(world.now, &key(1), &again);
     assert!(answers.iter().all(|answer| matches!(answer, Answer::Done(_))));
     assert_eq!(world.state.counts().thrown, 1499 - BATCH_MAX);
     assert_eq!(world.state.audit(), Ok(()));
+}
+
+#[test]
+fn what_is_not_to_be_seen_is_not_looked_through_without_end() {
+    let mut world = world();
+    let dir = world.dir(ALICE, world.root, "d", 0o700);
+    throw_many(&mut world, ALICE, dir, 3 * SKIPPED_MAX);
+    world.chmod(&user(ALICE), dir, 0o777).unwrap();
+    let list = |uid| Call { caller: user(uid), op: Op::ReadDir { ino: dir.in_trash(), cookie: 0, max: 9 } };
+    let mut ask = |calls| world.state.apply_batch(world.now, &key(1), &Batch::new(calls));
+    assert_eq!(ask(vec![list(BOB)]), [Answer::Denied(Denied::Access)], "it is not said to be empty");
+    assert!(matches!(&ask(vec![list(ALICE)])[0], Answer::Done(Reply::Entries { entries, .. }) if entries.len() == 9));
+    // Emptied, it is seen to be empty while it goes bit by bit.
+    let empty = Call { caller: user(ROOT), op: Op::TrashEmpty { volume: VolumeId(1) } };
+    let answers = ask(vec![empty, list(ALICE)]);
+    assert_eq!(answers[1], Answer::Done(Reply::Entries { entries: vec![], end: true }));
+    assert!(world.state.counts().thrown > 0);
 }
 
 type Step = (u8, usize, usize, u8, u8);
