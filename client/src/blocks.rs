@@ -112,11 +112,12 @@ impl BlockStore for Blocks {
     }
 
     async fn space(&self) -> Option<StoreSpace> {
-        let asked = self.shared.links.values().map(|link| link.ask(Ask::Space(wire::Space {}), GET_PATIENCE));
+        let asked =
+            self.shared.links.values().map(|link| link.ask((Ask::Space(wire::Space {}), Vec::new()), GET_PATIENCE));
         let answers = futures::future::join_all(asked).await;
         let (mut total, mut free, mut heard) = (0, 0, false);
         for answer in answers {
-            if let Ok(Answer::Room(room)) = answer {
+            if let Ok((Answer::Room(room), _)) = answer {
                 total += room.capacity;
                 free += room.free;
                 heard = true;
@@ -189,11 +190,14 @@ impl Shared {
             Err(Silent) => return ids.into_iter().map(|id| (id, Outcome::Failed)).collect(),
         };
         let sends = batches(lacking).into_iter().map(|batch| async move {
-            let ids: Vec<BlockId> = batch.iter().map(|(id, _)| *id).collect();
-            let block = |(id, body): (BlockId, Bytes)| wire::Block { id: Bytes::copy_from_slice(&id.to_array()), body };
-            let put = wire::Put { blocks: batch.into_iter().map(block).collect() };
-            let kept = match link.ask(Ask::Put(put), PUT_PATIENCE).await {
-                Ok(Answer::Kept(kept)) if kept.outcomes.len() == ids.len() => kept.outcomes().collect(),
+            let (ids, bodies): (Vec<BlockId>, Vec<Bytes>) = batch.into_iter().unzip();
+            let block = |(id, body): (&BlockId, &Bytes)| {
+                let size = u32::try_from(body.len()).expect("a block is short");
+                wire::Block { id: Bytes::copy_from_slice(&id.to_array()), size }
+            };
+            let put = wire::Put { blocks: ids.iter().zip(&bodies).map(block).collect() };
+            let kept = match link.ask((Ask::Put(put), bodies), PUT_PATIENCE).await {
+                Ok((Answer::Kept(kept), _)) if kept.outcomes.len() == ids.len() => kept.outcomes().collect(),
                 _ => vec![Outcome::Failed; ids.len()],
             };
             ids.into_iter().zip(kept).collect::<Vec<_>>()
@@ -213,9 +217,8 @@ impl Shared {
             return Ok(blocks);
         }
         let ids = blocks.iter().map(|(id, _)| Bytes::copy_from_slice(&id.to_array())).collect();
-        let Answer::Held(wire::Held { held }) = link.ask(Ask::Has(wire::Has { ids }), PUT_PATIENCE).await? else {
-            return Err(Silent);
-        };
+        let asked = link.ask((Ask::Has(wire::Has { ids }), Vec::new()), PUT_PATIENCE).await?;
+        let (Answer::Held(wire::Held { held }), _) = asked else { return Err(Silent) };
         if held.len() != blocks.len() {
             return Err(Silent);
         }
@@ -268,19 +271,18 @@ impl Shared {
     async fn get_from(&self, node: NodeId, id: BlockId) -> (NodeId, Result<Option<Bytes>, Silent>) {
         let mut clocked = Clocked { times: &self.times, node, started: Instant::now(), answered: false };
         let get = wire::Get { id: Bytes::copy_from_slice(&id.to_array()) };
-        let answer = self.links[&node].ask(Ask::Get(get), GET_PATIENCE).await;
+        let answer = self.links[&node].ask((Ask::Get(get), Vec::new()), GET_PATIENCE).await;
         clocked.answered = answer.is_ok();
         drop(clocked);
         let got = match answer {
-            Ok(Answer::Got(wire::Got { body: Some(body) })) if *blake3::hash(&body).as_bytes() == id.hash => {
-                Ok(Some(body))
-            }
-            Ok(Answer::Got(wire::Got { body: Some(_) })) => {
-                self.lies.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(node = node.0, %id, "a storage node sent bytes that are not the block; asking another");
-                Ok(None)
-            }
-            Ok(Answer::Got(_)) => Ok(None),
+            Ok((Answer::Got(_), mut bodies)) => match bodies.pop() {
+                Some(body) if *blake3::hash(&body).as_bytes() != id.hash => {
+                    self.lies.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(node = node.0, %id, "a storage node sent what is not the block; asking another");
+                    Ok(None)
+                }
+                body => Ok(body),
+            },
             Ok(_) | Err(Silent) => Err(Silent),
         };
         (node, got)

@@ -8,7 +8,7 @@ use chunk::{unwrap_secret, wrap_secret};
 use dht::{Member, Ring};
 use meta::{Call, Caller, Chunking, Denied, Op, Redundancy, Reply, VolumeSpec};
 use proto::keyfile::KeyFile;
-use proto::link::{self, Identity, LinkError};
+use proto::link::{Dialler, Identity, LinkError, Protocol};
 use proto::view::ClusterView;
 
 use crate::backend::Metadata as _;
@@ -301,7 +301,8 @@ impl Cluster {
         for node in self.view.storage() {
             let ring = dht::ring_id(&self.view.cluster, &node.key, RING_SALT);
             members.push(Member { node: node.id, ring, domain: node.domain.clone() });
-            links.insert(node.id, Exchange::start(link::dial(&self.identity, node.address, node.key)?));
+            let dial = Dialler::new(&self.identity, node.address, node.key, Protocol::Blocks)?;
+            links.insert(node.id, Exchange::start(dial));
         }
         let ring = Ring::new(members).map_err(|bad| ConnectError::Ring(bad.to_string()))?;
         Ok(Blocks::new(ring, links, copies))

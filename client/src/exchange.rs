@@ -6,18 +6,23 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::MESSAGE_MAX;
-use proto::wire::blocks_client::BlocksClient;
+use proto::link::{Dialled, Dialler};
+use proto::pipe::{self, Frame};
 use proto::wire::consensus_client::ConsensusClient;
 use proto::wire::{BlockAnswer, BlockAsk, ReadAnswer, ReadAsk, block_answer, block_ask, read_answer};
+use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
 
 /// Questions waiting to be sent.
 const QUEUE_MAX: usize = 64;
+/// How many of them are sent together at most.
+const TOGETHER_MAX: usize = 16;
 /// After a failed connection, how long questions fail at once before the next try.
 const REST: Duration = Duration::from_millis(500);
 /// For how long a node that did not answer, or lied, is asked last.
@@ -27,41 +32,48 @@ const SHUNNED: Duration = Duration::from_secs(30);
 pub(crate) trait Service: Debug + Send + 'static {
     type Ask: Debug + Send;
     type Answer: Debug + Send;
-    type Up: Send + 'static;
-    type Down: Send + 'static;
+    /// What opens a link.
+    type Dial: Debug + Clone + Send + 'static;
+    /// Where questions go.
+    type Asks: Send + 'static;
+    /// Where answers come from.
+    type Answers: Send + 'static;
 
-    /// Opens the stream.
-    fn open(channel: Channel, asks: mpsc::Receiver<Self::Up>) -> impl Future<Output = Opened<Self::Down>> + Send;
+    /// Opens a link, if there is somebody.
+    fn open(dial: &Self::Dial) -> impl Future<Output = Option<(Self::Asks, Self::Answers)>> + Send;
 
-    fn up(ticket: u64, ask: Self::Ask) -> Self::Up;
+    /// Sends questions with their tickets; false if the link is broken.
+    fn send(asks: &mut Self::Asks, questions: Vec<(u64, Self::Ask)>) -> impl Future<Output = bool> + Send;
 
-    fn down(down: Self::Down) -> (u64, Option<Self::Answer>);
+    /// The next answer, and to which ticket; none if the link is at its end.
+    fn next(answers: &mut Self::Answers) -> impl Future<Output = Option<(u64, Option<Self::Answer>)>> + Send;
 }
-
-type Opened<T> = Result<Streaming<T>, Status>;
 
 /// Blocks of a storage node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockService;
 
 impl Service for BlockService {
-    type Answer = block_answer::Answer;
-    type Ask = block_ask::Ask;
-    type Down = BlockAnswer;
-    type Up = BlockAsk;
+    type Answer = (block_answer::Answer, Vec<Bytes>);
+    type Answers = pipe::Reader<ReadHalf<Dialled>>;
+    /// A question, and the blocks that go with it.
+    type Ask = (block_ask::Ask, Vec<Bytes>);
+    type Asks = pipe::Writer<WriteHalf<Dialled>>;
+    type Dial = Dialler;
 
-    async fn open(channel: Channel, asks: mpsc::Receiver<BlockAsk>) -> Opened<BlockAnswer> {
-        let client = BlocksClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
-        let answers = client.max_encoding_message_size(MESSAGE_MAX).exchange(ReceiverStream::new(asks)).await?;
-        Ok(answers.into_inner())
+    async fn open(dial: &Dialler) -> Option<(Self::Asks, Self::Answers)> {
+        let (answers, asks) = pipe::split(dial.connect().await.ok()?);
+        Some((asks, answers))
     }
 
-    fn up(ticket: u64, ask: Self::Ask) -> BlockAsk {
-        BlockAsk { ticket, ask: Some(ask) }
+    async fn send(asks: &mut Self::Asks, questions: Vec<(u64, Self::Ask)>) -> bool {
+        let frame = |(ticket, (ask, bodies))| Frame { head: BlockAsk { ticket, ask: Some(ask) }, bodies };
+        asks.send(questions.into_iter().map(frame)).await.is_ok()
     }
 
-    fn down(BlockAnswer { ticket, answer }: BlockAnswer) -> (u64, Option<Self::Answer>) {
-        (ticket, answer)
+    async fn next(answers: &mut Self::Answers) -> Option<(u64, Option<Self::Answer>)> {
+        let Frame { head: BlockAnswer { ticket, answer }, bodies } = answers.next().await.ok()??;
+        Some((ticket, answer.map(|answer| (answer, bodies))))
     }
 }
 
@@ -71,22 +83,31 @@ pub(crate) struct ReadService;
 
 impl Service for ReadService {
     type Answer = read_answer::Answer;
+    type Answers = Streaming<ReadAnswer>;
     /// Its ticket is set when it is sent.
     type Ask = ReadAsk;
-    type Down = ReadAnswer;
-    type Up = ReadAsk;
+    type Asks = mpsc::Sender<ReadAsk>;
+    type Dial = Channel;
 
-    async fn open(channel: Channel, asks: mpsc::Receiver<ReadAsk>) -> Opened<ReadAnswer> {
-        let mut client = ConsensusClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
-        Ok(client.read(ReceiverStream::new(asks)).await?.into_inner())
+    async fn open(dial: &Channel) -> Option<(Self::Asks, Self::Answers)> {
+        let (asks, outgoing) = mpsc::channel(4);
+        let mut client = ConsensusClient::new(dial.clone()).max_decoding_message_size(MESSAGE_MAX);
+        let answers = client.read(ReceiverStream::new(outgoing)).await.ok()?;
+        Some((asks, answers.into_inner()))
     }
 
-    fn up(ticket: u64, ask: ReadAsk) -> ReadAsk {
-        ReadAsk { ticket, ..ask }
+    async fn send(asks: &mut Self::Asks, questions: Vec<(u64, ReadAsk)>) -> bool {
+        for (ticket, ask) in questions {
+            if asks.send(ReadAsk { ticket, ..ask }).await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
-    fn down(ReadAnswer { ticket, answer }: ReadAnswer) -> (u64, Option<Self::Answer>) {
-        (ticket, answer)
+    async fn next(answers: &mut Self::Answers) -> Option<(u64, Option<Self::Answer>)> {
+        let ReadAnswer { ticket, answer } = answers.message().await.ok()??;
+        Some((ticket, answer))
     }
 }
 
@@ -109,10 +130,10 @@ struct Question<S: Service> {
 pub(crate) struct Silent;
 
 impl<S: Service> Exchange<S> {
-    /// A link over `channel`.
-    pub(crate) fn start(channel: Channel) -> Exchange<S> {
+    /// A link that `dial` opens.
+    pub(crate) fn start(dial: S::Dial) -> Exchange<S> {
         let (questions, waiting) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(run(channel, waiting));
+        tokio::spawn(run(dial, waiting));
         Exchange { questions, resting: Arc::default() }
     }
 
@@ -141,43 +162,39 @@ impl<S: Service> Exchange<S> {
 
 type Pending<S> = Arc<Mutex<BTreeMap<u64, oneshot::Sender<<S as Service>::Answer>>>>;
 
-async fn run<S: Service>(channel: Channel, mut waiting: mpsc::Receiver<Question<S>>) {
-    let mut ticket = 0;
-    while let Some(first) = waiting.recv().await {
-        let (asks, outgoing) = mpsc::channel(4);
-        let Ok(answers) = S::open(channel.clone(), outgoing).await else {
+async fn run<S: Service>(dial: S::Dial, mut waiting: mpsc::Receiver<Question<S>>) {
+    let (mut ticket, mut questions) = (0, Vec::new());
+    while waiting.recv_many(&mut questions, TOGETHER_MAX).await > 0 {
+        let Some((mut asks, answers)) = S::open(&dial).await else {
             // Fail what waits at once, so that its askers turn to another node.
-            drop(first);
+            questions.clear();
             fail_for(REST, &mut waiting).await;
             continue;
         };
         let pending = Pending::<S>::default();
         let mut reading = tokio::spawn(read::<S>(answers, pending.clone()));
-        let mut next = Some(first);
         loop {
-            let question = match next.take() {
-                Some(question) => question,
-                None => tokio::select! {
-                    _ = &mut reading => break,
-                    question = waiting.recv() => match question {
-                        Some(question) => question,
-                        None => return,
-                    },
-                },
-            };
-            if question.answer.is_closed() {
-                continue;
-            }
-            ticket += 1;
+            questions.retain(|question| !question.answer.is_closed());
+            let mut sending = Vec::with_capacity(questions.len());
             {
                 let mut open = pending.lock();
                 open.retain(|_, asker| !asker.is_closed());
-                open.insert(ticket, question.answer);
+                for Question { ask, answer } in questions.drain(..) {
+                    ticket += 1;
+                    open.insert(ticket, answer);
+                    sending.push((ticket, ask));
+                }
             }
-            let sent = asks.send(S::up(ticket, question.ask));
             tokio::select! {
                 _ = &mut reading => break,
-                sent = sent => if sent.is_err() { break },
+                sent = S::send(&mut asks, sending) => if !sent { break },
+            }
+            tokio::select! {
+                _ = &mut reading => break,
+                came = waiting.recv_many(&mut questions, TOGETHER_MAX) => if came == 0 {
+                    reading.abort();
+                    return;
+                },
             }
         }
         reading.abort();
@@ -187,9 +204,8 @@ async fn run<S: Service>(channel: Channel, mut waiting: mpsc::Receiver<Question<
 }
 
 /// Hands answers to their askers until the link ends.
-async fn read<S: Service>(mut answers: Streaming<S::Down>, pending: Pending<S>) {
-    while let Ok(Some(down)) = answers.message().await {
-        let (ticket, answer) = S::down(down);
+async fn read<S: Service>(mut answers: S::Answers, pending: Pending<S>) {
+    while let Some((ticket, answer)) = S::next(&mut answers).await {
         let asker = pending.lock().remove(&ticket);
         if let (Some(asker), Some(answer)) = (asker, answer) {
             let _ = asker.send(answer);

@@ -4,11 +4,13 @@
 //! - [`view`]: the cluster's members, read from `cluster.toml`;
 //! - [`frame`]: many messages a frame;
 //! - [`keyfile`]: secret keys on disk;
-//! - [`link`]: mutually authenticated TLS with keys pinned from the view, under tonic.
+//! - [`link`]: mutually authenticated TLS with keys pinned from the view, under tonic and pipes;
+//! - [`pipe`]: frames of a head and bodies, for blocks.
 
 pub mod frame;
 pub mod keyfile;
 pub mod link;
+pub mod pipe;
 pub mod view;
 
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]

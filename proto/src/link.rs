@@ -2,7 +2,8 @@
 //!
 //! A certificate here is only a carrier for an ed25519 key: no names, no authorities, no dates.
 //! The dialler accepts exactly the key it expects; the listener accepts the keys its view knows
-//! and tells the service whose link it is ([`PeerKey`]).
+//! and tells the service whose link it is ([`PeerKey`]). What is spoken on it, the dialler says in
+//! the handshake ([`Protocol`], ALPN).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -20,7 +21,7 @@ use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
@@ -35,6 +36,14 @@ const HANDSHAKES_MAX: usize = 256;
 const CONNECTIONS_MAX: usize = 1024;
 /// Of these, how many may be one key's: a user's mounts and commands, or another node.
 const CONNECTIONS_PER_KEY_MAX: usize = 64;
+/// What one read of a socket takes at most, bytes. TLS by itself asks for 4 KiB at a time.
+const READ_BYTES: usize = 64 << 10;
+/// How long a link may be silent before the other side is asked whether it is there, and how long and how often
+/// it is asked; also how long what was sent may go unacknowledged.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMES: u32 = 2;
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 /// HTTP/2 flow-control windows, bytes. The defaults cost six sevenths of the throughput.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
@@ -42,6 +51,28 @@ const CONNECTION_WINDOW: u32 = 32 << 20;
 /// Whose link this is: the key that the TLS handshake proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerKey(pub PublicKey);
+
+/// What is spoken on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC.
+    Calls,
+    /// Frames of a head and bodies ([`crate::pipe`]).
+    Blocks,
+}
+
+impl Protocol {
+    /// Its name in the handshake.
+    fn alpn(self) -> &'static [u8] {
+        match self {
+            Protocol::Calls => b"h2",
+            Protocol::Blocks => b"mangrove-blocks/1",
+        }
+    }
+}
+
+/// A connection that this side opened.
+pub type Dialled = tokio_rustls::client::TlsStream<BufReader<TcpStream>>;
 
 /// One's own side of every link.
 #[derive(Clone)]
@@ -199,15 +230,63 @@ impl ClientCertVerifier for Pinned {
     }
 }
 
-fn connector(identity: &Identity, key: PublicKey) -> Result<TlsConnector, LinkError> {
-    let verifier = Pinned { keys: BTreeSet::from([key]), provider: provider() };
-    let mut config = rustls::ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_auth_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
+/// Opens connections to one node.
+#[derive(Clone)]
+pub struct Dialler {
+    connector: TlsConnector,
+    address: SocketAddr,
+}
+
+impl fmt::Debug for Dialler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dialler({})", self.address)
+    }
+}
+
+impl Dialler {
+    /// Opens connections to the node at `address` that holds `key`, to speak `protocol`.
+    ///
+    /// # Errors
+    /// [`LinkError::Tls`] if TLS refuses the identity.
+    pub fn new(
+        identity: &Identity,
+        address: SocketAddr,
+        key: PublicKey,
+        protocol: Protocol,
+    ) -> Result<Dialler, LinkError> {
+        let verifier = Pinned { keys: BTreeSet::from([key]), provider: provider() };
+        let mut config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_auth_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
+        config.alpn_protocols = vec![protocol.alpn().to_vec()];
+        Ok(Dialler { connector: TlsConnector::from(Arc::new(config)), address })
+    }
+
+    /// Opens one.
+    ///
+    /// # Errors
+    /// If nobody listens there, or it is not who holds the key, or it does not speak the protocol.
+    pub async fn connect(&self) -> io::Result<Dialled> {
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("mangrove").expect("a valid name");
+        tokio::time::timeout(HANDSHAKE_TIMEOUT, self.connector.connect(name, prepared(stream)?))
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "TLS handshake timed out"))?
+    }
+}
+
+/// A socket with the settings that all links have.
+fn prepared(stream: TcpStream) -> io::Result<BufReader<TcpStream>> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(&stream, true)?;
+    sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_EVERY)?;
+    sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_TIMES)?;
+    sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MAX.as_millis() as u32)?;
+    Ok(BufReader::with_capacity(READ_BYTES, stream))
 }
 
 /// A channel to the node at `address` that holds `key`. Connects when first used and again after
@@ -216,18 +295,10 @@ fn connector(identity: &Identity, key: PublicKey) -> Result<TlsConnector, LinkEr
 /// # Errors
 /// [`LinkError::Tls`] if TLS refuses the identity.
 pub fn dial(identity: &Identity, address: SocketAddr, key: PublicKey) -> Result<Channel, LinkError> {
-    let connector = connector(identity, key)?;
+    let dialler = Dialler::new(identity, address, key, Protocol::Calls)?;
     let connect = tower::service_fn(move |_| {
-        let connector = connector.clone();
-        async move {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let name = ServerName::try_from("mangrove").expect("a valid name");
-            let secured = tokio::time::timeout(HANDSHAKE_TIMEOUT, connector.connect(name, stream))
-                .await
-                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "TLS handshake timed out"))??;
-            Ok::<_, io::Error>(TokioIo::new(secured))
-        }
+        let dialler = dialler.clone();
+        async move { dialler.connect().await.map(TokioIo::new) }
     });
     Ok(Endpoint::from_static("http://mangrove")
         .initial_stream_window_size(STREAM_WINDOW)
@@ -239,7 +310,7 @@ pub fn dial(identity: &Identity, address: SocketAddr, key: PublicKey) -> Result<
         .connect_with_connector_lazy(connect))
 }
 
-/// The listening side of links: yields a stream for tonic's `serve_with_incoming`.
+/// The listening side of links, for those who speak one of `protocols`.
 ///
 /// Handshakes run beside each other, bounded in number and time, so that a stranger who dawdles
 /// holds up nobody. Connections of keys that `known` lacks end in the handshake.
@@ -250,6 +321,7 @@ pub fn accept(
     identity: &Identity,
     listener: TcpListener,
     known: BTreeSet<PublicKey>,
+    protocols: &[Protocol],
 ) -> Result<mpsc::Receiver<io::Result<Link>>, LinkError> {
     let shares: BTreeMap<_, _> =
         known.iter().map(|key| (*key, Arc::new(Semaphore::new(CONNECTIONS_PER_KEY_MAX)))).collect();
@@ -259,7 +331,7 @@ pub fn accept(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.alpn().to_vec()).collect();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let (ready, accepted) = mpsc::channel(HANDSHAKES_MAX);
     let mut under_way: VecDeque<AbortHandle> = VecDeque::new();
@@ -285,7 +357,7 @@ pub fn accept(
             let (acceptor, ready, connections) = (acceptor.clone(), ready.clone(), connections.clone());
             let shares = shares.clone();
             let handshake = tokio::spawn(async move {
-                let _ = stream.set_nodelay(true);
+                let Ok(stream) = prepared(stream) else { return };
                 let Ok(Ok(secured)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else {
                     return;
                 };
@@ -295,7 +367,9 @@ pub fn accept(
                     return;
                 };
                 let Ok(connection) = connections.try_acquire_owned() else { return };
-                let _ = ready.send(Ok(Link { stream: secured, key, _places: [share, connection] })).await;
+                let blocks = secured.get_ref().1.alpn_protocol() == Some(Protocol::Blocks.alpn());
+                let protocol = if blocks { Protocol::Blocks } else { Protocol::Calls };
+                let _ = ready.send(Ok(Link { stream: secured, key, protocol, _places: [share, connection] })).await;
             });
             under_way.push_back(handshake.abort_handle());
         }
@@ -317,9 +391,18 @@ pub fn server() -> tonic::transport::Server {
 /// An accepted, authenticated connection.
 #[derive(Debug)]
 pub struct Link {
-    stream: tokio_rustls::server::TlsStream<TcpStream>,
+    stream: tokio_rustls::server::TlsStream<BufReader<TcpStream>>,
     key: PublicKey,
+    protocol: Protocol,
     _places: [tokio::sync::OwnedSemaphorePermit; 2],
+}
+
+impl Link {
+    /// What is spoken on it.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
 }
 
 impl tonic::transport::server::Connected for Link {
@@ -339,6 +422,18 @@ impl AsyncRead for Link {
 impl AsyncWrite for Link {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -366,10 +461,9 @@ mod tests {
         node: &Identity,
         address: SocketAddr,
         accepted: &mut mpsc::Receiver<io::Result<Link>>,
-    ) -> Option<(tokio_rustls::client::TlsStream<TcpStream>, Link)> {
-        let stream = TcpStream::connect(address).await.expect("it listens");
-        let name = ServerName::try_from("mangrove").expect("a valid name");
-        let mut ours = connector(who, node.public()).expect("a connector").connect(name, stream).await.ok()?;
+    ) -> Option<(Dialled, Link)> {
+        let dialler = Dialler::new(who, address, node.public(), Protocol::Calls).expect("a dialler");
+        let mut ours = dialler.connect().await.ok()?;
         let mut byte = [0];
         tokio::select! {
             theirs = accepted.recv() => Some((ours, theirs.expect("it goes on").expect("a link"))),
@@ -383,7 +477,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let known = BTreeSet::from([greedy.public(), modest.public()]);
-        let mut accepted = accept(&node, listener, known).expect("TLS");
+        let mut accepted = accept(&node, listener, known, &[Protocol::Calls]).expect("TLS");
         let mut held = Vec::new();
         for _ in 0..CONNECTIONS_PER_KEY_MAX {
             held.push(connect(&greedy, &node, address, &mut accepted).await.expect("within its share"));
@@ -400,12 +494,33 @@ mod tests {
         let (node, user) = (identity(1), identity(2));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let mut accepted = accept(&node, listener, BTreeSet::from([user.public()])).expect("TLS");
+        let mut accepted = accept(&node, listener, BTreeSet::from([user.public()]), &[Protocol::Calls]).expect("TLS");
         let mut idle = Vec::new();
         for _ in 0..2 * HANDSHAKES_MAX {
             idle.push(TcpStream::connect(address).await.expect("it listens"));
         }
         let connected = tokio::time::timeout(HANDSHAKE_TIMEOUT / 2, connect(&user, &node, address, &mut accepted));
         assert!(connected.await.expect("before the idle ones time out").is_some());
+    }
+
+    #[tokio::test]
+    async fn both_sides_know_what_is_spoken() {
+        let (node, user) = (identity(1), identity(2));
+        for offered in [&[Protocol::Calls][..], &[Protocol::Calls, Protocol::Blocks]] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("bound");
+            let mut accepted = accept(&node, listener, BTreeSet::from([user.public()]), offered).expect("TLS");
+            for wanted in [Protocol::Calls, Protocol::Blocks] {
+                let dialler = Dialler::new(&user, address, node.public(), wanted).expect("a dialler");
+                match dialler.connect().await {
+                    Ok(_link) => {
+                        let link = accepted.recv().await.expect("it goes on").expect("a link");
+                        assert_eq!(link.protocol(), wanted);
+                        assert!(offered.contains(&wanted), "{wanted:?} was not offered");
+                    }
+                    Err(_) => assert!(!offered.contains(&wanted), "{wanted:?} was offered"),
+                }
+            }
+        }
     }
 }

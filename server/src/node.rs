@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use proto::MESSAGE_MAX;
-use proto::link::{self, Identity, Link, LinkError};
+use proto::link::{self, Identity, Link, LinkError, Protocol};
 use proto::view::Role;
 use proto::wire::admin_server::AdminServer;
-use proto::wire::blocks_server::BlocksServer;
 use proto::wire::consensus_server::ConsensusServer;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::admin::{AdminService, Part};
 use crate::allowance::Allowance;
-use crate::blocks::BlocksService;
+use crate::blocks::Blocks;
 use crate::budget::Budgets;
 use crate::config::NodeConfig;
 use crate::consensus::ConsensusService;
@@ -124,9 +124,13 @@ impl Node {
         let address = listener.local_addr().map_err(listen)?;
         let folder = Folder::open(&config.data, &config.view.cluster, config.id, &config.secret.public())?;
         let identity = Identity::new(&config.secret)?;
-        let incoming = link::accept(&identity, listener, config.view.known_keys())?;
         let (fatal_in, fatal) = mpsc::channel(1);
         let role = config.view.node(config.id).expect("the config was checked").role;
+        let protocols: &[Protocol] = match role {
+            Role::Replica => &[Protocol::Calls],
+            Role::Storage => &[Protocol::Calls, Protocol::Blocks],
+        };
+        let incoming = link::accept(&identity, listener, config.view.known_keys(), protocols)?;
         let running = match role {
             Role::Replica => start_replica(&config, &folder, &identity, incoming, fatal_in)?,
             Role::Storage => start_storage(&config, &folder, incoming)?,
@@ -261,16 +265,33 @@ fn start_storage(config: &NodeConfig, folder: &Folder, incoming: Incoming) -> Re
     let options = StoreOptions { capacity_bytes: config.capacity_bytes, reserve_bytes: RESERVE_BYTES };
     let store = Arc::new(Store::open(&folder.path().join("blocks"), folder.identity(), options)?);
     let dropped = Arc::new(Counts::default());
-    let blocks = BlocksService { store: store.clone(), dropped: dropped.clone() };
+    let blocks = Blocks { store: store.clone(), dropped: dropped.clone() };
     let part = Part::Storage { store: store.clone(), dropped };
     let admin = AdminService { node: config.id, started: Instant::now(), part };
-    let router = link::server()
-        .add_service(
-            BlocksServer::new(blocks).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX),
-        )
-        .add_service(AdminServer::new(admin));
-    let (stop, served) = serve(router, incoming);
+    let router = link::server().add_service(AdminServer::new(admin));
+    let (stop, served) = serve(router, divert(blocks, incoming));
     Ok(Running { driver: None, store: Some(store), stop, served })
+}
+
+/// Serves the links on which blocks are asked for, and leaves the others. They end when nobody takes these any more.
+fn divert(blocks: Blocks, mut incoming: Incoming) -> Incoming {
+    let (calls, others) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut links = JoinSet::new();
+        loop {
+            while links.try_join_next().is_some() {}
+            let link = tokio::select! {
+                () = calls.closed() => return,
+                link = incoming.recv() => link,
+            };
+            match link {
+                Some(Ok(link)) if link.protocol() == Protocol::Blocks => drop(links.spawn(blocks.clone().serve(link))),
+                Some(link) => drop(calls.send(link).await),
+                None => return,
+            }
+        }
+    });
+    others
 }
 
 fn serve(

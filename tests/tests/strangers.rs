@@ -8,19 +8,21 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use proto::MESSAGE_MAX;
 use proto::keyfile::KeyFile;
-use proto::link::{Identity, dial};
+use proto::link::{Dialler, Identity, Protocol, dial};
+use proto::pipe::{self, Frame};
 use proto::view::{ClusterView, Node};
 use proto::wire::admin_client::AdminClient;
 use proto::wire::block_answer::Answer;
 use proto::wire::block_ask::Ask;
-use proto::wire::blocks_client::BlocksClient;
 use proto::wire::consensus_client::ConsensusClient;
 use proto::wire::{
-    Block, BlockAsk, Get, Has, Hello, NoProof, Outcome, PeerFrame, Put, ReadAsk, SessionUp, StatusAsk, read_answer,
+    Block, BlockAnswer, BlockAsk, Get, Has, Hello, NoProof, Outcome, PeerFrame, Put, ReadAsk, SessionUp, StatusAsk,
+    read_answer,
 };
 use tests::cluster::NODES;
 use tests::random::noise;
 use tests::{Cluster, one_at_a_time};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -30,6 +32,8 @@ const LIAR: usize = 3;
 const STORAGE: usize = 4;
 /// Messages that are too long, sent one after the other.
 const FLOOD: usize = 24;
+/// Links at once that claim to send a message of the greatest length.
+const CLAIMS: usize = 40;
 /// What such a flood may add to a node's memory, in KiB: it adds 120 MiB if all of it is kept.
 const GROWTH_KIB_MAX: u64 = 80 << 10;
 const SETTLE: Duration = Duration::from_secs(30);
@@ -221,46 +225,72 @@ fn a_user_who_abuses_a_storage_node() {
     drive(async {
         let mut cluster = Cluster::start();
         let (view, identity) = (view(&cluster), admin(&cluster));
-        let storage =
-            || BlocksClient::new(channel(&identity, &view.nodes[STORAGE])).max_encoding_message_size(64 << 20);
+        let node = &view.nodes[STORAGE];
+        let dialler = Dialler::new(&identity, node.address, node.key, Protocol::Blocks).expect("a dialler");
 
         let before = dropped(&cluster, STORAGE);
-        let wrong = Block { id: Bytes::from(vec![0; 33]), body: Bytes::from_static(b"not what the id says") };
-        let short = Block { id: Bytes::from_static(b"short"), body: Bytes::new() };
+        let wrong = Block { id: Bytes::from(vec![0; 33]), size: 23 };
+        let short = Block { id: Bytes::from_static(b"short"), size: 0 };
         let asks = [
             None,
             Some(Ask::Has(Has { ids: vec![Bytes::from_static(b"no id")] })),
             Some(Ask::Get(Get { id: Bytes::from(noise(1, 0, 1000)) })),
             Some(Ask::Put(Put { blocks: vec![wrong, short] })),
         ];
-        let asks = asks.into_iter().enumerate().map(|(ticket, ask)| BlockAsk { ticket: ticket as u64, ask });
-        let mut answers = storage().exchange(stream::iter(asks)).await.expect("it listens").into_inner();
-        let mut seen = 0;
-        while let Ok(Some(answer)) = answers.message().await {
-            seen += 1;
-            match answer.answer {
-                Some(Answer::Refused(_)) => assert!(answer.ticket < 3),
+        let bodies = |ticket| match ticket {
+            3 => vec![Bytes::from_static(b"not what the id says..."), Bytes::new()],
+            _ => Vec::new(),
+        };
+        let frame = |(ticket, ask)| Frame { head: BlockAsk { ticket: ticket as u64, ask }, bodies: bodies(ticket) };
+        let (mut answers, mut link) = pipe::split(dialler.connect().await.expect("it listens"));
+        link.send(asks.into_iter().enumerate().map(frame)).await.expect("it reads");
+        for _ in 0..4 {
+            let answer: Frame<BlockAnswer> = answers.next().await.expect("it goes on").expect("an answer to each");
+            match answer.head.answer {
+                Some(Answer::Refused(_)) => assert!(answer.head.ticket < 3),
                 Some(Answer::Kept(kept)) => assert_eq!(kept.outcomes, [i32::from(Outcome::Wrong); 2]),
                 other => panic!("an answer to nonsense: {other:?}"),
             }
         }
-        assert_eq!(seen, 4, "each question was answered");
         assert!(dropped(&cluster, STORAGE) >= before + 5, "and counted: three questions, two blocks");
+
+        // Neither protobuf, nor what its head says.
+        let before = dropped(&cluster, STORAGE);
+        for nonsense in [&noise(3, 0, 40)[..], &[0xff; 12], &[], b"\x22\x04\x0a\x02\x10\x09"] {
+            let mut link = dialler.connect().await.expect("it listens");
+            let mut bytes = (nonsense.len() as u32 + 1).to_le_bytes().to_vec();
+            bytes.extend((nonsense.len() as u32).to_le_bytes());
+            bytes.extend(nonsense);
+            bytes.push(0);
+            link.write_all(&bytes).await.expect("it reads");
+            let end = link.read(&mut [0]).await;
+            assert!(!matches!(end, Ok(1..)), "an answer to nonsense");
+        }
+        assert!(dropped(&cluster, STORAGE) >= before + 4, "unreadable frames are counted");
 
         let (before, peak) = (dropped(&cluster, STORAGE), peak_kib(cluster.node(STORAGE).id()));
         for _ in 0..FLOOD {
-            let block = Block { id: Bytes::from(vec![0; 33]), body: Bytes::from(vec![7; MESSAGE_MAX + 1]) };
-            let ask = BlockAsk { ticket: 9, ask: Some(Ask::Put(Put { blocks: vec![block] })) };
-            if let Ok(answers) = storage().exchange(stream::iter([ask])).await {
-                let mut answers = answers.into_inner();
-                assert!(!matches!(answers.message().await, Ok(Some(_))), "a message that is too long was answered");
-            }
+            let mut link = dialler.connect().await.expect("it listens");
+            let mut bytes = (MESSAGE_MAX as u32 + 1).to_le_bytes().to_vec();
+            bytes.resize(MESSAGE_MAX, 7);
+            let _ = link.write_all(&bytes).await;
+            let end = link.read(&mut [0]).await;
+            assert!(!matches!(end, Ok(1..)), "a message that is too long was answered");
+        }
+        // Many who claim much, send nothing more and stay.
+        let mut silent = Vec::new();
+        for _ in 0..CLAIMS {
+            let mut link = dialler.connect().await.expect("it listens");
+            let start = [(MESSAGE_MAX as u32).to_le_bytes(), [0; 4]].concat();
+            link.write_all(&start).await.expect("it reads");
+            silent.push(link);
         }
         let growth = peak_kib(cluster.node(STORAGE).id()).saturating_sub(peak);
         assert!(growth < GROWTH_KIB_MAX, "messages that are too long cost {growth} KiB");
         cluster.wait_status("messages that are too long are counted", SETTLE, |status| {
             status.node(STORAGE).dropped_messages() >= before + FLOOD as u64
         });
+        drop(silent);
         assert_eq!(cluster.status().storage_sum(|storage| storage.blocks), 0, "nothing of it was kept");
         cluster.stop_nodes(0..NODES);
     });

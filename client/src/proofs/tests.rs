@@ -10,7 +10,7 @@ use meta::{
     Batch, Caller, Chunking, Denied, Genesis, Grant, Ino, Kind, NewInode, Op, Redundancy, Reply, SealedName, State,
     Uids, VolumeSpec,
 };
-use proto::link::{Identity, accept, dial, server};
+use proto::link::{Identity, Protocol, accept, dial, server};
 use proto::wire::consensus_server::{Consensus, ConsensusServer};
 use proto::wire::{PeerFrame, ReadAnswer, SessionDown, SessionUp, Unanswered};
 use tokio_stream::wrappers::ReceiverStream;
@@ -221,7 +221,7 @@ async fn proofs(manners: [Manner; 4]) -> Arc<Proofs> {
         let own = Identity::new(&replica(index as u16)).expect("an identity");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let incoming = accept(&own, listener, BTreeSet::from([client.public()])).expect("TLS");
+        let incoming = accept(&own, listener, BTreeSet::from([client.public()]), &[Protocol::Calls]).expect("TLS");
         let router = server().add_service(ConsensusServer::new(Actor(manner)));
         tokio::spawn(router.serve_with_incoming(ReceiverStream::new(incoming)));
         links.push(Exchange::start(dial(&identity, address, own.public()).expect("a channel")));

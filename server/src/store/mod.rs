@@ -328,14 +328,20 @@ impl Store {
     /// [`StoreError::Corrupt`] the first time that a damaged block is read; it is not here after that.
     pub fn get(&self, id: &BlockId) -> Result<Option<Bytes>, StoreError> {
         let Some(location) = self.shared.catalog.locate(id, &self.shared.segments)? else { return Ok(None) };
-        match self.shared.segments.read(&location) {
-            Ok(body) if *blake3::hash(&body).as_bytes() == id.hash => Ok(Some(body.into())),
+        match self.shared.segments.read(id, &location, false) {
+            Ok(Some(body)) => Ok(Some(body)),
             Err(error) if !segments::is_damage(&error) => {
                 let file = self.shared.segments.path_of(location.segment);
                 Err(StoreError::Io { action: "read", file, source: error })
             }
             _ => Err(self.shared.on_damage(id, &location)),
         }
+    }
+
+    /// A block that the kernel has in memory; for anything else there is [`Store::get`].
+    pub fn get_cached(&self, id: &BlockId) -> Option<Bytes> {
+        let location = self.shared.catalog.locate(id, &self.shared.segments).ok()??;
+        self.shared.segments.read(id, &location, true).ok()?
     }
 
     /// Up to `limit` blocks that are damaged and were not mended yet, after `after`, ascending.

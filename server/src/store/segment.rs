@@ -21,11 +21,13 @@
 //! written.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use base::BlockId;
+use bytes::Bytes;
+use rustix::io::ReadWriteFlags;
 
 use super::BLOCK_BYTES_MAX;
 use crate::folder::header::u32_at;
@@ -216,11 +218,29 @@ impl Reader<'_> {
     }
 }
 
-/// Reads a block's body. Whether it is the right one is for its hash to say.
-pub(super) fn read_body(file: &File, location: &Location) -> io::Result<Vec<u8>> {
-    let mut body = vec![0; location.length as usize];
-    file.read_exact_at(&mut body, location.offset + RECORD_ALIGNMENT as u64)?;
-    Ok(body)
+/// Reads a block's body; none if what is there is not the record of that block, whole. `at_once` gives nothing but
+/// what the kernel has in memory.
+///
+/// # Errors
+/// As the file gives them: `WouldBlock` if it is not in memory.
+pub(super) fn read_body(file: &File, id: &BlockId, location: &Location, at_once: bool) -> io::Result<Option<Bytes>> {
+    let mut record = vec![0; RECORD_ALIGNMENT + location.length as usize];
+    if at_once {
+        let mut into = [IoSliceMut::new(&mut record)];
+        let read = rustix::io::preadv2(file, &mut into, location.offset, ReadWriteFlags::NOWAIT)?;
+        if read < record.len() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+    } else {
+        file.read_exact_at(&mut record, location.offset)?;
+    }
+    let (header, body) = record.split_at(RECORD_ALIGNMENT);
+    let length = u32_at(header, 8);
+    let sound = header.starts_with(RECORD_MAGIC)
+        && length == location.length
+        && header[16..49] == id.to_array()
+        && u32_at(header, 12) == crc32c::crc32c(body);
+    Ok(sound.then(|| Bytes::from(record).slice(RECORD_ALIGNMENT..)))
 }
 
 /// The number in a segment's file name.
