@@ -17,9 +17,10 @@ const IDENTITY: Identity = Identity { cluster: ClusterId([7; 16]), node: NodeId(
 const KINDS: [IndexKind; 2] = [IndexKind::Sled, IndexKind::Memory];
 const HEADER_LEN: u64 = 64;
 
-/// Small segments and frequent checkpoints, so that tests see many of both.
+/// Small segments and frequent checkpoints, so that tests see many of both; and groups of both kinds, written
+/// through the kernel's memory and past it.
 fn tuning(index: IndexKind) -> Tuning {
-    Tuning { segment_bytes: 16 << 10, checkpoint_bytes: 24 << 10, index }
+    Tuning { segment_bytes: 16 << 10, checkpoint_bytes: 24 << 10, direct_bytes: 4 << 10, index }
 }
 
 fn open_as(folder: &Path, kind: IndexKind) -> Result<Store, StoreError> {

@@ -12,8 +12,9 @@
 //! commit); a second one enters the blocks in the index and answers. An answer of
 //! [`PutOutcome::Stored`] or [`PutOutcome::Had`] means that the block is durable.
 //!
-//! **Get.** The body's BLAKE3 is checked against the id on every read, so neither disk nor index has
-//! to be trusted. A block that fails is dropped, remembered as damaged, and mended by the next put.
+//! **Get.** The record's id and checksum are checked on every read, so neither disk nor index has to be
+//! trusted (whoever asked compares the hash). A block that fails is dropped, remembered as damaged, and
+//! mended by the next put.
 //!
 //! **Start.** The index says how far it covers the segments; only what was appended since is read
 //! again. An index that fails, panics, or contradicts the segments is moved aside and rebuilt from
@@ -22,6 +23,7 @@
 //! **Trouble.** A full disk refuses puts and nothing else, until there is room again. A failed sync
 //! is final ([`Store::fatal`]). An index that fails while the node runs is replaced by one in memory.
 
+mod append;
 mod catalog;
 mod index;
 mod recover;
@@ -80,13 +82,16 @@ pub struct Tuning {
     pub segment_bytes: u64,
     /// Bytes appended between two syncs of the index: what a start reads again, at most.
     pub checkpoint_bytes: u64,
+    /// Groups of blocks from this size on, bytes, are written past the kernel's memory.
+    pub direct_bytes: u64,
     /// Which index.
     pub index: IndexKind,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { segment_bytes: 256 << 20, checkpoint_bytes: 64 << 20, index: IndexKind::default() }
+        let (segment_bytes, checkpoint_bytes, direct_bytes) = (256 << 20, 64 << 20, 512 << 10);
+        Tuning { segment_bytes, checkpoint_bytes, direct_bytes, index: IndexKind::default() }
     }
 }
 
@@ -121,7 +126,7 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-    /// A block's bytes are not what its id says, or can't be read.
+    /// A block's bytes are not what was written, or can't be read.
     #[error(
         "block {id} is damaged (in {} at byte {offset}); the next put of it, by a client or a peer, mends it",
         file.display()
@@ -322,7 +327,7 @@ impl Store {
         ids.iter().map(|id| matches!(self.shared.catalog.locate(id, &self.shared.segments), Ok(Some(_)))).collect()
     }
 
-    /// A block's bytes, checked against its id; `None` if it is not here. Reads the disk.
+    /// A block's bytes, checked by their checksum; `None` if it is not here. Reads the disk.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] the first time that a damaged block is read; it is not here after that.

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  0  magic     4 B        "BLK1"
-//!  4  kind      u8         1 block
+//!  4  kind      u8         1 block, 2 padding: zeros up to where the next record starts
 //!  5  flags     u8         none yet
 //!  6  zero      2 B
 //!  8  length    u32        of the body, bytes
@@ -37,6 +37,7 @@ pub(super) const RECORD_ALIGNMENT: usize = 64;
 
 const RECORD_MAGIC: &[u8; 4] = b"BLK1";
 const KIND_BLOCK: u8 = 1;
+const KIND_PADDING: u8 = 2;
 /// Read at a time when looking for the next sound record, bytes.
 const SEARCH_BYTES: usize = 1 << 20;
 
@@ -76,6 +77,17 @@ pub(super) fn record_header(id: &BlockId, body: &[u8], location: &Location, salt
     header[8..12].copy_from_slice(&location.length.to_le_bytes());
     header[12..16].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
     header[16..49].copy_from_slice(&id.to_array());
+    let crc = header_crc(&header, location.segment, location.offset, salt);
+    header[60..64].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// The header of a record that only fills the segment, to be written at `location`.
+pub(super) fn padding_header(location: &Location, salt: u64) -> [u8; RECORD_ALIGNMENT] {
+    let mut header = [0; RECORD_ALIGNMENT];
+    header[0..4].copy_from_slice(RECORD_MAGIC);
+    header[4] = KIND_PADDING;
+    header[8..12].copy_from_slice(&location.length.to_le_bytes());
     let crc = header_crc(&header, location.segment, location.offset, salt);
     header[60..64].copy_from_slice(&crc.to_le_bytes());
     header
@@ -138,7 +150,14 @@ impl Segment {
         let (mut at, mut damaged) = (from, Vec::new());
         while at < end {
             match reader.record(at)? {
-                Some((id, location, body_crc)) => {
+                Some(Record::Padding(location)) => {
+                    // Says nothing of what is before it.
+                    if scan.end == at {
+                        scan.end = location.end();
+                    }
+                    at = location.end();
+                }
+                Some(Record::Block(id, location, body_crc)) => {
                     if !check_bodies || reader.body_is_sound(&location, body_crc)? {
                         scan.damaged_bytes += at - scan.end;
                         scan.damaged.append(&mut damaged);
@@ -160,6 +179,13 @@ impl Segment {
     }
 }
 
+/// What a sound header says.
+enum Record {
+    /// A block, and its body's checksum.
+    Block(BlockId, Location, u32),
+    Padding(Location),
+}
+
 /// Reads records of one segment.
 struct Reader<'a> {
     file: &'a File,
@@ -170,8 +196,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The sound record header at `offset`, if its body is there too; and the body's checksum.
-    fn record(&self, offset: u64) -> io::Result<Option<(BlockId, Location, u32)>> {
+    /// The record at `offset`, if its header is sound and all of it is there.
+    fn record(&self, offset: u64) -> io::Result<Option<Record>> {
         if offset + RECORD_ALIGNMENT as u64 > self.end {
             return Ok(None);
         }
@@ -180,17 +206,22 @@ impl Reader<'_> {
         Ok(self.parse(&header, offset))
     }
 
-    fn parse(&self, header: &[u8; RECORD_ALIGNMENT], offset: u64) -> Option<(BlockId, Location, u32)> {
-        if header[0..4] != *RECORD_MAGIC || header[4] != KIND_BLOCK || header[16] != BlockId::BLAKE3 {
-            return None;
-        }
-        if header_crc(header, self.segment, offset, self.salt) != u32_at(header, 60) {
+    fn parse(&self, header: &[u8; RECORD_ALIGNMENT], offset: u64) -> Option<Record> {
+        if header[0..4] != *RECORD_MAGIC || header_crc(header, self.segment, offset, self.salt) != u32_at(header, 60) {
             return None;
         }
         let location = Location { segment: self.segment, offset, length: u32_at(header, 8) };
-        let hash = header[17..49].try_into().expect("32 bytes");
-        (location.length as usize <= BLOCK_BYTES_MAX && location.end() <= self.end)
-            .then(|| (BlockId::blake3(hash), location, u32_at(header, 12)))
+        if location.length as usize > BLOCK_BYTES_MAX || location.end() > self.end {
+            return None;
+        }
+        match header[4] {
+            KIND_PADDING => Some(Record::Padding(location)),
+            KIND_BLOCK if header[16] == BlockId::BLAKE3 => {
+                let hash = header[17..49].try_into().expect("32 bytes");
+                Some(Record::Block(BlockId::blake3(hash), location, u32_at(header, 12)))
+            }
+            _ => None,
+        }
     }
 
     fn body_is_sound(&self, location: &Location, body_crc: u32) -> io::Result<bool> {

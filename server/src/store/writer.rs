@@ -1,9 +1,7 @@
 //! The two threads behind a put: one appends and syncs, one enters in the index and answers.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, IoSlice, Seek as _, SeekFrom, Write as _};
-use std::path::PathBuf;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -13,7 +11,8 @@ use base::BlockId;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::segment::{self, Location, RECORD_ALIGNMENT, record_len};
+use super::append::{Active, Scratch};
+use super::segment::{Location, record_len};
 use super::segments::Position;
 use super::{BLOCK_BYTES_MAX, Done, Put, PutOutcome, Shared};
 use crate::folder::durable;
@@ -28,7 +27,7 @@ pub(super) fn start(shared: &Arc<Shared>, puts: Receiver<Put>) -> io::Result<Vec
     let (settle, to_settle) = mpsc::sync_channel(SETTLE_QUEUE_MAX);
     let settling = Arc::new(Mutex::new(BTreeSet::new()));
     let settler = Settler { shared: shared.clone(), settling: settling.clone(), unsynced_bytes: 0, last: None };
-    let writer = Writer { shared: shared.clone(), settling, settle, active: None };
+    let writer = Writer { shared: shared.clone(), settling, settle, active: None, scratch: Scratch::default() };
     let named = |name: &str| thread::Builder::new().name(name.to_owned());
     Ok(vec![
         named("store-writer").spawn(move || writer.run(&puts))?,
@@ -55,22 +54,15 @@ struct Settle {
     answers: Vec<(Done, Vec<PutOutcome>)>,
 }
 
-/// The segment that is appended to.
-struct Active {
-    file: File,
-    path: PathBuf,
-    number: u32,
-    salt: u64,
-    end: u64,
-}
-
 /// What is to be appended at once.
 #[derive(Default)]
-struct Group {
-    placed: Vec<(BlockId, Location)>,
-    bodies: Vec<Bytes>,
+pub(super) struct Group {
+    /// The blocks and their places, at first from the group's start.
+    pub(super) placed: Vec<(BlockId, Location)>,
+    pub(super) bodies: Vec<Bytes>,
     ids: BTreeSet<BlockId>,
-    bytes: u64,
+    /// The length of all their records.
+    pub(super) bytes: u64,
 }
 
 /// Why a group was not written.
@@ -85,6 +77,7 @@ struct Writer {
     settling: Arc<Mutex<BTreeSet<BlockId>>>,
     settle: SyncSender<Settle>,
     active: Option<Active>,
+    scratch: Scratch,
 }
 
 impl Writer {
@@ -171,13 +164,13 @@ impl Writer {
             Some(active) => active,
             None => self.next_segment()?,
         };
+        let plan = active.plan(group.bytes, self.shared.tuning.direct_bytes);
         for (_, location) in &mut group.placed {
             location.segment = active.number;
-            location.offset += active.end;
+            location.offset += plan.start;
         }
-        if let Err(error) = active.append(group) {
-            let cut = active.file.set_len(active.end).and_then(|()| active.file.seek(SeekFrom::Start(active.end)));
-            if is_full(&error) && cut.is_ok() {
+        if let Err(error) = active.append(group, plan, &mut self.scratch) {
+            if is_full(&error) && active.file.set_len(active.end).is_ok() {
                 self.active = Some(active);
                 return Err(Unwritten::Full);
             }
@@ -187,8 +180,8 @@ impl Writer {
             // Delayed allocation may find the disk full only now; what is there is not known either way.
             Unwritten::Failed(format!("cannot sync {}: {error}", active.path.display()))
         })?;
-        active.end += group.bytes;
-        self.shared.segments.add_used(group.bytes as i64);
+        self.shared.segments.add_used((plan.end - active.end) as i64);
+        active.end = plan.end;
         self.shared.segments.set_synced(Position { segment: active.number, offset: active.end });
         self.shared.counts.groups.fetch_add(1, Ordering::Relaxed);
         self.active = Some(active);
@@ -202,19 +195,13 @@ impl Writer {
             if is_full(&error) { Unwritten::Full } else { Unwritten::Failed(format!("cannot make a segment: {error}")) }
         };
         if let Some(last) = segments.last()
-            && let Some(salt) = last.salt
+            && let Some(active) = Active::open(&last).map_err(failed)?
+            && active.end < self.shared.tuning.segment_bytes
         {
-            let mut file = last.open_to_append().map_err(failed)?;
-            let end = file.seek(SeekFrom::End(0)).map_err(failed)?;
-            if end < self.shared.tuning.segment_bytes {
-                return Ok(Active { file, path: last.path.clone(), number: last.number, salt, end });
-            }
+            return Ok(active);
         }
         let new = segments.create().map_err(failed)?;
-        let mut file = new.open_to_append().map_err(failed)?;
-        let end = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        let salt = new.salt.expect("a new segment has its header");
-        Ok(Active { file, path: new.path.clone(), number: new.number, salt, end })
+        Ok(Active::open(&new).map_err(failed)?.expect("a new segment has its header"))
     }
 
     fn count(&self, answers: &[(Done, Vec<PutOutcome>)]) {
@@ -233,31 +220,6 @@ impl Writer {
                 PutOutcome::Had | PutOutcome::Failed => {}
             }
         }
-    }
-}
-
-impl Active {
-    /// Writes the group's records at the end.
-    fn append(&self, group: &Group) -> io::Result<()> {
-        const ZEROS: [u8; RECORD_ALIGNMENT] = [0; RECORD_ALIGNMENT];
-        let blocks = group.placed.iter().zip(&group.bodies);
-        let headers: Vec<_> = blocks.map(|((id, at), body)| segment::record_header(id, body, at, self.salt)).collect();
-        let mut slices = Vec::with_capacity(3 * headers.len());
-        for (header, body) in headers.iter().zip(&group.bodies) {
-            let padding = body.len().next_multiple_of(RECORD_ALIGNMENT) - body.len();
-            slices.extend([IoSlice::new(header), IoSlice::new(body), IoSlice::new(&ZEROS[..padding])]);
-        }
-        slices.retain(|slice| !slice.is_empty());
-        let mut left = slices.as_mut_slice();
-        while !left.is_empty() {
-            match (&self.file).write_vectored(left) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut left, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 }
 
@@ -376,7 +338,8 @@ mod tests {
         let tuning = Tuning { index: IndexKind::Memory, ..Tuning::default() };
         let store = Store::open_tuned(&folder, identity, StoreOptions::default(), tuning).unwrap();
         let (settle, _settled) = mpsc::sync_channel(1);
-        let mut writer = Writer { shared: store.shared.clone(), settling: Arc::default(), settle, active: None };
+        let (shared, settling) = (store.shared.clone(), Arc::default());
+        let mut writer = Writer { shared, settling, settle, active: None, scratch: Scratch::default() };
         let on_disk = || std::fs::metadata(store.shared.segments.path_of(1)).unwrap().len();
 
         assert!(writer.write(&mut group(1, 20)).is_ok());
