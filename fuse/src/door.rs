@@ -343,8 +343,8 @@ impl<M: Metadata, B: BlockStore> Filesystem for Door<M, B> {
     async fn read(&self, request: &Request, inode: u64, read: request::Read) -> Result<Data> {
         let flags = OpenFlags { write: false, ..translate::open_flags(read.flags) };
         self.adopt(request, inode, read.handle, OpenFlags { read: true, truncate: false, ..flags }).await?;
-        let data = self.wait(request, self.fs.read(Handle(read.handle), read.offset, read.size)).await?;
-        Ok(data.into())
+        let pieces = self.fs.read_pieces(Handle(read.handle), read.offset, read.size);
+        self.wait(request, pieces).await.map(Data)
     }
 
     async fn write(&self, request: &Request, inode: u64, write: request::Write) -> Result<Written> {

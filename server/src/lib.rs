@@ -4,8 +4,8 @@
 //! (blocks). From the outside in:
 //!
 //! - [`node`]: the composition root; starts everything and stops it;
-//! - `consensus`, `blocks`, `admin`: the gRPC services; `door`: every stranger's byte is decoded
-//!   and checked here, once;
+//! - `consensus`, `admin`: the gRPC services; `blocks`: what is answered on links of frames; `door`: every
+//!   stranger's byte is decoded and checked here, once;
 //! - `driver`: one thread runs the core, one makes its records durable and then speaks;
 //! - `reads`: reads that are proven and not ordered;
 //! - `recovery`: from what is on disk to a replica that contradicts nothing it ever said;

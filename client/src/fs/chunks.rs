@@ -115,11 +115,6 @@ impl<B: BlockStore> Chunks<B> {
         filled.collect::<Vec<Result<Part>>>().await.into_iter().collect()
     }
 
-    /// The bytes of parts that follow one another; holes are zeros.
-    pub(super) async fn read(self: &Arc<Self>, parts: Vec<Part>) -> Result<Bytes> {
-        Ok(concatenate(self.fill(parts).await?))
-    }
-
     /// Starts to open small files that will be wanted soon.
     pub(super) fn read_files_ahead(self: &Arc<Self>, files: Vec<(Ino, Content)>) {
         if files.is_empty() {
@@ -172,7 +167,7 @@ fn sealed(parts: Vec<Part>) -> Vec<ChunkRef> {
     parts.into_iter().filter_map(sealed).collect()
 }
 
-/// The bytes of parts that are in memory, one after the other.
+/// The bytes of parts that are in memory, one after the other; holes are zeros.
 pub(super) fn concatenate(mut parts: Vec<Part>) -> Bytes {
     if parts.len() == 1
         && let Source::Bytes(bytes) = &mut parts[0].source
@@ -188,4 +183,46 @@ pub(super) fn concatenate(mut parts: Vec<Part>) -> Bytes {
         }
     }
     all.freeze()
+}
+
+/// As [`concatenate`], without copying.
+pub(super) fn pieces(parts: Vec<Part>) -> Vec<Bytes> {
+    const ZEROS: &[u8] = &[0; 64 << 10];
+    let mut pieces = Vec::with_capacity(parts.len());
+    for part in parts {
+        let mut missing = part.len() as usize;
+        match part.source {
+            Source::Bytes(bytes) => pieces.push(bytes),
+            Source::Hole => {
+                while missing > 0 {
+                    let zeros = &ZEROS[..missing.min(ZEROS.len())];
+                    pieces.push(Bytes::from_static(zeros));
+                    missing -= zeros.len();
+                }
+            }
+            Source::Sealed(_) => unreachable!("parts are filled before"),
+        }
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_what_they_would_be_in_one() {
+        let part = |start: u64, source: Source, len: u64| Part { start, end: start + len, source };
+        let bytes = |text: &'static [u8]| Source::Bytes(Bytes::from_static(text));
+        let parts = vec![
+            part(10, bytes(b"first"), 5),
+            part(15, Source::Hole, 200_000),
+            part(200_015, bytes(b"second"), 6),
+            part(200_021, Source::Hole, 1),
+        ];
+        let in_pieces = pieces(parts.clone());
+        assert_eq!(in_pieces.concat(), concatenate(parts));
+        assert_eq!(in_pieces.concat().len(), 200_012);
+        assert!(pieces(Vec::new()).is_empty());
+    }
 }

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use meta::Denied;
 
+use super::chunks::{concatenate, pieces};
 use super::error::{FsError, Result};
 use super::file::checked_end;
 use super::handles::{Handle, Open};
-use super::view;
+use super::view::{self, Part};
 use super::{Filesystem, Shared};
 use crate::backend::{BlockStore, Metadata};
+
+/// Into how many pieces a read is worth being cut.
+const PIECES_MAX: usize = 64;
 
 /// What `fallocate(2)` is to do with a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,20 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// `BadHandle` if it is not open for reading; `Unavailable` or `Corrupt` if a chunk can't be had;
     /// `Denied(Fenced)` if locks that were taken through this handle are lost.
     pub async fn read(&self, handle: Handle, offset: u64, len: u32) -> Result<Bytes> {
+        Ok(concatenate(self.read_parts(handle, offset, len).await?))
+    }
+
+    /// As [`Filesystem::read`], in pieces that follow one another, for those who would copy them anyway.
+    ///
+    /// # Errors
+    /// As [`Filesystem::read`].
+    pub async fn read_pieces(&self, handle: Handle, offset: u64, len: u32) -> Result<Vec<Bytes>> {
+        let parts = self.read_parts(handle, offset, len).await?;
+        Ok(if parts.len() > PIECES_MAX { vec![concatenate(parts)] } else { pieces(parts) })
+    }
+
+    /// What is to be read, in memory.
+    async fn read_parts(&self, handle: Handle, offset: u64, len: u32) -> Result<Vec<Part>> {
         let open = self.shared.handle(handle)?;
         if !open.flags.read && !open.flags.execute {
             return Err(FsError::BadHandle);
@@ -146,7 +164,8 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
 }
 
 impl<M: Metadata, B: BlockStore> Shared<M, B> {
-    async fn read(&self, open: &Open, offset: u64, len: u32) -> Result<Bytes> {
+    /// Parts that are in memory; none at the end of the file.
+    async fn read(&self, open: &Open, offset: u64, len: u32) -> Result<Vec<Part>> {
         self.need_locks(open).await?;
         self.freshen(open).await?;
         let (parts, ahead) = loop {
@@ -156,7 +175,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             let Some(layout) = &state.layout else { continue };
             let end = offset.saturating_add(u64::from(len)).min(state.size);
             if offset >= end {
-                return Ok(Bytes::new());
+                return Ok(Vec::new());
             }
             let parts = view::parts(&state.overlay, layout, offset..end, u64::MAX);
             let window_max = self.options.read_ahead_bytes.min(self.options.cache.opened_bytes / 4);
@@ -171,7 +190,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         if offset == 0 {
             self.chunks.read_files_ahead(self.metadata.ahead_of(open.file.ino));
         }
-        self.chunks.read(parts).await
+        self.chunks.fill(parts).await
     }
 
     /// Tells whoever writes, once, that something written before could not be stored.

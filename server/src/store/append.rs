@@ -1,7 +1,7 @@
 //! Appending to a segment: through the kernel's memory, or past it.
 //!
 //! A group of many bytes is written with `O_DIRECT`: nobody reads soon what comes in bulk, and copying it into
-//! the page cache, to be written from there, takes longer than all else that a node does with it (ADR 23). Such
+//! the page cache, to be written from there, takes longer than all else that a node does with it (ADR 24). Such
 //! a group begins and ends where the disk's blocks do; *padding* records fill what is between (see
 //! [`super::segment`]). Where a filesystem can't, all goes through the kernel's memory.
 
