@@ -25,6 +25,8 @@ const QUEUE_MAX: usize = 64;
 const TOGETHER_MAX: usize = 16;
 /// After a failed connection, how long questions fail at once before the next try.
 const REST: Duration = Duration::from_millis(500);
+/// How long a link may owe answers and give none until it is given up; longer than anybody waits for one.
+const SILENT_MAX: Duration = Duration::from_secs(24);
 /// For how long a node that did not answer, or lied, is asked last.
 const SHUNNED: Duration = Duration::from_secs(30);
 
@@ -132,8 +134,13 @@ pub(crate) struct Silent;
 impl<S: Service> Exchange<S> {
     /// A link that `dial` opens.
     pub(crate) fn start(dial: S::Dial) -> Exchange<S> {
+        Exchange::start_with(dial, SILENT_MAX)
+    }
+
+    /// The same, given up when it owes answers for so long.
+    fn start_with(dial: S::Dial, silent_max: Duration) -> Exchange<S> {
         let (questions, waiting) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(run(dial, waiting));
+        tokio::spawn(run(dial, waiting, silent_max));
         Exchange { questions, resting: Arc::default() }
     }
 
@@ -160,9 +167,39 @@ impl<S: Service> Exchange<S> {
     }
 }
 
-type Pending<S> = Arc<Mutex<BTreeMap<u64, oneshot::Sender<<S as Service>::Answer>>>>;
+/// What was asked on a link and not answered.
+#[derive(Debug)]
+struct Pending<S: Service> {
+    askers: BTreeMap<u64, oneshot::Sender<S::Answer>>,
+    /// Since when it owes an answer, and has given none.
+    owing: Option<Instant>,
+    /// Whether it ever gave one.
+    answered: bool,
+}
 
-async fn run<S: Service>(dial: S::Dial, mut waiting: mpsc::Receiver<Question<S>>) {
+impl<S: Service> Default for Pending<S> {
+    fn default() -> Pending<S> {
+        Pending { askers: BTreeMap::new(), owing: None, answered: false }
+    }
+}
+
+impl<S: Service> Pending<S> {
+    fn ask(&mut self, ticket: u64, asker: oneshot::Sender<S::Answer>) {
+        self.askers.retain(|_, asker| !asker.is_closed());
+        self.askers.insert(ticket, asker);
+        self.owing.get_or_insert_with(Instant::now);
+    }
+
+    fn answer(&mut self, ticket: u64, answer: Option<S::Answer>) {
+        if let (Some(asker), Some(answer)) = (self.askers.remove(&ticket), answer) {
+            let _ = asker.send(answer);
+        }
+        self.answered = true;
+        self.owing = (!self.askers.is_empty()).then(Instant::now);
+    }
+}
+
+async fn run<S: Service>(dial: S::Dial, mut waiting: mpsc::Receiver<Question<S>>, silent_max: Duration) {
     let (mut ticket, mut questions) = (0, Vec::new());
     while waiting.recv_many(&mut questions, TOGETHER_MAX).await > 0 {
         let Some((mut asks, answers)) = S::open(&dial).await else {
@@ -171,19 +208,15 @@ async fn run<S: Service>(dial: S::Dial, mut waiting: mpsc::Receiver<Question<S>>
             fail_for(REST, &mut waiting).await;
             continue;
         };
-        let pending = Pending::<S>::default();
-        let mut reading = tokio::spawn(read::<S>(answers, pending.clone()));
+        let pending = Arc::new(Mutex::new(Pending::<S>::default()));
+        let mut reading = tokio::spawn(read::<S>(answers, pending.clone(), silent_max));
         loop {
             questions.retain(|question| !question.answer.is_closed());
             let mut sending = Vec::with_capacity(questions.len());
-            {
-                let mut open = pending.lock();
-                open.retain(|_, asker| !asker.is_closed());
-                for Question { ask, answer } in questions.drain(..) {
-                    ticket += 1;
-                    open.insert(ticket, answer);
-                    sending.push((ticket, ask));
-                }
+            for Question { ask, answer } in questions.drain(..) {
+                ticket += 1;
+                pending.lock().ask(ticket, answer);
+                sending.push((ticket, ask));
             }
             tokio::select! {
                 _ = &mut reading => break,
@@ -199,17 +232,32 @@ async fn run<S: Service>(dial: S::Dial, mut waiting: mpsc::Receiver<Question<S>>
         }
         reading.abort();
         // Dropping the senders tells their askers that no answer will come.
-        pending.lock().clear();
+        let Pending { answered, .. } = std::mem::take(&mut *pending.lock());
+        if !answered {
+            // Whoever hangs up at once is as good as nobody.
+            questions.clear();
+            fail_for(REST, &mut waiting).await;
+        }
     }
 }
 
-/// Hands answers to their askers until the link ends.
-async fn read<S: Service>(mut answers: S::Answers, pending: Pending<S>) {
-    while let Some((ticket, answer)) = S::next(&mut answers).await {
-        let asker = pending.lock().remove(&ticket);
-        if let (Some(asker), Some(answer)) = (asker, answer) {
-            let _ = asker.send(answer);
-        }
+/// Hands answers to their askers until the link ends, or is silent for too long: a process that stands still has a
+/// kernel that keeps its links.
+async fn read<S: Service>(mut answers: S::Answers, pending: Arc<Mutex<Pending<S>>>, silent_max: Duration) {
+    loop {
+        let mut next = std::pin::pin!(S::next(&mut answers));
+        let next = loop {
+            tokio::select! {
+                next = &mut next => break next,
+                () = tokio::time::sleep(silent_max / 4) => {
+                    if pending.lock().owing.is_some_and(|since| since.elapsed() > silent_max) {
+                        return;
+                    }
+                }
+            }
+        };
+        let Some((ticket, answer)) = next else { return };
+        pending.lock().answer(ticket, answer);
     }
 }
 
@@ -220,3 +268,6 @@ async fn fail_for<S: Service>(rest: Duration, waiting: &mut mpsc::Receiver<Quest
         drop(question);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tonic::transport::{Channel, Endpoint};
 
-/// How long a TLS handshake may take.
+/// How long it may take to connect, and a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes under way at once; a further one ends the oldest.
 const HANDSHAKES_MAX: usize = 256;
@@ -269,11 +269,14 @@ impl Dialler {
     /// # Errors
     /// If nobody listens there, or it is not who holds the key, or it does not speak the protocol.
     pub async fn connect(&self) -> io::Result<Dialled> {
-        let stream = TcpStream::connect(self.address).await?;
-        let name = ServerName::try_from("mangrove").expect("a valid name");
-        tokio::time::timeout(HANDSHAKE_TIMEOUT, self.connector.connect(name, prepared(stream)?))
+        let connected = async {
+            let stream = TcpStream::connect(self.address).await?;
+            let name = ServerName::try_from("mangrove").expect("a valid name");
+            self.connector.connect(name, prepared(stream)?).await
+        };
+        tokio::time::timeout(HANDSHAKE_TIMEOUT, connected)
             .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "TLS handshake timed out"))?
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer to a connection or its handshake"))?
     }
 }
 
@@ -522,5 +525,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_answers_nothing_is_given_up_in_time() {
+        let (node, user) = (identity(1), identity(2));
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        let listener = socket.listen(1).expect("it listens");
+        let address = listener.local_addr().expect("bound");
+        // As many as the kernel keeps for somebody who accepts none; those after them get no answer at all.
+        let waiting: Vec<_> = (0..8).map(|_| tokio::spawn(TcpStream::connect(address))).collect();
+        let dialler = Dialler::new(&user, address, node.public(), Protocol::Blocks).expect("a dialler");
+        let connected = tokio::time::timeout(2 * HANDSHAKE_TIMEOUT, dialler.connect()).await;
+        assert!(connected.expect("it gives up").is_err());
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }

@@ -125,13 +125,16 @@ fn parse<H: Head>(mut frame: Bytes, head_len: usize) -> Result<Frame<H>, FrameEr
     if head_len > frame.len() {
         return Err(FrameError::Unreadable);
     }
+    // Whoever keeps a short body would keep all of its frame.
+    let bodies_len = frame.len() - head_len;
+    let keep = |body: Bytes| if bodies_len < head_len { Bytes::copy_from_slice(&body) } else { body };
     let head = H::decode(frame.split_to(head_len)).map_err(|_| FrameError::Unreadable)?;
     let mut bodies = Vec::new();
     for size in head.sizes() {
         if size as usize > frame.len() {
             return Err(FrameError::Unreadable);
         }
-        bodies.push(frame.split_to(size as usize));
+        bodies.push(keep(frame.split_to(size as usize)));
     }
     if frame.is_empty() { Ok(Frame { head, bodies }) } else { Err(FrameError::Unreadable) }
 }
@@ -264,6 +267,24 @@ mod tests {
         let mut head = whole.clone();
         head[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(received(&head).await, (_, Some(FrameError::Unreadable))));
+    }
+
+    #[tokio::test]
+    async fn a_short_body_does_not_keep_a_long_frame() {
+        let mut frame = put(&[b"short", b"er"]);
+        if let Some(Ask::Put(put)) = &mut frame.head.ask {
+            put.blocks[0].id = Bytes::from(vec![1; 1 << 20]);
+        }
+        let (arrived, _) = received(&sent(vec![frame.clone()]).await).await;
+        assert_eq!(arrived, [frame]);
+        let [Frame { head, bodies }] = &arrived[..] else { panic!("one frame") };
+        let Some(Ask::Put(put)) = &head.ask else { panic!("a put") };
+        let head_at = put.blocks[0].id.as_ptr_range();
+        for body in bodies {
+            let gap = (body.as_ptr() as usize).wrapping_sub(head_at.end as usize);
+            assert!(gap > 1 << 20, "a body shares the memory of the head");
+            assert!(body.is_unique(), "a body keeps another's memory");
+        }
     }
 
     #[tokio::test]

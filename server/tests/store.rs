@@ -188,33 +188,92 @@ fn a_killed_store_has_all_that_it_answered() {
 
 #[test]
 fn a_torn_tail_is_cut_at_any_byte_and_costs_nothing_before_it() {
-    let temp = tempfile::tempdir().unwrap();
-    let options = StoreOptions::default();
-    let (synced, torn) = (blocks(1..9), blocks(9..11));
-    let store = Store::open(temp.path(), IDENTITY, options).unwrap();
-    put(&store, &synced);
-    let file = segments(temp.path()).remove(0);
-    let before = fs::metadata(&file).unwrap().len();
-    put(&store, &torn);
-    let crashed = killed(temp.path());
-    let file = segments(crashed.path()).remove(0);
-    let whole = fs::read(&file).unwrap();
-    for cut in (before as usize..whole.len()).step_by(97) {
-        for kind in KINDS {
-            let again = killed(crashed.path());
-            fs::write(again.path().join("segments/00000001.seg"), &whole[..cut]).unwrap();
-            let store = open(again.path(), kind);
-            assert_all_there(&store, &synced);
-            let kept =
-                torn.iter().filter(|(id, body)| store.get(id).unwrap().inspect(|got| assert_eq!(got, body)).is_some());
-            let stats = store.stats();
-            assert_eq!(stats.blocks as usize, synced.len() + kept.count(), "cut at {cut}");
-            assert_eq!(store.space().used, cut as u64 - stats.torn_bytes);
-            assert_eq!(store.space().used, on_disk(again.path()));
-            assert!(put(&store, &torn).contains(&PutOutcome::Stored));
-            assert_all_there(&store, &torn);
+    for direct_bytes in [u64::MAX, 1] {
+        let temp = tempfile::tempdir().unwrap();
+        let tuning = Tuning { direct_bytes, ..Tuning::default() };
+        let (synced, torn) = (blocks(1..9), blocks(9..11));
+        let store = Store::open_tuned(temp.path(), IDENTITY, StoreOptions::default(), tuning).unwrap();
+        put(&store, &synced);
+        let file = segments(temp.path()).remove(0);
+        let before = fs::metadata(&file).unwrap().len();
+        put(&store, &torn);
+        let crashed = killed(temp.path());
+        let file = segments(crashed.path()).remove(0);
+        let whole = fs::read(&file).unwrap();
+        for cut in (before as usize..whole.len()).step_by(97) {
+            for kind in KINDS {
+                cut_and_put_again(crashed.path(), &whole[..cut], kind, &synced, &torn);
+            }
         }
     }
+}
+
+/// Opens a store whose only segment has just these bytes: `synced` is there, what there is of `torn` is sound, and
+/// all of it can be put again.
+fn cut_and_put_again(
+    crashed: &Path,
+    segment: &[u8],
+    kind: IndexKind,
+    synced: &[(BlockId, Bytes)],
+    torn: &[(BlockId, Bytes)],
+) {
+    let again = killed(crashed);
+    fs::write(again.path().join("segments/00000001.seg"), segment).unwrap();
+    let store = open(again.path(), kind);
+    assert_all_there(&store, synced);
+    let kept = torn.iter().filter(|(id, body)| store.get(id).unwrap().inspect(|got| assert_eq!(got, body)).is_some());
+    let stats = store.stats();
+    assert_eq!(stats.blocks as usize, synced.len() + kept.count(), "cut at {}", segment.len());
+    assert_eq!(store.space().used, segment.len() as u64 - stats.torn_bytes);
+    assert_eq!(store.space().used, on_disk(again.path()));
+    put(&store, torn);
+    assert_all_there(&store, torn);
+}
+
+#[test]
+fn groups_of_many_bytes_are_written_past_the_page_cache_and_those_of_few_through_it() {
+    use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+    let temp = tempfile::tempdir().unwrap();
+    let aligned = |len: usize| (len as u64).next_multiple_of(4096);
+    let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
+    if fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(direct)
+        .open(temp.path().join("x"))
+        .is_err()
+    {
+        eprintln!("skipped: the filesystem of {} opens no file past the page cache", temp.path().display());
+        return;
+    }
+    let tuning = Tuning { direct_bytes: 100 << 10, index: IndexKind::Memory, ..Tuning::default() };
+    let open =
+        || Store::open_tuned(temp.path().join("s").as_path(), IDENTITY, StoreOptions::default(), tuning).unwrap();
+    let store = open();
+    // Few bytes, many, many, few: the second and third begin and end where the disk's blocks do.
+    let groups = [1000, 150 << 10, 9 << 20, 2000].map(|length| block(length as u32, length.min(BLOCK_BYTES_MAX)));
+    let mut ends = Vec::new();
+    for group in &groups {
+        put(&store, std::slice::from_ref(group));
+        ends.push(on_disk(&temp.path().join("s")));
+    }
+    assert!(ends[0] % 4096 != 0 && ends[1] % 4096 == 0 && ends[2] % 4096 == 0 && ends[3] % 4096 != 0, "{ends:?}");
+    assert_eq!(ends[1], aligned(64 + (150 << 10)) + 4096, "padding before it, and behind it");
+    assert_all_there(&store, &groups);
+    assert_eq!(store.space().used, ends[3]);
+    drop(store);
+    let store = open();
+    let stats = store.stats();
+    assert_eq!((stats.blocks, stats.damaged_bytes, stats.torn_bytes), (4, 0, 0));
+    assert_all_there(&store, &groups);
+    // Padding is no more to be trusted than anything else.
+    drop(store);
+    let file = fs::File::options().write(true).open(&segments(&temp.path().join("s"))[0]).unwrap();
+    file.write_all_at(&[0xff; 16], ends[0]).unwrap();
+    let store = open();
+    assert!(store.stats().damaged_bytes > 0);
+    assert_all_there(&store, &groups);
 }
 
 #[test]

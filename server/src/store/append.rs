@@ -53,9 +53,10 @@ impl Active {
         Ok(Some(Active { file, path: segment.path.clone(), number: segment.number, salt, end, direct }))
     }
 
-    /// Where a group of so many bytes of records would go; past the page cache from `direct_min` on.
-    pub(super) fn plan(&self, bytes: u64, direct_min: u64) -> Plan {
-        if self.direct.is_none() || bytes < direct_min {
+    /// Where a group of so many bytes of records would go: past the page cache from `direct_min` on, if there is
+    /// `room` beside it for what that may waste.
+    pub(super) fn plan(&self, bytes: u64, direct_min: u64, room: u64) -> Plan {
+        if self.direct.is_none() || bytes < direct_min || room < 2 * DIRECT_ALIGNMENT as u64 {
             return Plan { start: self.end, end: self.end + bytes, direct: false };
         }
         let start = self.end.next_multiple_of(DIRECT_ALIGNMENT as u64);
@@ -139,5 +140,39 @@ impl Scratch {
             }
         }
         file.write_all_at(&buffer[..filled], at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base::{ClusterId, NodeId};
+
+    use super::*;
+    use crate::folder::Identity;
+    use crate::store::segments::Segments;
+    use crate::store::writer::tests::group;
+
+    #[test]
+    fn what_can_not_be_written_past_the_page_cache_is_written_through_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let identity = Identity { cluster: ClusterId([1; 16]), node: NodeId(1) };
+        let segments = Segments::open(&temp.path().join("segments"), identity).unwrap();
+        let segment = segments.create().unwrap();
+        let mut active = Active::open(&segment).unwrap().unwrap();
+        if active.direct.is_none() {
+            eprintln!("skipped: the filesystem of {} opens no file past the page cache", temp.path().display());
+            return;
+        }
+        // As on a disk whose blocks are longer than those that are planned for.
+        let mut group = group(1, 20);
+        let plan = Plan { start: active.end, end: active.end + group.bytes, direct: true };
+        for (_, location) in &mut group.placed {
+            location.segment = active.number;
+            location.offset += plan.start;
+        }
+        active.append(&group, plan, &mut Scratch::default()).unwrap();
+        assert!(active.direct.is_none(), "it is not tried again");
+        let scan = segment.scan(active.end, u64::MAX, true).unwrap();
+        assert_eq!((scan.records, scan.end, scan.torn_bytes), (group.placed, plan.end, 0));
     }
 }

@@ -12,9 +12,8 @@
 //! commit); a second one enters the blocks in the index and answers. An answer of
 //! [`PutOutcome::Stored`] or [`PutOutcome::Had`] means that the block is durable.
 //!
-//! **Get.** The record's id and checksum are checked on every read, so neither disk nor index has to be
-//! trusted (whoever asked compares the hash). A block that fails is dropped, remembered as damaged, and
-//! mended by the next put.
+//! **Get.** The body's BLAKE3 is checked against the id on every read, so neither disk nor index has
+//! to be trusted. A block that fails is dropped, remembered as damaged, and mended by the next put.
 //!
 //! **Start.** The index says how far it covers the segments; only what was appended since is read
 //! again. An index that fails, panics, or contradicts the segments is moved aside and rebuilt from
@@ -126,7 +125,7 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-    /// A block's bytes are not what was written, or can't be read.
+    /// A block's bytes are not what its id says, or can't be read.
     #[error(
         "block {id} is damaged (in {} at byte {offset}); the next put of it, by a client or a peer, mends it",
         file.display()
@@ -327,14 +326,14 @@ impl Store {
         ids.iter().map(|id| matches!(self.shared.catalog.locate(id, &self.shared.segments), Ok(Some(_)))).collect()
     }
 
-    /// A block's bytes, checked by their checksum; `None` if it is not here. Reads the disk.
+    /// A block's bytes, checked against its id; `None` if it is not here. Reads the disk.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] the first time that a damaged block is read; it is not here after that.
     pub fn get(&self, id: &BlockId) -> Result<Option<Bytes>, StoreError> {
         let Some(location) = self.shared.catalog.locate(id, &self.shared.segments)? else { return Ok(None) };
-        match self.shared.segments.read(id, &location, false) {
-            Ok(Some(body)) => Ok(Some(body)),
+        match self.shared.segments.read(&location) {
+            Ok(body) if *blake3::hash(&body).as_bytes() == id.hash => Ok(Some(body.into())),
             Err(error) if !segments::is_damage(&error) => {
                 let file = self.shared.segments.path_of(location.segment);
                 Err(StoreError::Io { action: "read", file, source: error })
@@ -343,10 +342,12 @@ impl Store {
         }
     }
 
-    /// A block that the kernel has in memory; for anything else there is [`Store::get`].
+    /// A block that is in memory, and sound; for anything else there is [`Store::get`]. Does not wait for a disk,
+    /// but for the index, where that has to read some of itself.
     pub fn get_cached(&self, id: &BlockId) -> Option<Bytes> {
-        let location = self.shared.catalog.locate(id, &self.shared.segments).ok()??;
-        self.shared.segments.read(id, &location, true).ok()?
+        let location = self.shared.catalog.locate_at_once(id)?;
+        let body = self.shared.segments.read_cached(&location)?;
+        (*blake3::hash(&body).as_bytes() == id.hash).then(|| body.into())
     }
 
     /// Up to `limit` blocks that are damaged and were not mended yet, after `after`, ascending.

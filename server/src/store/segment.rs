@@ -26,7 +26,6 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use base::BlockId;
-use bytes::Bytes;
 use rustix::io::ReadWriteFlags;
 
 use super::BLOCK_BYTES_MAX;
@@ -249,29 +248,21 @@ impl Reader<'_> {
     }
 }
 
-/// Reads a block's body; none if what is there is not the record of that block, whole. `at_once` gives nothing but
-/// what the kernel has in memory.
+/// Reads a block's body. Whether it is the right one is for its hash to say. `at_once` gives nothing but what the
+/// kernel has in memory.
 ///
 /// # Errors
 /// As the file gives them: `WouldBlock` if it is not in memory.
-pub(super) fn read_body(file: &File, id: &BlockId, location: &Location, at_once: bool) -> io::Result<Option<Bytes>> {
-    let mut record = vec![0; RECORD_ALIGNMENT + location.length as usize];
-    if at_once {
-        let mut into = [IoSliceMut::new(&mut record)];
-        let read = rustix::io::preadv2(file, &mut into, location.offset, ReadWriteFlags::NOWAIT)?;
-        if read < record.len() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-    } else {
-        file.read_exact_at(&mut record, location.offset)?;
+pub(super) fn read_body(file: &File, location: &Location, at_once: bool) -> io::Result<Vec<u8>> {
+    let mut body = vec![0; location.length as usize];
+    let offset = location.offset + RECORD_ALIGNMENT as u64;
+    if !at_once {
+        file.read_exact_at(&mut body, offset)?;
+    } else if rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut body)], offset, ReadWriteFlags::NOWAIT)? < body.len()
+    {
+        return Err(io::ErrorKind::WouldBlock.into());
     }
-    let (header, body) = record.split_at(RECORD_ALIGNMENT);
-    let length = u32_at(header, 8);
-    let sound = header.starts_with(RECORD_MAGIC)
-        && length == location.length
-        && header[16..49] == id.to_array()
-        && u32_at(header, 12) == crc32c::crc32c(body);
-    Ok(sound.then(|| Bytes::from(record).slice(RECORD_ALIGNMENT..)))
+    Ok(body)
 }
 
 /// The number in a segment's file name.

@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use base::BlockId;
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::segment::{self, Location, Segment};
@@ -93,9 +91,15 @@ impl Segments {
         Ok(segment)
     }
 
-    /// Reads a block's body, as [`segment::read_body`] does.
-    pub(super) fn read(&self, id: &BlockId, location: &Location, at_once: bool) -> io::Result<Option<Bytes>> {
-        segment::read_body(&*self.file(location.segment)?, id, location, at_once)
+    /// Reads a block's body; whatever bytes are there.
+    pub(super) fn read(&self, location: &Location) -> io::Result<Vec<u8>> {
+        segment::read_body(&*self.file(location.segment)?, location, false)
+    }
+
+    /// The same without waiting for a disk, if that can be.
+    pub(super) fn read_cached(&self, location: &Location) -> Option<Vec<u8>> {
+        let file = self.open.lock().get(&location.segment)?.clone();
+        segment::read_body(&file, location, true).ok()
     }
 
     fn file(&self, number: u32) -> io::Result<Arc<File>> {

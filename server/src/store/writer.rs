@@ -109,7 +109,7 @@ impl Writer {
             let judged = put.blocks.iter().map(|block| self.judge(block, &mut group, &mut room));
             verdicts.push(judged.collect::<Vec<_>>());
         }
-        let written = if group.placed.is_empty() { Ok(()) } else { self.write(&mut group) };
+        let written = if group.placed.is_empty() { Ok(()) } else { self.write(&mut group, room) };
         if let Err(Unwritten::Failed(cause)) = &written {
             self.shared.fail(cause.clone());
         }
@@ -158,13 +158,13 @@ impl Writer {
         Verdict::Placed
     }
 
-    /// Appends the group and syncs it. If there is no room for it, nothing of it stays.
-    fn write(&mut self, group: &mut Group) -> Result<(), Unwritten> {
+    /// Appends the group and syncs it; beside it there is `room`. If there is none for it, nothing of it stays.
+    fn write(&mut self, group: &mut Group, room: u64) -> Result<(), Unwritten> {
         let mut active = match self.active.take().filter(|active| active.end < self.shared.tuning.segment_bytes) {
             Some(active) => active,
             None => self.next_segment()?,
         };
-        let plan = active.plan(group.bytes, self.shared.tuning.direct_bytes);
+        let plan = active.plan(group.bytes, self.shared.tuning.direct_bytes, room);
         for (_, location) in &mut group.placed {
             location.segment = active.number;
             location.offset += plan.start;
@@ -293,7 +293,7 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use base::{ClusterId, NodeId};
 
     use super::*;
@@ -311,7 +311,7 @@ mod tests {
     }
 
     /// A group of `count` blocks of 10 kB.
-    fn group(seed: u8, count: u8) -> Group {
+    pub(in crate::store) fn group(seed: u8, count: u8) -> Group {
         let mut group = Group::default();
         for number in 0..count {
             let body = Bytes::from([seed, number].repeat(5000));
@@ -342,11 +342,11 @@ mod tests {
         let mut writer = Writer { shared, settling, settle, active: None, scratch: Scratch::default() };
         let on_disk = || std::fs::metadata(store.shared.segments.path_of(1)).unwrap().len();
 
-        assert!(writer.write(&mut group(1, 20)).is_ok());
+        assert!(writer.write(&mut group(1, 20), 0).is_ok());
         let before = on_disk();
-        assert!(matches!(writer.write(&mut group(2, 200)), Err(Unwritten::Full)));
+        assert!(matches!(writer.write(&mut group(2, 200), 0), Err(Unwritten::Full)));
         assert_eq!((on_disk(), store.space().used), (before, before));
-        assert!(writer.write(&mut group(3, 20)).is_ok());
+        assert!(writer.write(&mut group(3, 20), 0).is_ok());
         drop(store);
         drop(writer);
         let store = Store::open_tuned(&folder, identity, StoreOptions::default(), tuning).unwrap();

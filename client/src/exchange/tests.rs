@@ -1,0 +1,160 @@
+//! Links to storage nodes that misbehave, over real sockets.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use base::{BlockId, ClusterId, NodeId, SecretKey};
+use dht::{Member, Ring};
+use proto::link::{Identity, Link, Protocol, accept};
+use proto::wire::block_answer::Answer;
+use proto::wire::block_ask::Ask;
+use proto::wire::{self, Outcome};
+use tokio::io::AsyncWriteExt as _;
+
+use super::*;
+use crate::backend::BlockStore as _;
+use crate::blocks::Blocks;
+
+/// What a node does with what it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// Has every block, and this one is it.
+    Honest,
+    /// Sends other bytes than were asked for.
+    Lies,
+    /// Sends half a frame and hangs up; on its second connection it is honest.
+    CutsOff,
+    /// Hangs up before it is asked.
+    HangsUp,
+    /// Answers once and never again.
+    FallsSilent,
+}
+
+const BLOCK: &[u8] = b"what a block holds";
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn id() -> BlockId {
+    BlockId::blake3(*blake3::hash(BLOCK).as_bytes())
+}
+
+fn get() -> (Ask, Vec<Bytes>) {
+    (Ask::Get(wire::Get { id: Bytes::copy_from_slice(&id().to_array()) }), Vec::new())
+}
+
+/// A node of this manner; where it is, and how many connections it had.
+async fn node(seed: u8, manner: Manner) -> (Dialler, Arc<AtomicUsize>) {
+    let (user, own) = (SecretKey::from_seed(&[50; 32]), SecretKey::from_seed(&[seed; 32]));
+    let (user, own) = (Identity::new(&user).expect("an identity"), Identity::new(&own).expect("an identity"));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let known = BTreeSet::from([user.public()]);
+    let mut incoming = accept(&own, listener, known, &[Protocol::Blocks]).expect("TLS");
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    tokio::spawn(async move {
+        while let Some(Ok(link)) = incoming.recv().await {
+            let before = count.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(serve(link, manner, before));
+        }
+    });
+    (Dialler::new(&user, address, own.public(), Protocol::Blocks).expect("a dialler"), connections)
+}
+
+async fn serve(mut link: Link, manner: Manner, connections_before: usize) {
+    match manner {
+        Manner::HangsUp => return,
+        Manner::CutsOff if connections_before == 0 => {
+            let _ = link.write_all(&[200, 0, 0, 0, 10, 0, 0, 0, 1, 2, 3]).await;
+            let _ = link.shutdown().await;
+            return;
+        }
+        _ => {}
+    }
+    let (mut asks, mut answers) = pipe::split(link);
+    let mut answered = 0;
+    while let Ok(Some(Frame { head: BlockAsk { ticket, ask }, .. })) = asks.next().await {
+        if manner == Manner::FallsSilent && answered > 0 {
+            continue;
+        }
+        let body = Bytes::from_static(if manner == Manner::Lies { b"some other bytes.." } else { BLOCK });
+        let (answer, bodies) = match ask {
+            Some(Ask::Put(put)) => {
+                let outcomes = vec![i32::from(Outcome::Stored); put.blocks.len()];
+                (Answer::Kept(wire::Kept { outcomes }), Vec::new())
+            }
+            _ => (Answer::Got(wire::Got { size: Some(body.len() as u32) }), vec![body]),
+        };
+        let frame = Frame { head: BlockAnswer { ticket, answer: Some(answer) }, bodies };
+        if answers.send([frame]).await.is_err() {
+            return;
+        }
+        answered += 1;
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_the_block_are_counted_as_a_lie_and_another_is_asked() {
+    let (mut links, mut members) = (std::collections::BTreeMap::new(), Vec::new());
+    for index in 0..3u8 {
+        let key = SecretKey::from_seed(&[index; 32]).public();
+        let ring = dht::ring_id(&ClusterId([1; 16]), &key, b"test");
+        members.push(Member { node: NodeId(index.into()), ring, domain: format!("host-{index}") });
+    }
+    let ring = Ring::new(members).expect("a ring");
+    let first = ring.ranked(&id())[0];
+    for index in 0..3u8 {
+        let manner = if NodeId(index.into()) == first { Manner::Lies } else { Manner::Honest };
+        links.insert(NodeId(index.into()), Exchange::start(node(index, manner).await.0));
+    }
+    let blocks = Blocks::new(ring, links, 3);
+    assert_eq!(blocks.get(id()).await.expect("two are honest"), BLOCK);
+    assert_eq!(blocks.lies(), 1);
+}
+
+#[tokio::test]
+async fn whoever_waits_is_told_at_once_of_a_link_that_breaks_in_the_middle_of_an_answer() {
+    let (dialler, _) = node(1, Manner::CutsOff).await;
+    let link = Exchange::<BlockService>::start(dialler);
+    let began = Instant::now();
+    assert!(link.ask(get(), PATIENCE).await.is_err());
+    assert!(began.elapsed() < PATIENCE, "it was waited for");
+    let mut answer = link.ask(get(), PATIENCE).await;
+    while answer.is_err() && began.elapsed() < 2 * PATIENCE {
+        answer = link.ask(get(), PATIENCE).await;
+    }
+    assert_eq!(answer.expect("it is there again").1, [BLOCK]);
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_up_is_let_be_for_a_while() {
+    let (dialler, connections) = node(1, Manner::HangsUp).await;
+    let link = Exchange::<BlockService>::start(dialler);
+    let (began, mut asked) = (Instant::now(), 0);
+    while began.elapsed() < 2 * REST {
+        assert!(link.ask(get(), PATIENCE).await.is_err());
+        asked += 1;
+    }
+    let connections = connections.load(Ordering::SeqCst);
+    assert!(connections <= 4 && asked > connections, "{connections} connections for {asked} questions");
+}
+
+#[tokio::test]
+async fn a_link_that_owes_an_answer_for_too_long_is_given_up() {
+    let (dialler, connections) = node(1, Manner::FallsSilent).await;
+    let link = Exchange::<BlockService>::start_with(dialler, Duration::from_millis(400));
+    assert_eq!(link.ask(get(), PATIENCE).await.expect("it answers once").1, [BLOCK]);
+    let began = Instant::now();
+    assert!(link.ask(get(), PATIENCE).await.is_err());
+    assert!(began.elapsed() < PATIENCE, "only patience ended it");
+    assert_eq!(link.ask(get(), PATIENCE).await.expect("a new link").1, [BLOCK]);
+    assert_eq!(connections.load(Ordering::SeqCst), 2);
+    // Silence alone is no debt.
+    let (dialler, connections) = node(2, Manner::Honest).await;
+    let link = Exchange::<BlockService>::start_with(dialler, Duration::from_millis(100));
+    for _ in 0..3 {
+        assert_eq!(link.ask(get(), PATIENCE).await.expect("it answers").1, [BLOCK]);
+        drop(link.ask(get(), Duration::ZERO).await);
+        tokio::time::timeout(Duration::from_millis(300), std::future::pending::<()>()).await.unwrap_err();
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
