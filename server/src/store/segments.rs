@@ -107,6 +107,9 @@ impl Segments {
             return Ok(file.clone());
         }
         let file = Arc::new(File::open(self.path_of(number))?);
+        // Of blocks that follow one another each is read from another node: what the kernel would read ahead is
+        // mostly not asked for here.
+        let _ = rustix::fs::fadvise(&*file, 0, None, rustix::fs::Advice::Random);
         let mut open = self.open.lock();
         if open.len() >= OPEN_FILES_MAX {
             open.pop_first();
