@@ -14,7 +14,7 @@ use meta::{
 
 use super::brake::Point;
 use super::journal::{FILE, Journal, Told, What, Who, name_of};
-use super::line::{Desk, Line};
+use super::line::{Desk, Line, Relied};
 use super::plan::Work;
 use crate::rng::Rng;
 
@@ -190,21 +190,46 @@ impl Program {
     async fn section(&mut self, place: Place) {
         let (file, begun) = (place.counter, self.now());
         if !self.lock(file).await {
-            return self.leased.forget_lost(file);
+            return self.lose(file).await;
         }
+        self.relied(|relied| relied.begin(file, self.owner));
         self.journal(|journal| journal.waited(self.who, begun, true));
         self.desk.brake.pass(Point::Locked).await;
         if let Some(seen) = self.look(file).await {
             let work = self.rng.below(20_000_000);
             pause(Duration::from_nanos(work)).await;
-            self.do_deed(What::Write(file), Some(seen)).await;
+            let turn = self.relied(|relied| relied.turn(file));
+            let _turn = turn.lock().await;
+            if self.relied(|relied| relied.holds(file, self.owner)) {
+                self.do_deed(What::Write(file), Some(seen)).await;
+            }
         }
+        self.unlock(file).await;
+        self.relied(|relied| relied.end(file, self.owner));
+    }
+
+    fn relied<R>(&self, what: impl FnOnce(&mut Relied) -> R) -> R {
+        what(&mut self.desk.relied.lock().expect("nobody panics with it"))
+    }
+
+    /// Locks on a file are lost: nothing more is done here that relies on them.
+    async fn lose(&self, file: Ino) {
+        let turn = self.relied(|relied| relied.turn(file));
+        let _turn = turn.lock().await;
+        self.relied(|relied| relied.lose(file));
+        self.leased.forget_lost(file);
+    }
+
+    /// Gives a lock back, unless it is lost.
+    async fn unlock(&self, file: Ino) {
         let unlock = lock(file, self.owner, LockMode::Unlock, LockHow::Try);
         for _ in 0..20 {
+            if !self.relied(|relied| relied.holds(file, self.owner)) {
+                return;
+            }
             match self.call(unlock.clone()).await {
                 Some(Ok(_)) => return,
-                // The locks are lost: nothing more is done here that relies on them.
-                Some(Err(_)) => return self.leased.forget_lost(file),
+                Some(Err(_)) => return self.lose(file).await,
                 None => pause(Duration::from_secs(1)).await,
             }
         }
