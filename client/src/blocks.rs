@@ -118,8 +118,9 @@ impl BlockStore for Blocks {
         let (mut total, mut free, mut heard) = (0, 0, false);
         for answer in answers {
             if let Ok((Answer::Room(room), _)) = answer {
-                total += room.capacity;
-                free += room.free;
+                // A node may say anything.
+                total = u64::saturating_add(total, room.capacity);
+                free = u64::saturating_add(free, room.free);
                 heard = true;
             }
         }

@@ -64,8 +64,16 @@ impl Service for BlockService {
     type Dial = Dialler;
 
     async fn open(dial: &Dialler) -> Option<(Self::Asks, Self::Answers)> {
-        let (answers, asks) = pipe::split(dial.connect().await.ok()?);
-        Some((asks, answers))
+        match dial.connect().await {
+            Ok(link) => {
+                let (answers, asks) = pipe::split(link);
+                Some((asks, answers))
+            }
+            Err(error) => {
+                tracing::debug!(?dial, %error, "no link to a storage node");
+                None
+            }
+        }
     }
 
     async fn send(asks: &mut Self::Asks, questions: Vec<(u64, Self::Ask)>) -> bool {

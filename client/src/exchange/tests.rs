@@ -12,7 +12,7 @@ use proto::wire::{self, Outcome};
 use tokio::io::AsyncWriteExt as _;
 
 use super::*;
-use crate::backend::BlockStore as _;
+use crate::backend::{BlockError, BlockStore as _};
 use crate::blocks::Blocks;
 
 /// What a node does with what it is asked.
@@ -28,6 +28,10 @@ enum Manner {
     HangsUp,
     /// Answers once and never again.
     FallsSilent,
+    /// Answers what nobody asked, and what was asked with something else.
+    Babbles,
+    /// Claims more than a frame may hold.
+    Claims,
 }
 
 const BLOCK: &[u8] = b"what a block holds";
@@ -68,12 +72,35 @@ async fn serve(mut link: Link, manner: Manner, connections_before: usize) {
             let _ = link.shutdown().await;
             return;
         }
+        Manner::Claims => {
+            let _ = link.write_all(&[0xff; 8]).await;
+            return std::future::pending().await;
+        }
         _ => {}
     }
     let (mut asks, mut answers) = pipe::split(link);
     let mut answered = 0;
     while let Ok(Some(Frame { head: BlockAsk { ticket, ask }, .. })) = asks.next().await {
         if manner == Manner::FallsSilent && answered > 0 {
+            continue;
+        }
+        if manner == Manner::Babbles {
+            let unasked = Answer::Got(wire::Got { size: Some(2) });
+            let head = BlockAnswer { ticket: ticket + 1000, answer: Some(unasked) };
+            let unasked = Frame { head, bodies: vec![Bytes::from_static(b"hi")] };
+            let other = match ask {
+                Some(Ask::Get(_)) => Some(Answer::Kept(wire::Kept { outcomes: vec![-7; 3] })),
+                Some(Ask::Put(_)) => Some(Answer::Kept(wire::Kept { outcomes: vec![1; 99] })),
+                Some(Ask::Has(_)) => Some(Answer::Held(wire::Held { held: vec![true; 99] })),
+                Some(Ask::Space(_)) => {
+                    Some(Answer::Room(wire::Room { capacity: u64::MAX, used: u64::MAX, free: u64::MAX }))
+                }
+                None => None,
+            };
+            let other = Frame::from(BlockAnswer { ticket, answer: other });
+            if answers.send([unasked, other]).await.is_err() {
+                return;
+            }
             continue;
         }
         let body = Bytes::from_static(if manner == Manner::Lies { b"some other bytes.." } else { BLOCK });
@@ -92,8 +119,8 @@ async fn serve(mut link: Link, manner: Manner, connections_before: usize) {
     }
 }
 
-#[tokio::test]
-async fn bytes_that_are_not_the_block_are_counted_as_a_lie_and_another_is_asked() {
+/// Three copies of each block, on nodes of these manners; the first holds [`id`] before all others.
+async fn blocks(manners: [Manner; 3]) -> Blocks {
     let (mut links, mut members) = (std::collections::BTreeMap::new(), Vec::new());
     for index in 0..3u8 {
         let key = SecretKey::from_seed(&[index; 32]).public();
@@ -101,12 +128,32 @@ async fn bytes_that_are_not_the_block_are_counted_as_a_lie_and_another_is_asked(
         members.push(Member { node: NodeId(index.into()), ring, domain: format!("host-{index}") });
     }
     let ring = Ring::new(members).expect("a ring");
-    let first = ring.ranked(&id())[0];
-    for index in 0..3u8 {
-        let manner = if NodeId(index.into()) == first { Manner::Lies } else { Manner::Honest };
-        links.insert(NodeId(index.into()), Exchange::start(node(index, manner).await.0));
+    for (place, manner) in ring.ranked(&id()).into_iter().zip(manners) {
+        links.insert(place, Exchange::start(node(place.0 as u8, manner).await.0));
     }
-    let blocks = Blocks::new(ring, links, 3);
+    Blocks::new(ring, links, 3)
+}
+
+#[tokio::test]
+async fn answers_to_other_questions_are_no_answers() {
+    use Manner::{Babbles, Claims, Honest};
+    for bad in [Babbles, Claims] {
+        let one_bad = blocks([bad, Honest, Honest]).await;
+        assert_eq!(one_bad.get(id()).await.expect("two are honest"), BLOCK, "{bad:?}");
+    }
+    let all_bad = blocks([Babbles; 3]).await;
+    assert!(matches!(all_bad.get(id()).await, Err(BlockError::Unavailable(_))));
+    let space = all_bad.space().await.expect("they say something");
+    assert_eq!((space.total, space.free), (u64::MAX / 3, u64::MAX / 3), "a sum that does not fit");
+    let link = Exchange::<BlockService>::start(node(9, Babbles).await.0);
+    let put = Ask::Put(wire::Put { blocks: vec![wire::Block { id: Bytes::new(), size: 18 }] });
+    let answer = link.ask((put, vec![Bytes::from_static(BLOCK)]), PATIENCE).await.expect("of the right kind");
+    assert!(matches!(answer, (Answer::Kept(kept), _) if kept.outcomes.len() == 99), "whoever asked counts them");
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_the_block_are_counted_as_a_lie_and_another_is_asked() {
+    let blocks = blocks([Manner::Lies, Manner::Honest, Manner::Honest]).await;
     assert_eq!(blocks.get(id()).await.expect("two are honest"), BLOCK);
     assert_eq!(blocks.lies(), 1);
 }
