@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -65,17 +65,21 @@ pub enum LockWait {
 
 /// Who has locks on a file, and through which handles they were taken.
 #[derive(Debug, Default)]
-pub(super) struct LockOwners(Mutex<BTreeMap<(LockKind, u64), BTreeSet<Handle>>>);
+pub(super) struct LockOwners {
+    of: Mutex<BTreeMap<(LockKind, u64), BTreeSet<Handle>>>,
+    /// How often all of them were lost.
+    losses: AtomicU64,
+}
 
 impl LockOwners {
     /// Whether there are any.
     pub(super) fn any(&self) -> bool {
-        !self.0.lock().is_empty()
+        !self.of.lock().is_empty()
     }
 
     /// An owner has no locks any more.
     pub(super) fn forget(&self, kind: LockKind, owner: u64) {
-        self.0.lock().remove(&(kind, owner));
+        self.of.lock().remove(&(kind, owner));
     }
 }
 
@@ -213,7 +217,7 @@ impl<M: Metadata, B: BlockStore> Filesystem<M, B> {
     /// As [`Filesystem::unlock`].
     pub async fn close_locks(&self, handle: Handle, owner: u64) -> Result<()> {
         let open = self.shared.handle(handle)?;
-        let has_some = open.file.owners.0.lock().contains_key(&(LockKind::Posix, owner));
+        let has_some = open.file.owners.of.lock().contains_key(&(LockKind::Posix, owner));
         match has_some {
             true => self.unlock(handle, FileLock::none(LockKind::Posix, owner)).await,
             false => Ok(()),
@@ -239,7 +243,9 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
         request: LockRequest,
     ) -> Result<Locked> {
         // Before it may be granted: giving back what the owner had before is not tried again from here on.
-        open.file.owners.0.lock().entry((request.kind, request.owner)).or_default().insert(handle);
+        let owners = &open.file.owners;
+        owners.of.lock().entry((request.kind, request.owner)).or_default().insert(handle);
+        let losses = owners.losses.load(Ordering::SeqCst);
         let write = if open.flags.write { meta::WRITE | meta::OPENED } else { open.flags.mask() };
         let ops = [Op::Lock(request), Op::Open { ino: request.ino, mask: write }];
         let answers = self.calls(ops.map(|op| Call { caller: open.caller.clone(), op }).into()).await?;
@@ -258,7 +264,14 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
             return Ok(locked);
         }
         if request.kind != LockKind::Append {
-            open.locks.taken.store(true, Ordering::Release);
+            open.locks.taken.store(true, Ordering::SeqCst);
+            if owners.losses.load(Ordering::SeqCst) != losses {
+                // Whoever lost them may not have known of this one. If it is a new one, it is given back when the
+                // handle is closed.
+                owners.of.lock().entry((request.kind, request.owner)).or_default().insert(handle);
+                open.locks.lost.store(true, Ordering::Release);
+                return Err(Denied::Fenced.into());
+            }
         }
         // Whoever lost the right to open the file reads on as it was.
         if let Answer::Done(Reply::Opened { attr, content }) = opened {
@@ -331,7 +344,7 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     /// itself (`flock`, OFD locks).
     pub(super) async fn release_locks(self: &Arc<Self>, handle: Handle, open: &Arc<Open>) {
         let left: Vec<_> = {
-            let owners = open.file.owners.0.lock();
+            let owners = open.file.owners.of.lock();
             owners.iter().filter(|(_, handles)| handles.contains(&handle)).map(|(owner, _)| *owner).collect()
         };
         for (kind, owner) in left {
@@ -344,12 +357,14 @@ impl<M: Metadata, B: BlockStore> Shared<M, B> {
     /// Locks on this file were lost, and others may have had them since. What was written and not committed is
     /// dropped, and handles that had locks are of no more use.
     pub(super) fn lose_locks(&self, file: &OpenFile, pipeline: &mut Pipeline) {
+        // Counted first: who takes a lock meanwhile says so first, and then looks here.
+        file.owners.losses.fetch_add(1, Ordering::SeqCst);
         for open in self.handles_of(file.ino) {
-            if open.locks.taken.load(Ordering::Acquire) {
+            if open.locks.taken.load(Ordering::SeqCst) {
                 open.locks.lost.store(true, Ordering::Release);
             }
         }
-        file.owners.0.lock().clear();
+        file.owners.of.lock().clear();
         let dropped = self.drop_changes(file, pipeline, None);
         tracing::error!(ino = file.ino.0, dropped, "locks were lost; files that had them must be closed");
         self.metadata.forget_lost(file.ino);
@@ -396,7 +411,7 @@ async fn give_back_later<M: Metadata, B: BlockStore>(shared: Weak<Shared<M, B>>,
         let Some(shared) = shared.upgrade() else { return };
         let _turn = match lock.kind {
             LockKind::Append => Some(open.file.appending.lock().await),
-            _ if open.file.owners.0.lock().contains_key(&(lock.kind, lock.owner)) => return,
+            _ if open.file.owners.of.lock().contains_key(&(lock.kind, lock.owner)) => return,
             _ => None,
         };
         match shared.try_give_back(&open, lock).await {

@@ -32,7 +32,7 @@ pub(crate) struct Replicas {
     pub(crate) away: AtomicUsize,
     /// How many come through before that.
     pub(crate) spare_answers: AtomicUsize,
-    /// How many of the next answers are held back until `answering`.
+    /// How many of the next answers about locks are held back until `answering`.
     pub(crate) held_answers: AtomicUsize,
     pub(crate) answering: watch::Sender<bool>,
     stores: Arc<Stores>,
@@ -92,7 +92,9 @@ impl Metadata for Replicas {
             answers
         };
         let less = |left: usize| left.checked_sub(1);
-        if self.held_answers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+        // What is asked in the background goes on.
+        let about_locks = batch.calls.iter().any(|call| matches!(call.op, Op::Lock(_)));
+        if about_locks && self.held_answers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
             let _ = self.answering.subscribe().wait_for(|answering| *answering).await;
         }
         if self.spare_answers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {

@@ -226,9 +226,8 @@ async fn a_lock_that_was_lost_before_its_answer_was_read_is_none() {
         // It stands still, and others have the lock. When it goes on it hears first that all is over.
         world.replicas.pass(Duration::from_secs(100));
         others_write(&world, inos[0]).await;
-        let before = one.generation();
         late.store(100, Ordering::SeqCst);
-        until(|| one.generation() != before).await;
+        assert_eq!(denied(one.need_locks(other).await), Denied::Fenced, "leases: {leased}");
         world.replicas.answering.send_replace(true);
         assert_eq!(denied(asked.await.expect("no panic")), Denied::Fenced, "leases: {leased}");
     }
