@@ -2,22 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use proto::MESSAGE_MAX;
 use proto::link::{Dialled, Dialler};
-use proto::pipe::{self, Frame};
-use proto::wire::consensus_client::ConsensusClient;
+use proto::pipe::{self, Frame, Head, Reader};
 use proto::wire::{BlockAnswer, BlockAsk, ReadAnswer, ReadAsk, block_answer, block_ask, read_answer};
-use tokio::io::{ReadHalf, WriteHalf};
+use tokio::io::ReadHalf;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
-use tonic::transport::Channel;
 
 /// Questions waiting to be sent.
 const QUEUE_MAX: usize = 64;
@@ -34,21 +28,16 @@ const SHUNNED: Duration = Duration::from_secs(30);
 pub(crate) trait Service: Debug + Send + 'static {
     type Ask: Debug + Send;
     type Answer: Debug + Send;
-    /// What opens a link.
-    type Dial: Debug + Clone + Send + 'static;
-    /// Where questions go.
-    type Asks: Send + 'static;
-    /// Where answers come from.
-    type Answers: Send + 'static;
+    /// A question on the wire.
+    type Question: Head;
+    /// An answer on the wire.
+    type Reply: Head;
 
-    /// Opens a link, if there is somebody.
-    fn open(dial: &Self::Dial) -> impl Future<Output = Option<(Self::Asks, Self::Answers)>> + Send;
+    /// Writes a question.
+    fn question(ticket: u64, ask: Self::Ask) -> Frame<Self::Question>;
 
-    /// Sends questions with their tickets; false if the link is broken.
-    fn send(asks: &mut Self::Asks, questions: Vec<(u64, Self::Ask)>) -> impl Future<Output = bool> + Send;
-
-    /// The next answer, and to which ticket; none if the link is at its end.
-    fn next(answers: &mut Self::Answers) -> impl Future<Output = Option<(u64, Option<Self::Answer>)>> + Send;
+    /// Reads an answer, and to which ticket it is.
+    fn answer(reply: Frame<Self::Reply>) -> (u64, Option<Self::Answer>);
 }
 
 /// Blocks of a storage node.
@@ -57,33 +46,19 @@ pub(crate) struct BlockService;
 
 impl Service for BlockService {
     type Answer = (block_answer::Answer, Vec<Bytes>);
-    type Answers = pipe::Reader<ReadHalf<Dialled>>;
     /// A question, and the blocks that go with it.
     type Ask = (block_ask::Ask, Vec<Bytes>);
-    type Asks = pipe::Writer<WriteHalf<Dialled>>;
-    type Dial = Dialler;
+    type Question = BlockAsk;
+    type Reply = BlockAnswer;
 
-    async fn open(dial: &Dialler) -> Option<(Self::Asks, Self::Answers)> {
-        match dial.connect().await {
-            Ok(link) => {
-                let (answers, asks) = pipe::split(link);
-                Some((asks, answers))
-            }
-            Err(error) => {
-                tracing::debug!(?dial, %error, "no link to a storage node");
-                None
-            }
-        }
+    fn question(ticket: u64, (ask, bodies): Self::Ask) -> Frame<BlockAsk> {
+        Frame { head: BlockAsk { ticket, ask: Some(ask) }, bodies }
     }
 
-    async fn send(asks: &mut Self::Asks, questions: Vec<(u64, Self::Ask)>) -> bool {
-        let frame = |(ticket, (ask, bodies))| Frame { head: BlockAsk { ticket, ask: Some(ask) }, bodies };
-        asks.send(questions.into_iter().map(frame)).await.is_ok()
-    }
-
-    async fn next(answers: &mut Self::Answers) -> Option<(u64, Option<Self::Answer>)> {
-        let Frame { head: BlockAnswer { ticket, answer }, bodies } = answers.next().await.ok()??;
-        Some((ticket, answer.map(|answer| (answer, bodies))))
+    fn answer(
+        Frame { head: BlockAnswer { ticket, answer }, bodies }: Frame<BlockAnswer>,
+    ) -> (u64, Option<Self::Answer>) {
+        (ticket, answer.map(|answer| (answer, bodies)))
     }
 }
 
@@ -93,31 +68,17 @@ pub(crate) struct ReadService;
 
 impl Service for ReadService {
     type Answer = read_answer::Answer;
-    type Answers = Streaming<ReadAnswer>;
     /// Its ticket is set when it is sent.
     type Ask = ReadAsk;
-    type Asks = mpsc::Sender<ReadAsk>;
-    type Dial = Channel;
+    type Question = ReadAsk;
+    type Reply = ReadAnswer;
 
-    async fn open(dial: &Channel) -> Option<(Self::Asks, Self::Answers)> {
-        let (asks, outgoing) = mpsc::channel(4);
-        let mut client = ConsensusClient::new(dial.clone()).max_decoding_message_size(MESSAGE_MAX);
-        let answers = client.read(ReceiverStream::new(outgoing)).await.ok()?;
-        Some((asks, answers.into_inner()))
+    fn question(ticket: u64, ask: ReadAsk) -> Frame<ReadAsk> {
+        ReadAsk { ticket, ..ask }.into()
     }
 
-    async fn send(asks: &mut Self::Asks, questions: Vec<(u64, ReadAsk)>) -> bool {
-        for (ticket, ask) in questions {
-            if asks.send(ReadAsk { ticket, ..ask }).await.is_err() {
-                return false;
-            }
-        }
-        true
-    }
-
-    async fn next(answers: &mut Self::Answers) -> Option<(u64, Option<Self::Answer>)> {
-        let ReadAnswer { ticket, answer } = answers.message().await.ok()??;
-        Some((ticket, answer))
+    fn answer(Frame { head: ReadAnswer { ticket, answer }, .. }: Frame<ReadAnswer>) -> (u64, Option<Self::Answer>) {
+        (ticket, answer)
     }
 }
 
@@ -141,12 +102,12 @@ pub(crate) struct Silent;
 
 impl<S: Service> Exchange<S> {
     /// A link that `dial` opens.
-    pub(crate) fn start(dial: S::Dial) -> Exchange<S> {
+    pub(crate) fn start(dial: Dialler) -> Exchange<S> {
         Exchange::start_with(dial, SILENT_MAX)
     }
 
     /// The same, given up when it owes answers for so long.
-    fn start_with(dial: S::Dial, silent_max: Duration) -> Exchange<S> {
+    fn start_with(dial: Dialler, silent_max: Duration) -> Exchange<S> {
         let (questions, waiting) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(run(dial, waiting, silent_max));
         Exchange { questions, resting: Arc::default() }
@@ -207,14 +168,18 @@ impl<S: Service> Pending<S> {
     }
 }
 
-async fn run<S: Service>(dial: S::Dial, mut waiting: mpsc::Receiver<Question<S>>, silent_max: Duration) {
+async fn run<S: Service>(dial: Dialler, mut waiting: mpsc::Receiver<Question<S>>, silent_max: Duration) {
     let (mut ticket, mut questions) = (0, Vec::new());
     while waiting.recv_many(&mut questions, TOGETHER_MAX).await > 0 {
-        let Some((mut asks, answers)) = S::open(&dial).await else {
-            // Fail what waits at once, so that its askers turn to another node.
-            questions.clear();
-            fail_for(REST, &mut waiting).await;
-            continue;
+        let (answers, mut asks) = match dial.connect().await {
+            Ok(link) => pipe::split(link),
+            Err(error) => {
+                tracing::debug!(?dial, %error, "no link to this node");
+                // Fail what waits at once, so that its askers turn to another node.
+                questions.clear();
+                fail_for(REST, &mut waiting).await;
+                continue;
+            }
         };
         let pending = Arc::new(Mutex::new(Pending::<S>::default()));
         let mut reading = tokio::spawn(read::<S>(answers, pending.clone(), silent_max));
@@ -224,11 +189,11 @@ async fn run<S: Service>(dial: S::Dial, mut waiting: mpsc::Receiver<Question<S>>
             for Question { ask, answer } in questions.drain(..) {
                 ticket += 1;
                 pending.lock().ask(ticket, answer);
-                sending.push((ticket, ask));
+                sending.push(S::question(ticket, ask));
             }
             tokio::select! {
                 _ = &mut reading => break,
-                sent = S::send(&mut asks, sending) => if !sent { break },
+                sent = asks.send(sending) => if sent.is_err() { break },
             }
             tokio::select! {
                 _ = &mut reading => break,
@@ -251,9 +216,13 @@ async fn run<S: Service>(dial: S::Dial, mut waiting: mpsc::Receiver<Question<S>>
 
 /// Hands answers to their askers until the link ends, or is silent for too long: a process that stands still has a
 /// kernel that keeps its links.
-async fn read<S: Service>(mut answers: S::Answers, pending: Arc<Mutex<Pending<S>>>, silent_max: Duration) {
+async fn read<S: Service>(
+    mut answers: Reader<ReadHalf<Dialled>>,
+    pending: Arc<Mutex<Pending<S>>>,
+    silent_max: Duration,
+) {
     loop {
-        let mut next = std::pin::pin!(S::next(&mut answers));
+        let mut next = std::pin::pin!(answers.next());
         let next = loop {
             tokio::select! {
                 next = &mut next => break next,
@@ -264,7 +233,8 @@ async fn read<S: Service>(mut answers: S::Answers, pending: Arc<Mutex<Pending<S>
                 }
             }
         };
-        let Some((ticket, answer)) = next else { return };
+        let Ok(Some(reply)) = next else { return };
+        let (ticket, answer) = S::answer(reply);
         pending.lock().answer(ticket, answer);
     }
 }

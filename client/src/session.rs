@@ -11,15 +11,13 @@ use base::{Decode as _, Encode as _, ReplicaId, SecretKey, Time, To};
 use bft::client::{Output, Session as Core};
 use bytes::Bytes;
 use meta::{Answer, BATCH_MAX, Batch, By, Call, Denied, Op, PATCHES_LEN_MAX};
-use proto::MESSAGE_MAX;
 use proto::frame::framed;
-use proto::link::{self, Identity, LinkError};
+use proto::link::{Dialled, Dialler, Identity, LinkError, Protocol};
+use proto::pipe::{self, Writer};
 use proto::view::ClusterView;
-use proto::wire::consensus_client::ConsensusClient;
 use proto::wire::{Hello, SessionDown, SessionUp};
+use tokio::io::WriteHalf;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
 use crate::backend::{CALL_TIMEOUT, Metadata, OUTSTANDING_MAX, RETRANSMIT, Unavailable};
 use crate::exchange::Exchange;
@@ -30,6 +28,8 @@ const REQUEST_TARGET: usize = 96 << 10;
 /// What the answers to one request may add up to, bytes. Replicas refuse the calls of a batch whose
 /// answers go beyond `meta::ANSWERS_LEN_MAX`.
 const ANSWERS_TARGET: usize = meta::ANSWERS_LEN_MAX - (128 << 10);
+/// What of a replica's reason is told, characters.
+const REFUSED_MAX: usize = 200;
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
@@ -72,11 +72,12 @@ impl Session {
         let recalls = Arc::new(Notify::new());
         for (index, node) in view.replicas().enumerate() {
             let (requests, waiting) = mpsc::channel(64);
-            let channel = link::dial(identity, node.address, node.key)?;
-            read_links.push(Exchange::start(channel.clone()));
+            let dial = |protocol| Dialler::new(identity, node.address, node.key, protocol);
+            read_links.push(Exchange::start(dial(Protocol::Reads)?));
             let hello = Hello { session, label: label.to_owned() };
-            let down = Down { replica: ReplicaId(index as u16), replies: replies_in.clone(), recalls: recalls.clone() };
-            tokio::spawn(carry(channel, hello, waiting, down));
+            let (replica, replies, recalls) = (ReplicaId(index as u16), replies_in.clone(), recalls.clone());
+            let down = Down { replica, replies, recalls, refused: false };
+            tokio::spawn(carry(dial(Protocol::Session)?, hello, waiting, down));
             links.push(requests);
         }
         let params = bft::client::Params {
@@ -335,11 +336,17 @@ struct Down {
     replica: ReplicaId,
     replies: mpsc::Sender<(ReplicaId, bft::Reply)>,
     recalls: Arc<Notify>,
+    /// It has refused the session, and that was told.
+    refused: bool,
 }
 
 impl Down {
     /// False if nobody listens any more.
-    async fn take(&self, frame: SessionDown) -> bool {
+    async fn take(&mut self, frame: SessionDown) -> bool {
+        if !frame.refused.is_empty() && !std::mem::replace(&mut self.refused, true) {
+            let why: String = frame.refused.chars().take(REFUSED_MAX).collect();
+            tracing::warn!(replica = ?self.replica, ?why, "no session with this replica");
+        }
         if frame.recalled {
             self.recalls.notify_one();
         }
@@ -353,46 +360,59 @@ impl Down {
     }
 }
 
-/// Keeps a session's stream to one replica open for as long as the session lives.
-async fn carry(channel: Channel, hello: Hello, mut requests: mpsc::Receiver<Bytes>, to: Down) {
+/// Keeps a session's link to one replica open for as long as the session lives.
+async fn carry(dialler: Dialler, hello: Hello, mut requests: mpsc::Receiver<Bytes>, mut to: Down) {
     let mut backoff = BACKOFF_MIN;
     loop {
-        let (frames, outgoing) = mpsc::channel(4);
-        let first = SessionUp { hello: Some(hello.clone()), requests: Vec::new() };
-        frames.try_send(first).expect("an empty queue has room");
-        let mut client = ConsensusClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX);
-        match client.session(ReceiverStream::new(outgoing)).await {
-            Ok(answer) => {
-                backoff = BACKOFF_MIN;
-                let mut down = answer.into_inner();
-                let mut batch = Vec::new();
-                loop {
-                    tokio::select! {
-                        frame = down.message() => {
-                            let Ok(Some(frame)) = frame else { break };
-                            if !to.take(frame).await {
-                                return;
-                            }
-                        }
-                        count = requests.recv_many(&mut batch, 64) => {
-                            if count == 0 {
-                                return;
-                            }
-                            for requests in framed(&mut batch) {
-                                if frames.send(SessionUp { hello: None, requests }).await.is_err() {
-                                    break;
-                                }
-                            }
+        match dialler.connect().await {
+            Ok(link) => {
+                let began = Instant::now();
+                let (mut downs, ups) = pipe::split(link);
+                let heard = async {
+                    while let Ok(Some(frame)) = downs.next().await {
+                        if !to.take(frame.head).await {
+                            return;
                         }
                     }
+                };
+                let ended = tokio::select! {
+                    () = heard => false,
+                    ended = send_requests(&hello, &mut requests, ups) => ended,
+                };
+                if ended {
+                    return;
+                }
+                // Whoever hangs up at once is as good as nobody.
+                if began.elapsed() > BACKOFF_MAX {
+                    backoff = BACKOFF_MIN;
                 }
             }
-            Err(status) => tracing::debug!(replica = ?to.replica, %status, "no session with this replica"),
+            Err(error) => tracing::debug!(replica = ?to.replica, %error, "no session with this replica"),
         }
         if to.replies.is_closed() {
             return;
         }
         tokio::time::sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// Sends what waits, until the link breaks or nobody asks any more (true).
+async fn send_requests(
+    hello: &Hello,
+    requests: &mut mpsc::Receiver<Bytes>,
+    mut ups: Writer<WriteHalf<Dialled>>,
+) -> bool {
+    let first = SessionUp { hello: Some(hello.clone()), requests: Vec::new() };
+    let mut frames = vec![first];
+    let mut batch = Vec::new();
+    loop {
+        if ups.send(frames.drain(..).map(Into::into)).await.is_err() {
+            return false;
+        }
+        if requests.recv_many(&mut batch, 64).await == 0 {
+            return true;
+        }
+        frames.extend(framed(&mut batch).into_iter().map(|requests| SessionUp { hello: None, requests }));
     }
 }

@@ -55,19 +55,35 @@ pub struct PeerKey(pub PublicKey);
 /// What is spoken on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// gRPC.
+    /// gRPC: what operators ask.
     Calls,
-    /// Frames of a head and bodies ([`crate::pipe`]).
+    /// Blocks of a storage node, in frames ([`crate::pipe`]) as all that follows.
     Blocks,
+    /// What one replica says to another.
+    Peer,
+    /// A client's requests, and a replica's replies.
+    Session,
+    /// Reads that a replica proves.
+    Reads,
 }
 
 impl Protocol {
+    const ALL: [Protocol; 5] = [Protocol::Calls, Protocol::Blocks, Protocol::Peer, Protocol::Session, Protocol::Reads];
+
     /// Its name in the handshake.
     fn alpn(self) -> &'static [u8] {
         match self {
             Protocol::Calls => b"h2",
             Protocol::Blocks => b"mangrove-blocks/1",
+            Protocol::Peer => b"mangrove-peer/1",
+            Protocol::Session => b"mangrove-session/1",
+            Protocol::Reads => b"mangrove-reads/1",
         }
+    }
+
+    /// What was agreed on in a handshake.
+    fn agreed(alpn: Option<&[u8]>) -> Protocol {
+        Protocol::ALL.into_iter().find(|protocol| Some(protocol.alpn()) == alpn).unwrap_or(Protocol::Calls)
     }
 }
 
@@ -370,8 +386,7 @@ pub fn accept(
                     return;
                 };
                 let Ok(connection) = connections.try_acquire_owned() else { return };
-                let blocks = secured.get_ref().1.alpn_protocol() == Some(Protocol::Blocks.alpn());
-                let protocol = if blocks { Protocol::Blocks } else { Protocol::Calls };
+                let protocol = Protocol::agreed(secured.get_ref().1.alpn_protocol());
                 let _ = ready.send(Ok(Link { stream: secured, key, protocol, _places: [share, connection] })).await;
             });
             under_way.push_back(handshake.abort_handle());
@@ -405,6 +420,12 @@ impl Link {
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn key(&self) -> PublicKey {
+        self.key
     }
 }
 
@@ -509,11 +530,11 @@ mod tests {
     #[tokio::test]
     async fn both_sides_know_what_is_spoken() {
         let (node, user) = (identity(1), identity(2));
-        for offered in [&[Protocol::Calls][..], &[Protocol::Calls, Protocol::Blocks]] {
+        for offered in [&[Protocol::Calls][..], &[Protocol::Calls, Protocol::Blocks], &Protocol::ALL] {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("bound");
             let mut accepted = accept(&node, listener, BTreeSet::from([user.public()]), offered).expect("TLS");
-            for wanted in [Protocol::Calls, Protocol::Blocks] {
+            for wanted in Protocol::ALL {
                 let dialler = Dialler::new(&user, address, node.public(), wanted).expect("a dialler");
                 match dialler.connect().await {
                     Ok(_link) => {

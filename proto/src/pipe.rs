@@ -1,4 +1,4 @@
-//! Frames of a head and bodies over a link: how blocks travel.
+//! Frames of a head and bodies over a link: how all travels but operators' questions.
 //!
 //! ```text
 //! 0  length  u32   of all that follows, bytes: at most MESSAGE_MAX
@@ -9,7 +9,8 @@
 //!
 //! Bodies are never copied into a message nor out of one: they go to TLS from where they are, and what is
 //! received shares the memory of its frame. HTTP/2, with its own frames and windows inside those of TLS and
-//! TCP, cost two fifths of the time of a large write (ADR 23); everything but blocks still travels on it.
+//! TCP, cost two fifths of the time of a large write (ADR 23). What replicas, and clients and replicas, say to
+//! each other has no bodies.
 
 use std::io::{self, IoSlice};
 
@@ -19,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use crate::MESSAGE_MAX;
 use crate::wire::block_answer::Answer;
 use crate::wire::block_ask::Ask;
-use crate::wire::{BlockAnswer, BlockAsk, Got};
+use crate::wire::{BlockAnswer, BlockAsk, Got, PeerFrame, ReadAnswer, ReadAsk, SessionDown, SessionUp};
 
 /// Length of what is before the head, bytes.
 const START_LEN: usize = 8;
@@ -29,8 +30,16 @@ const PIECES_MAX: usize = 64;
 /// A message that bodies follow.
 pub trait Head: prost::Message + Default {
     /// How long each body is, bytes.
-    fn sizes(&self) -> Vec<u32>;
+    fn sizes(&self) -> Vec<u32> {
+        Vec::new()
+    }
 }
+
+impl Head for PeerFrame {}
+impl Head for SessionUp {}
+impl Head for SessionDown {}
+impl Head for ReadAsk {}
+impl Head for ReadAnswer {}
 
 impl Head for BlockAsk {
     fn sizes(&self) -> Vec<u32> {

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use base::{BlockId, Decode};
 use bytes::Bytes;
 use proto::link::Link;
-use proto::pipe::{self, Frame, FrameError, Reader, Writer};
+use proto::pipe::{self, Frame, Writer};
 use proto::wire::block_answer::Answer;
 use proto::wire::block_ask::Ask;
 use proto::wire::{self, BlockAnswer, BlockAsk, Outcome};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use crate::counts::Counts;
+use crate::frames;
 use crate::store::{PutOutcome, Store};
 
 /// Questions of one link under way at once; further ones wait on the wire.
@@ -38,7 +39,8 @@ impl Blocks {
         let (mut asks, answers) = pipe::split(link);
         let (answers, slots) = (Arc::new(Mutex::new(answers)), Arc::new(Semaphore::new(ASKS_MAX)));
         let mut under_way = JoinSet::new();
-        while let Some(Frame { head: BlockAsk { ticket, ask }, bodies }) = self.next(&mut asks).await {
+        while let Some(Frame { head: BlockAsk { ticket, ask }, bodies }) = frames::next(&mut asks, &self.dropped).await
+        {
             while under_way.try_join_next().is_some() {}
             let slot = slots.clone().acquire_owned().await.expect("never closed");
             // What the kernel has in memory is sent sooner than somebody else is woken to look for it.
@@ -56,17 +58,6 @@ impl Blocks {
             });
         }
         while under_way.join_next().await.is_some() {}
-    }
-
-    /// What is asked next; none if the link ended, or what came was none of a client's.
-    async fn next<R: AsyncRead + Unpin>(&self, asks: &mut Reader<R>) -> Option<Frame<BlockAsk>> {
-        match asks.next().await {
-            Ok(frame) => return frame,
-            Err(FrameError::TooLong(_)) => self.dropped.add("message that is too long"),
-            Err(FrameError::Unreadable) => self.dropped.add("unreadable frame"),
-            Err(FrameError::Broken(_)) => {}
-        }
-        None
     }
 
     /// The answer, if it takes no waiting for a disk.

@@ -4,8 +4,8 @@
 //! (blocks). From the outside in:
 //!
 //! - [`node`]: the composition root; starts everything and stops it;
-//! - `consensus`, `admin`: the gRPC services; `blocks`: what is answered on links of frames; `door`: every
-//!   stranger's byte is decoded and checked here, once;
+//! - `frames`: links, and what comes in on them; `consensus`, `blocks`: who answers on them; `admin`: the gRPC
+//!   service; `door`: every stranger's byte is decoded and checked here, once;
 //! - `driver`: one thread runs the core, one makes its records durable and then speaks;
 //! - `reads`: reads that are proven and not ordered;
 //! - `recovery`: from what is on disk to a replica that contradicts nothing it ever said;
@@ -26,6 +26,7 @@ mod counts;
 mod door;
 mod driver;
 pub mod folder;
+mod frames;
 mod gate;
 pub mod log;
 pub mod node;

@@ -6,14 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use proto::MESSAGE_MAX;
-use proto::link::{self, Identity, Link, LinkError, Protocol};
+use proto::link::{self, Identity, LinkError, Protocol};
 use proto::view::Role;
 use proto::wire::admin_server::AdminServer;
-use proto::wire::consensus_server::ConsensusServer;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::admin::{AdminService, Part};
@@ -21,11 +18,12 @@ use crate::allowance::Allowance;
 use crate::blocks::Blocks;
 use crate::budget::Budgets;
 use crate::config::NodeConfig;
-use crate::consensus::ConsensusService;
+use crate::consensus::Consensus;
 use crate::counts::Counts;
 use crate::door::Door;
 use crate::driver::{Driver, Parts};
 use crate::folder::{Folder, FolderError};
+use crate::frames::{Incoming, divert};
 use crate::gate::Gate;
 use crate::log::LogError;
 use crate::peers::Peers;
@@ -127,7 +125,7 @@ impl Node {
         let (fatal_in, fatal) = mpsc::channel(1);
         let role = config.view.node(config.id).expect("the config was checked").role;
         let protocols: &[Protocol] = match role {
-            Role::Replica => &[Protocol::Calls],
+            Role::Replica => &[Protocol::Calls, Protocol::Peer, Protocol::Session, Protocol::Reads],
             Role::Storage => &[Protocol::Calls, Protocol::Blocks],
         };
         let incoming = link::accept(&identity, listener, config.view.known_keys(), protocols)?;
@@ -201,8 +199,6 @@ struct Running {
     served: tokio::task::JoinHandle<()>,
 }
 
-type Incoming = mpsc::Receiver<io::Result<Link>>;
-
 fn start_replica(
     config: &NodeConfig,
     folder: &Folder,
@@ -235,7 +231,7 @@ fn start_replica(
         fatal,
     };
     let driver = Driver::start(parts, &format!("node-{}", config.id)).map_err(NodeError::Thread)?;
-    let consensus = ConsensusService {
+    let consensus = Arc::new(Consensus {
         door: door.clone(),
         sessions: sessions.clone(),
         replicas: view
@@ -247,17 +243,15 @@ fn start_replica(
         peer_inputs: peer_in,
         gate: Gate::open(door.clone(), budgets, client_in),
         desk: desk.clone(),
-    };
+    });
     let (seen, log_bytes) = (driver.seen.clone(), driver.log_bytes.clone());
     let admin = AdminService {
         node: config.id,
         started: Instant::now(),
         part: Part::Replica { me, replicas: view.replicas().count(), seen, door, sessions, desk, log_bytes },
     };
-    let router = link::server()
-        .add_service(ConsensusServer::new(consensus).max_decoding_message_size(MESSAGE_MAX))
-        .add_service(AdminServer::new(admin));
-    let (stop, served) = serve(router, incoming);
+    let router = link::server().add_service(AdminServer::new(admin));
+    let (stop, served) = serve(router, divert(incoming, move |link| consensus.clone().serve(link)));
     Ok(Running { driver: Some(driver), store: None, stop, served })
 }
 
@@ -269,29 +263,8 @@ fn start_storage(config: &NodeConfig, folder: &Folder, incoming: Incoming) -> Re
     let part = Part::Storage { store: store.clone(), dropped };
     let admin = AdminService { node: config.id, started: Instant::now(), part };
     let router = link::server().add_service(AdminServer::new(admin));
-    let (stop, served) = serve(router, divert(blocks, incoming));
+    let (stop, served) = serve(router, divert(incoming, move |link| blocks.clone().serve(link)));
     Ok(Running { driver: None, store: Some(store), stop, served })
-}
-
-/// Serves the links on which blocks are asked for, and leaves the others. They end when nobody takes these any more.
-fn divert(blocks: Blocks, mut incoming: Incoming) -> Incoming {
-    let (calls, others) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let mut links = JoinSet::new();
-        loop {
-            while links.try_join_next().is_some() {}
-            let link = tokio::select! {
-                () = calls.closed() => return,
-                link = incoming.recv() => link,
-            };
-            match link {
-                Some(Ok(link)) if link.protocol() == Protocol::Blocks => drop(links.spawn(blocks.clone().serve(link))),
-                Some(link) => drop(calls.send(link).await),
-                None => return,
-            }
-        }
-    });
-    others
 }
 
 fn serve(

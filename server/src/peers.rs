@@ -1,23 +1,20 @@
-//! Links to the other replicas: one stream each, many messages a frame.
+//! Links to the other replicas: one each, many messages a frame.
 //!
 //! Queues are bounded and sending never waits: PBFT survives loss, and its status messages ask
 //! again for what was lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::{ReplicaId, To};
 use bytes::Bytes;
-use proto::MESSAGE_MAX;
 use proto::frame::framed;
-use proto::link::{self, Identity, LinkError};
+use proto::link::{Dialled, Dialler, Identity, LinkError, Protocol};
+use proto::pipe;
 use proto::view::ClusterView;
 use proto::wire::PeerFrame;
-use proto::wire::consensus_client::ConsensusClient;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
 /// Messages waiting for one peer.
 const QUEUE_MAX: usize = 4096;
@@ -62,7 +59,7 @@ impl Peers {
             let (queue, waiting) = mpsc::channel(QUEUE_MAX);
             let bytes = Arc::new(AtomicUsize::new(0));
             let waiting = Waiting { messages: waiting, bytes: bytes.clone() };
-            tokio::spawn(run(link::dial(identity, node.address, node.key)?, waiting));
+            tokio::spawn(run(Dialler::new(identity, node.address, node.key, Protocol::Peer)?, waiting));
             queues.push(Some(Queue { messages: queue, bytes }));
         }
         Ok(Peers { queues })
@@ -107,17 +104,22 @@ impl Waiting {
     }
 }
 
-/// Keeps a stream open to one peer for as long as somebody may send.
-async fn run(channel: Channel, mut waiting: Waiting) {
+/// Keeps a link to one peer open for as long as somebody may send.
+async fn run(dialler: Dialler, mut waiting: Waiting) {
     let mut backoff = BACKOFF_MIN;
     loop {
-        let (frames, outgoing) = mpsc::channel(4);
-        let mut client = ConsensusClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX);
-        if let Ok(answer) = client.peer(ReceiverStream::new(outgoing)).await {
-            backoff = BACKOFF_MIN;
-            if carry(answer.into_inner(), &mut waiting, &frames).await.is_none() {
-                return;
+        match dialler.connect().await {
+            Ok(link) => {
+                let began = Instant::now();
+                if carry(link, &mut waiting).await.is_none() {
+                    return;
+                }
+                // Whoever hangs up at once is as good as nobody.
+                if began.elapsed() > BACKOFF_MAX {
+                    backoff = BACKOFF_MIN;
+                }
             }
+            Err(error) => tracing::debug!(?dialler, %error, "no link to this replica"),
         }
         if waiting.messages.is_closed() && waiting.messages.is_empty() {
             return;
@@ -129,25 +131,24 @@ async fn run(channel: Channel, mut waiting: Waiting) {
 }
 
 /// Carries messages until the link breaks (`Some`) or nobody sends any more (`None`).
-async fn carry(
-    mut answers: tonic::Streaming<PeerFrame>,
-    waiting: &mut Waiting,
-    frames: &mpsc::Sender<PeerFrame>,
-) -> Option<()> {
+async fn carry(link: Dialled, waiting: &mut Waiting) -> Option<()> {
+    let (mut answers, mut frames) = pipe::split(link);
+    // Nothing comes back; it ends when the link does.
+    let mut ended = std::pin::pin!(answers.next::<PeerFrame>());
     let mut batch = Vec::new();
     loop {
         tokio::select! {
-            _ = answers.message() => return Some(()),
+            _ = &mut ended => return Some(()),
             count = waiting.take(&mut batch) => {
                 if count == 0 {
                     return None;
                 }
-                for frame in framed(&mut batch) {
-                    if frames.send(PeerFrame { messages: frame }).await.is_err() {
-                        return Some(());
-                    }
-                }
             }
+        }
+        let sent = framed(&mut batch).into_iter().map(|messages| PeerFrame { messages }.into());
+        tokio::select! {
+            _ = &mut ended => return Some(()),
+            sent = frames.send(sent) => if sent.is_err() { return Some(()) },
         }
     }
 }

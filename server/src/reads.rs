@@ -9,17 +9,23 @@ use std::time::Duration;
 
 use base::{Decode as _, Encode as _, PublicKey, Seq, Time};
 use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 use meta::{Call, Unproven};
+use proto::pipe::{Reader, Writer};
 use proto::wire::read_answer::Answer;
 use proto::wire::{NoProof, ReadAnswer, ReadAsk, Unanswered};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::budget::Budgets;
 use crate::counts::Counts;
 use crate::door::Door;
+use crate::frames;
 
 /// Longest call, bytes: two sealed names and all groups.
 const CALL_MAX: usize = 4 << 10;
+/// Reads of one link that are answered at a time.
+const READS_MAX: usize = 8;
 /// How long to wait for a mark that is made here and not signed by enough others yet.
 const SIGNING: Duration = Duration::from_millis(100);
 
@@ -40,8 +46,36 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
+    /// Answers what a user reads by a link, until it ends.
+    pub(crate) async fn serve<R, W>(self: &Arc<Self>, who: PublicKey, asks: Reader<R>, mut answers: Writer<W>)
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        // Given back when the link ends.
+        let Ok(_place) = self.budgets.of(who).read_links.clone().try_acquire_owned() else {
+            return self.door.dropped.add("reading link of a user who has too many");
+        };
+        let (desk, door) = (self.clone(), self.door.clone());
+        let asked = stream::unfold(asks, move |mut asks| {
+            let door = door.clone();
+            async move { frames::next::<ReadAsk, _>(&mut asks, &door.dropped).await.map(|ask| (ask.head, asks)) }
+        });
+        let answer = move |ask| {
+            let desk = desk.clone();
+            async move { desk.answer(who, ask).await }
+        };
+        let answered = asked.map(answer).buffer_unordered(READS_MAX);
+        let mut answered = core::pin::pin!(answered);
+        while let Some(answer) = answered.next().await {
+            if answers.send([answer.into()]).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Answers a read of the user whose link it came by.
-    pub(crate) async fn answer(&self, who: PublicKey, ask: ReadAsk) -> ReadAnswer {
+    async fn answer(&self, who: PublicKey, ask: ReadAsk) -> ReadAnswer {
         let budget = self.budgets.of(who);
         budget.enter().await;
         let answer = match self.prove(&who, &ask, &budget.reading).await {

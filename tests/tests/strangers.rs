@@ -5,25 +5,22 @@ use std::time::Duration;
 
 use base::{Encode as _, SecretKey};
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
 use proto::MESSAGE_MAX;
 use proto::keyfile::KeyFile;
-use proto::link::{Dialler, Identity, Protocol, dial};
-use proto::pipe::{self, Frame};
+use proto::link::{Dialled, Dialler, Identity, Protocol, dial};
+use proto::pipe::{self, Frame, Head, Reader, Writer};
 use proto::view::{ClusterView, Node};
 use proto::wire::admin_client::AdminClient;
 use proto::wire::block_answer::Answer;
 use proto::wire::block_ask::Ask;
-use proto::wire::consensus_client::ConsensusClient;
 use proto::wire::{
-    Block, BlockAnswer, BlockAsk, Get, Has, Hello, NoProof, Outcome, PeerFrame, Put, ReadAsk, SessionUp, StatusAsk,
-    read_answer,
+    Block, BlockAnswer, BlockAsk, Get, Has, Hello, NoProof, Outcome, PeerFrame, Put, ReadAnswer, ReadAsk, SessionDown,
+    SessionUp, StatusAsk, read_answer,
 };
 use tests::cluster::NODES;
 use tests::random::noise;
 use tests::{Cluster, one_at_a_time};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tonic::Code;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tonic::transport::Channel;
 
 const REPLICA: usize = 1;
@@ -47,6 +44,22 @@ fn admin(cluster: &Cluster) -> Identity {
 
 fn channel(identity: &Identity, node: &Node) -> Channel {
     dial(identity, node.address, node.key).expect("a channel")
+}
+
+fn dialler(identity: &Identity, node: &Node, protocol: Protocol) -> Dialler {
+    Dialler::new(identity, node.address, node.key, protocol).expect("a dialler")
+}
+
+type Link = (Reader<ReadHalf<Dialled>>, Writer<WriteHalf<Dialled>>);
+
+async fn open(identity: &Identity, node: &Node, protocol: Protocol) -> Link {
+    pipe::split(dialler(identity, node, protocol).connect().await.expect("it listens"))
+}
+
+/// Whether a link ends without another word.
+async fn ends<H: Head>(mut frames: Reader<ReadHalf<Dialled>>) -> bool {
+    let next = tokio::time::timeout(SETTLE, frames.next::<H>()).await;
+    !matches!(next.expect("it says something or ends"), Ok(Some(_)))
 }
 
 /// The most memory a process ever had, in KiB.
@@ -92,31 +105,60 @@ fn a_user_who_abuses_a_replica() {
     drive(async {
         let mut cluster = Cluster::start();
         let (view, identity) = (view(&cluster), admin(&cluster));
-        let replica =
-            || ConsensusClient::new(channel(&identity, &view.nodes[REPLICA])).max_encoding_message_size(64 << 20);
+        let open = |protocol| open(&identity, &view.nodes[REPLICA], protocol);
 
+        let before = dropped(&cluster, REPLICA);
+        let mut link = open(Protocol::Peer).await;
         let frame = PeerFrame { messages: vec![Bytes::from_static(b"I am a replica")] };
-        let refused = replica().peer(stream::iter([frame])).await.expect_err("a user is no replica");
-        assert_eq!(refused.code(), Code::PermissionDenied);
-        let no_hello = replica().session(stream::iter([SessionUp::default()])).await.expect_err("no hello");
-        assert_eq!(no_hello.code(), Code::InvalidArgument);
+        let _ = link.1.send([frame.into()]).await;
+        assert!(ends::<PeerFrame>(link.0).await, "a user is no replica");
+        for (first, why) in [
+            (SessionUp::default(), "session without a hello"),
+            (SessionUp { hello: Some(Hello { session: 1, label: "a".repeat(300) }), ..SessionUp::default() }, "label"),
+        ] {
+            let (mut downs, mut ups) = open(Protocol::Session).await;
+            ups.send([first.into()]).await.expect("it reads");
+            let refused: Frame<SessionDown> = downs.next().await.expect("it goes on").expect("a refusal");
+            assert!(refused.head.refused.contains(why), "{refused:?}");
+            assert!(ends::<SessionDown>(downs).await, "refused");
+        }
+        assert!(dropped(&cluster, REPLICA) >= before + 3, "and counted");
 
         let before = dropped(&cluster, REPLICA);
         let nonsense = (0..40).map(|seed| Bytes::from(noise(seed, 0, 500))).collect();
-        let answers = replica().session(stream::iter([hello(nonsense)])).await.expect("a session opens");
+        let (downs, mut ups) = open(Protocol::Session).await;
+        ups.send([hello(nonsense).into()]).await.expect("it reads");
         cluster.wait_status("40 malformed requests are counted", SETTLE, |status| {
             status.node(REPLICA).dropped_messages() >= before + 40
         });
-        drop(answers);
+        // More of them end the link.
+        let nonsense = (0..40).map(|seed| Bytes::from(noise(seed, 0, 500))).collect();
+        ups.send([SessionUp { requests: nonsense, ..SessionUp::default() }.into()]).await.expect("it reads");
+        assert!(ends::<SessionDown>(downs).await, "whoever sends nothing but nonsense is cut off");
+
+        // Neither protobuf, nor what its head says, nor with a body that no such message has.
+        let before = dropped(&cluster, REPLICA);
+        for protocol in [Protocol::Session, Protocol::Reads] {
+            for nonsense in [&noise(3, 0, 40)[..], &[0xff; 12], &[]] {
+                let mut link = dialler(&identity, &view.nodes[REPLICA], protocol).connect().await.expect("it listens");
+                let mut bytes = (nonsense.len() as u32 + 1).to_le_bytes().to_vec();
+                bytes.extend((nonsense.len() as u32).to_le_bytes());
+                bytes.extend(nonsense);
+                bytes.push(0);
+                link.write_all(&bytes).await.expect("it reads");
+                let end = link.read(&mut [0]).await;
+                assert!(!matches!(end, Ok(1..)), "an answer to nonsense");
+            }
+        }
+        assert!(dropped(&cluster, REPLICA) >= before + 6, "unreadable frames are counted");
 
         let (before, peak) = (dropped(&cluster, REPLICA), peak_kib(cluster.node(REPLICA).id()));
         for _ in 0..FLOOD {
+            let (downs, mut ups) = open(Protocol::Session).await;
             let long = SessionUp { hello: None, requests: vec![Bytes::from(vec![7; MESSAGE_MAX + 1])] };
-            if let Ok(answers) = replica().session(stream::iter([hello(Vec::new()), long])).await {
-                // The node ends the session; whether with an error or without is its business.
-                let mut answers = answers.into_inner();
-                while let Ok(Some(_)) = answers.message().await {}
-            }
+            // The node ends the session, before it has read all.
+            let _ = ups.send([hello(Vec::new()).into(), long.into()]).await;
+            assert!(ends::<SessionDown>(downs).await, "a message that is too long was taken");
         }
         let growth = peak_kib(cluster.node(REPLICA).id()).saturating_sub(peak);
         assert!(growth < GROWTH_KIB_MAX, "messages that are too long cost {growth} KiB");
@@ -152,14 +194,15 @@ fn a_replica_that_floods_another() {
         cluster.kill_nodes([LIAR]);
         let key = KeyFile::read(&cluster.node_dir(LIAR).join("node.key")).expect("its key");
         let identity = Identity::new(&key.secret()).expect("an identity");
-        let liar = || ConsensusClient::new(channel(&identity, &view.nodes[REPLICA]));
+        let liar = || open(&identity, &view.nodes[REPLICA], Protocol::Peer);
 
         // Four times what a burst may be.
         let frames = (0..2048).map(|frame| PeerFrame { messages: (0..32).map(|n| report(frame * 32 + n)).collect() });
-        let mut flood = liar();
+        let (answers, mut flood) = liar().await;
+        let frames: Vec<_> = frames.map(Into::into).collect();
         let flood = tokio::spawn(async move {
-            let mut answers = flood.peer(stream::iter(frames.collect::<Vec<_>>())).await.expect("a peer").into_inner();
-            while let Ok(Some(_)) = answers.message().await {}
+            flood.send(frames).await.expect("it is read, if slowly");
+            (answers, flood)
         });
         for _ in 0..10 {
             let asked = cluster.admin().args(["volume", "list"]).output().expect("it runs");
@@ -168,16 +211,15 @@ fn a_replica_that_floods_another() {
         cluster.wait_status("it is made to wait", SETTLE, |status| {
             status.node(REPLICA).dropped.contains_key("wait of a replica that says too much")
         });
-        flood.await.expect("it ends");
+        drop(flood.await.expect("it ends"));
 
         // A stream of nonsense is cut, and is paid for by the next.
-        let before = dropped(&cluster, REPLICA);
         let nonsense = (0..200).map(|seed| Bytes::from(noise(seed, 0, 500))).collect();
-        let mut answers =
-            liar().peer(stream::iter([PeerFrame { messages: nonsense }])).await.expect("a peer").into_inner();
-        assert!(!matches!(answers.message().await, Ok(Some(_))));
-        let counted = dropped(&cluster, REPLICA) - before;
-        assert!((65..200).contains(&counted), "cut after 64 bad ones in a row: {counted}");
+        let (answers, mut messages) = liar().await;
+        messages.send([PeerFrame { messages: nonsense }.into()]).await.expect("it reads");
+        assert!(ends::<PeerFrame>(answers).await);
+        let counted = cluster.status().node(REPLICA).dropped["malformed message of a replica"];
+        assert_eq!(counted, 65, "cut after 64 bad ones in a row");
         cluster.stop_nodes((0..NODES).filter(|node| *node != LIAR));
     });
 }
@@ -187,32 +229,35 @@ fn a_user_who_abuses_reads() {
     drive(async {
         let mut cluster = Cluster::start();
         let (view, identity) = (view(&cluster), admin(&cluster));
-        let replica = || ConsensusClient::new(channel(&identity, &view.nodes[REPLICA]));
+        let replica = || open(&identity, &view.nodes[REPLICA], Protocol::Reads);
         let before = dropped(&cluster, REPLICA);
         let nonsense = |ticket: u64| Bytes::from(noise(ticket, 0, if ticket == 0 { 1 << 20 } else { 300 }));
         let ask = move |ticket: u64| ReadAsk { ticket, call: nonsense(ticket), seq_min: 0, at_min: 0 };
-        let mut answers = replica().read(stream::iter((0..200).map(ask))).await.expect("it listens").into_inner();
-        let mut seen = 0;
-        while let Ok(Some(answer)) = answers.message().await {
-            seen += 1;
-            let Some(read_answer::Answer::None(none)) = answer.answer else {
+        let (mut answers, mut asks) = replica().await;
+        asks.send((0..200).map(ask).map(Into::into)).await.expect("it reads");
+        for _ in 0..200 {
+            let answer: Frame<ReadAnswer> = answers.next().await.expect("it goes on").expect("an answer to each");
+            let Some(read_answer::Answer::None(none)) = answer.head.answer else {
                 panic!("a proof of nonsense: {answer:?}")
             };
             assert_eq!(none.why(), NoProof::Malformed);
         }
-        assert_eq!(seen, 200, "each question was answered");
         assert!(dropped(&cluster, REPLICA) >= before + 200, "and counted");
 
         // Many links that ask, never listen and never end.
         let (mut links, mut refused) = (Vec::new(), 0);
-        let connections = [replica(), replica()];
-        for index in 0..100 {
-            match connections[index % 2].clone().read(stream::iter((1..50).map(ask)).chain(stream::pending())).await {
-                Ok(answers) => links.push(answers),
-                Err(status) => refused += u32::from(status.code() == Code::ResourceExhausted),
+        for _ in 0..100 {
+            let Ok(link) = dialler(&identity, &view.nodes[REPLICA], Protocol::Reads).connect().await else { break };
+            let (mut answers, mut asks) = pipe::split(link);
+            let _ = asks.send((1..50).map(ask).map(Into::into)).await;
+            match answers.next::<ReadAnswer>().await {
+                Ok(Some(_)) => links.push((answers, asks)),
+                _ => refused += 1,
             }
         }
-        assert!(refused > 0 && links.len() >= 60, "{} links, {refused} refused", links.len());
+        assert!(refused > 0 && links.len() >= 40, "{} links, {refused} refused", links.len());
+        let asked = cluster.admin().args(["volume", "list"]).output().expect("it runs");
+        assert!(asked.status.success(), "the others serve its other commands: {asked:?}");
         drop(links);
         cluster.stop_nodes(0..NODES);
     });

@@ -1,20 +1,16 @@
 //! What liars show, and what becomes of it.
 
 use std::collections::BTreeSet;
-use std::pin::Pin;
 
 use base::{ClusterId, ReplicaId, SecretKey, Signed, StateMachine as _};
 use bft::{Head, Mark, ReadProof};
-use futures::{Stream, StreamExt as _};
 use meta::{
     Batch, Caller, Chunking, Denied, Genesis, Grant, Ino, Kind, NewInode, Op, Redundancy, Reply, SealedName, State,
     Uids, VolumeSpec,
 };
-use proto::link::{Identity, Protocol, accept, dial, server};
-use proto::wire::consensus_server::{Consensus, ConsensusServer};
-use proto::wire::{PeerFrame, ReadAnswer, SessionDown, SessionUp, Unanswered};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use proto::link::{Dialler, Identity, Link, Protocol, accept};
+use proto::pipe::{self, Frame};
+use proto::wire::{ReadAnswer, Unanswered};
 
 use super::*;
 
@@ -168,47 +164,26 @@ enum Manner {
     Old,
 }
 
-struct Actor(Manner);
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl Consensus for Actor {
-    type PeerStream = Answers<PeerFrame>;
-    type ReadStream = Answers<ReadAnswer>;
-    type SessionStream = Answers<SessionDown>;
-
-    async fn peer(&self, _: Request<Streaming<PeerFrame>>) -> Result<Response<Self::PeerStream>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn session(&self, _: Request<Streaming<SessionUp>>) -> Result<Response<Self::SessionStream>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn read(&self, request: Request<Streaming<ReadAsk>>) -> Result<Response<Self::ReadStream>, Status> {
-        let manner = self.0;
-        let answers = request.into_inner().filter_map(move |ask| async move {
-            let ask = ask.ok()?;
-            let asked = <Call as base::Decode>::from_bytes(&ask.call).ok()?;
-            let mut state = state();
-            let mut good = proof(&mut state, 10, NOW, &asked, 3);
-            let answer = match manner {
-                Manner::Silent => return None,
-                Manner::Old => {
-                    Wire::None(Unanswered { why: NoProof::Old.into(), again_at: NOW.after(3600 * SECOND).0 })
-                }
-                Manner::Honest => Wire::Proof(good.to_bytes().into()),
-                Manner::Stale => Wire::Proof(proof(&mut state, 9, NOW, &asked, 3).to_bytes().into()),
-                Manner::Lies => {
-                    state.apply_batch(NOW, &user(), &Batch::new(vec![create("h")]));
-                    good.part = proof(&mut state, 10, NOW, &asked, 3).part;
-                    Wire::Proof(good.to_bytes().into())
-                }
-            };
-            Some(Ok(ReadAnswer { ticket: ask.ticket, answer: Some(answer) }))
-        });
-        Ok(Response::new(Box::pin(answers)))
+/// Answers what is asked on a link.
+async fn act(manner: Manner, link: Link) {
+    let (mut asks, mut answers) = pipe::split(link);
+    while let Ok(Some(Frame { head: ask, .. })) = asks.next::<ReadAsk>().await {
+        let asked = <Call as base::Decode>::from_bytes(&ask.call).expect("a client asks what is a call");
+        let mut state = state();
+        let mut good = proof(&mut state, 10, NOW, &asked, 3);
+        let answer = match manner {
+            Manner::Silent => continue,
+            Manner::Old => Wire::None(Unanswered { why: NoProof::Old.into(), again_at: NOW.after(3600 * SECOND).0 }),
+            Manner::Honest => Wire::Proof(good.to_bytes().into()),
+            Manner::Stale => Wire::Proof(proof(&mut state, 9, NOW, &asked, 3).to_bytes().into()),
+            Manner::Lies => {
+                state.apply_batch(NOW, &user(), &Batch::new(vec![create("h")]));
+                good.part = proof(&mut state, 10, NOW, &asked, 3).part;
+                Wire::Proof(good.to_bytes().into())
+            }
+        };
+        let answer = ReadAnswer { ticket: ask.ticket, answer: Some(answer) };
+        answers.send([answer.into()]).await.expect("it reads");
     }
 }
 
@@ -221,10 +196,15 @@ async fn proofs(manners: [Manner; 4]) -> Arc<Proofs> {
         let own = Identity::new(&replica(index as u16)).expect("an identity");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let incoming = accept(&own, listener, BTreeSet::from([client.public()]), &[Protocol::Calls]).expect("TLS");
-        let router = server().add_service(ConsensusServer::new(Actor(manner)));
-        tokio::spawn(router.serve_with_incoming(ReceiverStream::new(incoming)));
-        links.push(Exchange::start(dial(&identity, address, own.public()).expect("a channel")));
+        let known = BTreeSet::from([client.public()]);
+        let mut incoming = accept(&own, listener, known, &[Protocol::Reads]).expect("TLS");
+        tokio::spawn(async move {
+            while let Some(Ok(link)) = incoming.recv().await {
+                tokio::spawn(act(manner, link));
+            }
+        });
+        let dialler = Dialler::new(&identity, address, own.public(), Protocol::Reads).expect("a dialler");
+        links.push(Exchange::start(dialler));
     }
     let proofs = Proofs::new(context(), client.public(), links, 0);
     proofs.note_seen(Seq(10));

@@ -11,15 +11,13 @@ use base::{Encode as _, ReplicaId, SecretKey, Seq, Signed, View};
 use bytes::Bytes;
 use clap::Subcommand;
 use meta::{Batch, Ino};
-use proto::link::{self, Identity};
+use proto::link::{Dialler, Identity, Protocol};
+use proto::pipe::{self, Head};
 use proto::view::ClusterView;
-use proto::wire::consensus_client::ConsensusClient;
-use proto::wire::{Hello, PeerFrame, SessionUp};
+use proto::wire::{Hello, PeerFrame, SessionDown, SessionUp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
 use crate::Outcome;
 use crate::cluster::{ATTACKER, node_key, user_key};
@@ -147,8 +145,8 @@ async fn flood(view: &ClusterView, file: Ino, forged: bool) -> Outcome<()> {
     let mut queues = Vec::new();
     for node in view.replicas() {
         let (queue, waiting) = mpsc::channel(4);
-        let channel = link::dial(&identity, node.address, node.key)?;
-        tokio::spawn(pour(channel, waiting, sent.clone()));
+        let dialler = Dialler::new(&identity, node.address, node.key, Protocol::Session)?;
+        tokio::spawn(pour(dialler, waiting, sent.clone()));
         queues.push(queue);
     }
     tokio::spawn(count(sent));
@@ -165,8 +163,8 @@ async fn babble(view: &ClusterView, replica: u16) -> Outcome<()> {
     let mut queues = Vec::new();
     for (_, node) in view.replicas().enumerate().filter(|(index, _)| *index != usize::from(replica)) {
         let (queue, waiting) = mpsc::channel(4);
-        let channel = link::dial(&identity, node.address, node.key)?;
-        tokio::spawn(pour_messages(channel, waiting, sent.clone()));
+        let dialler = Dialler::new(&identity, node.address, node.key, Protocol::Peer)?;
+        tokio::spawn(pour_messages(dialler, waiting, sent.clone()));
         queues.push(queue);
     }
     tokio::spawn(count(sent));
@@ -263,43 +261,38 @@ impl Maker {
 
 const SESSION: u64 = 1 << 40;
 
-/// Sends what comes to one replica, opening its stream again whenever it is cut.
-async fn pour(channel: Channel, mut waiting: mpsc::Receiver<Vec<Bytes>>, sent: Arc<AtomicU64>) {
-    loop {
-        let (frames, outgoing) = mpsc::channel(4);
-        let hello = Hello { session: SESSION, label: "hostile".to_owned() };
-        let _ = frames.try_send(SessionUp { hello: Some(hello), requests: Vec::new() });
-        let mut client = ConsensusClient::new(channel.clone());
-        if let Ok(answer) = client.session(ReceiverStream::new(outgoing)).await {
-            let mut down = answer.into_inner();
-            let replies = tokio::spawn(async move { while let Ok(Some(_)) = down.message().await {} });
-            while let Some(requests) = waiting.recv().await {
-                let count = requests.len() as u64;
-                if replies.is_finished() || frames.send(SessionUp { hello: None, requests }).await.is_err() {
-                    break;
-                }
-                sent.fetch_add(count, Ordering::Relaxed);
-            }
-        }
-        tokio::time::sleep_until(tokio::time::Instant::now() + Duration::from_millis(1)).await;
-    }
+/// Sends what comes to one replica, opening its link again whenever it is cut.
+async fn pour(dialler: Dialler, mut waiting: mpsc::Receiver<Vec<Bytes>>, sent: Arc<AtomicU64>) {
+    let hello = Hello { session: SESSION, label: "hostile".to_owned() };
+    let first = SessionUp { hello: Some(hello), requests: Vec::new() };
+    let frame = |requests| SessionUp { hello: None, requests };
+    pour_frames::<_, SessionDown>(&dialler, Some(first), frame, &mut waiting, &sent).await;
 }
 
 /// As [`pour`], to a replica as its peer.
-async fn pour_messages(channel: Channel, mut waiting: mpsc::Receiver<Vec<Bytes>>, sent: Arc<AtomicU64>) {
+async fn pour_messages(dialler: Dialler, mut waiting: mpsc::Receiver<Vec<Bytes>>, sent: Arc<AtomicU64>) {
+    let frame = |messages| PeerFrame { messages };
+    pour_frames::<_, PeerFrame>(&dialler, None, frame, &mut waiting, &sent).await;
+}
+
+async fn pour_frames<U: Head + Clone + Send + 'static, D: Head>(
+    dialler: &Dialler,
+    first: Option<U>,
+    frame: impl Fn(Vec<Bytes>) -> U,
+    waiting: &mut mpsc::Receiver<Vec<Bytes>>,
+    sent: &AtomicU64,
+) {
     loop {
-        let (frames, outgoing) = mpsc::channel(4);
-        let mut client = ConsensusClient::new(channel.clone());
-        if let Ok(answer) = client.peer(ReceiverStream::new(outgoing)).await {
-            let mut down = answer.into_inner();
-            let ended = tokio::spawn(async move { while let Ok(Some(_)) = down.message().await {} });
-            while let Some(messages) = waiting.recv().await {
+        if let Ok(link) = dialler.connect().await {
+            let (mut downs, mut ups) = pipe::split(link);
+            let ended = tokio::spawn(async move { while let Ok(Some(_)) = downs.next::<D>().await {} });
+            let mut going = ups.send(first.clone().map(Into::into)).await.is_ok();
+            while going && let Some(messages) = waiting.recv().await {
                 let count = messages.len() as u64;
-                if ended.is_finished() || frames.send(PeerFrame { messages }).await.is_err() {
-                    break;
-                }
-                sent.fetch_add(count, Ordering::Relaxed);
+                going = !ended.is_finished() && ups.send([frame(messages).into()]).await.is_ok();
+                sent.fetch_add(if going { count } else { 0 }, Ordering::Relaxed);
             }
+            ended.abort();
         }
         tokio::time::sleep_until(tokio::time::Instant::now() + Duration::from_millis(1)).await;
     }

@@ -1,23 +1,21 @@
-//! One principal's links to the replicas, and its sessions' streams on them.
+//! One principal's links to the replicas, and those of its sessions.
 //!
-//! As `client::session` does it, but with many sessions on one set of connections, and with nothing
-//! between the caller and the protocol: what a request holds and when it goes out is the benchmark's
-//! to say.
+//! As `client::session` does it, but with nothing between the caller and the protocol: what a request holds and
+//! when it goes out is the benchmark's to say.
 
 use base::{Decode as _, Encode as _, ReplicaId, SecretKey, Time, To};
 use bft::client::{Output, Session as Core};
 use bytes::Bytes;
 use meta::{Answer, Batch, Call};
-use proto::MESSAGE_MAX;
 use proto::frame::framed;
-use proto::link::{self, Identity};
-use proto::view::ClusterView;
-use proto::wire::consensus_client::ConsensusClient;
-use proto::wire::{Hello, SessionUp};
+use proto::link::{self, Dialled, Dialler, Identity, Protocol};
+use proto::pipe::{self, Reader, Writer};
+use proto::view::{ClusterView, Node};
+use proto::wire::{Hello, SessionDown, SessionUp};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::Outcome;
@@ -36,7 +34,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 pub(crate) struct Principal {
     view: ClusterView,
     secret: SecretKey,
+    /// For operators' questions.
     channels: Vec<Channel>,
+    diallers: Vec<Dialler>,
 }
 
 impl Principal {
@@ -44,7 +44,10 @@ impl Principal {
     pub(crate) fn new(view: &ClusterView, secret: SecretKey) -> Outcome<Principal> {
         let identity = Identity::new(&secret)?;
         let dialled = view.replicas().map(|node| link::dial(&identity, node.address, node.key));
-        Ok(Principal { view: view.clone(), secret, channels: dialled.collect::<Result<_, _>>()? })
+        let channels = dialled.collect::<Result<_, _>>()?;
+        let dialler = |node: &Node| Dialler::new(&identity, node.address, node.key, Protocol::Session);
+        let diallers = view.replicas().map(dialler).collect::<Result<_, _>>()?;
+        Ok(Principal { view: view.clone(), secret, channels, diallers })
     }
 
     /// The connection to one replica.
@@ -58,9 +61,9 @@ impl Principal {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let (heard, replies) = mpsc::channel(QUEUE_MAX);
         let mut links = Vec::new();
-        for (index, channel) in self.channels.iter().enumerate() {
+        for (index, dialler) in self.diallers.iter().enumerate() {
             let (requests, waiting) = mpsc::channel(QUEUE_MAX);
-            tokio::spawn(carry(channel.clone(), number, ReplicaId(index as u16), waiting, heard.clone()));
+            tokio::spawn(carry(dialler.clone(), number, ReplicaId(index as u16), waiting, heard.clone()));
             links.push(requests);
         }
         let params = bft::client::Params {
@@ -184,60 +187,57 @@ impl Session {
     }
 }
 
-/// Keeps a session's stream to one replica open for as long as the session lives.
+/// Keeps a session's link to one replica open for as long as the session lives.
 async fn carry(
-    channel: Channel,
+    dialler: Dialler,
     session: u64,
     replica: ReplicaId,
     mut requests: mpsc::Receiver<Bytes>,
     replies: mpsc::Sender<(ReplicaId, bft::Reply)>,
 ) {
     while !replies.is_closed() {
-        let (frames, outgoing) = mpsc::channel(4);
-        let hello = Hello { session, label: "bench".to_owned() };
-        frames.try_send(SessionUp { hello: Some(hello), requests: Vec::new() }).expect("an empty queue has room");
-        let mut client = ConsensusClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX);
         let opened = tokio::select! {
-            opened = client.session(ReceiverStream::new(outgoing)) => opened,
+            opened = dialler.connect() => opened,
             () = replies.closed() => return,
         };
-        if let Ok(answer) = opened
-            && exchange(answer.into_inner(), &mut requests, &frames, replica, &replies).await.is_none()
-        {
-            return;
+        if let Ok(link) = opened {
+            let hello = Hello { session, label: "bench".to_owned() };
+            let (downs, ups) = pipe::split(link);
+            tokio::select! {
+                () = hear(downs, replica, &replies) => {}
+                gone = send(hello, ups, &mut requests) => if gone { return },
+            }
         }
         tokio::time::sleep_until(tokio::time::Instant::now() + AGAIN).await;
     }
 }
 
-/// Carries until the stream breaks (`Some`) or the session is gone (`None`).
-async fn exchange(
-    mut down: tonic::Streaming<proto::wire::SessionDown>,
-    requests: &mut mpsc::Receiver<Bytes>,
-    frames: &mpsc::Sender<SessionUp>,
+/// Hands replies on until the link breaks or the session is gone.
+async fn hear(
+    mut downs: Reader<ReadHalf<Dialled>>,
     replica: ReplicaId,
     replies: &mpsc::Sender<(ReplicaId, bft::Reply)>,
-) -> Option<()> {
-    let mut batch = Vec::new();
-    loop {
-        tokio::select! {
-            frame = down.message() => {
-                let Ok(Some(frame)) = frame else { return Some(()) };
-                for bytes in frame.replies {
-                    let Ok(reply) = bft::Reply::from_bytes(&bytes) else { continue };
-                    replies.send((replica, reply)).await.ok()?;
-                }
-            }
-            count = requests.recv_many(&mut batch, QUEUE_MAX) => {
-                if count == 0 {
-                    return None;
-                }
-                for requests in framed(&mut batch) {
-                    if frames.send(SessionUp { hello: None, requests }).await.is_err() {
-                        return Some(());
-                    }
-                }
+) {
+    while let Ok(Some(frame)) = downs.next::<SessionDown>().await {
+        for bytes in frame.head.replies {
+            let Ok(reply) = bft::Reply::from_bytes(&bytes) else { continue };
+            if replies.send((replica, reply)).await.is_err() {
+                return;
             }
         }
+    }
+}
+
+/// Sends requests until the link breaks, or the session is gone (true).
+async fn send(hello: Hello, mut ups: Writer<WriteHalf<Dialled>>, requests: &mut mpsc::Receiver<Bytes>) -> bool {
+    let (mut frames, mut batch) = (vec![SessionUp { hello: Some(hello), requests: Vec::new() }], Vec::new());
+    loop {
+        if ups.send(frames.drain(..).map(Into::into)).await.is_err() {
+            return false;
+        }
+        if requests.recv_many(&mut batch, QUEUE_MAX).await == 0 {
+            return true;
+        }
+        frames.extend(framed(&mut batch).into_iter().map(|requests| SessionUp { hello: None, requests }));
     }
 }
