@@ -233,7 +233,11 @@ async fn read<S: Service>(
                 }
             }
         };
-        let Ok(Some(reply)) = next else { return };
+        let reply = match next {
+            Ok(Some(reply)) => reply,
+            Ok(None) => return tracing::debug!("a node hung up"),
+            Err(error) => return tracing::debug!(%error, "a link to a node ended"),
+        };
         let (ticket, answer) = S::answer(reply);
         pending.lock().answer(ticket, answer);
     }

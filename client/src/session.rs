@@ -4,6 +4,7 @@
 //! matching replies) is `bft::client`; this module gives it a clock and links.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -341,8 +342,7 @@ struct Down {
 }
 
 impl Down {
-    /// False if nobody listens any more.
-    async fn take(&mut self, frame: SessionDown) -> bool {
+    async fn take(&mut self, frame: SessionDown) {
         if !frame.refused.is_empty() && !std::mem::replace(&mut self.refused, true) {
             let why: String = frame.refused.chars().take(REFUSED_MAX).collect();
             tracing::warn!(replica = ?self.replica, ?why, "no session with this replica");
@@ -352,11 +352,10 @@ impl Down {
         }
         for bytes in frame.replies {
             let Ok(reply) = bft::Reply::from_bytes(&bytes) else { continue };
-            if self.replies.send((self.replica, reply)).await.is_err() {
-                return false;
-            }
+            self.refused = false;
+            // Whoever does not listen any more ends the link.
+            let _ = self.replies.send((self.replica, reply)).await;
         }
-        true
     }
 }
 
@@ -368,20 +367,25 @@ async fn carry(dialler: Dialler, hello: Hello, mut requests: mpsc::Receiver<Byte
             Ok(link) => {
                 let began = Instant::now();
                 let (mut downs, ups) = pipe::split(link);
+                let (replica, over) = (to.replica, to.replies.clone());
                 let heard = async {
-                    while let Ok(Some(frame)) = downs.next().await {
-                        if !to.take(frame.head).await {
-                            return;
+                    loop {
+                        match downs.next().await {
+                            Ok(Some(frame)) => to.take(frame.head).await,
+                            Ok(None) => return "it hung up".to_owned(),
+                            Err(error) => return error.to_string(),
                         }
                     }
                 };
-                let ended = tokio::select! {
-                    () = heard => false,
-                    ended = send_requests(&hello, &mut requests, ups) => ended,
+                let why = tokio::select! {
+                    why = heard => why,
+                    sent = send_requests(&hello, &mut requests, ups) => match sent {
+                        Err(error) => error.to_string(),
+                        Ok(()) => return,
+                    },
+                    () = over.closed() => return,
                 };
-                if ended {
-                    return;
-                }
+                tracing::debug!(?replica, why, "the link of a session ended");
                 // Whoever hangs up at once is as good as nobody.
                 if began.elapsed() > BACKOFF_MAX {
                     backoff = BACKOFF_MIN;
@@ -397,21 +401,19 @@ async fn carry(dialler: Dialler, hello: Hello, mut requests: mpsc::Receiver<Byte
     }
 }
 
-/// Sends what waits, until the link breaks or nobody asks any more (true).
+/// Sends what waits, until the link breaks or nobody asks any more.
 async fn send_requests(
     hello: &Hello,
     requests: &mut mpsc::Receiver<Bytes>,
     mut ups: Writer<WriteHalf<Dialled>>,
-) -> bool {
+) -> io::Result<()> {
     let first = SessionUp { hello: Some(hello.clone()), requests: Vec::new() };
     let mut frames = vec![first];
     let mut batch = Vec::new();
     loop {
-        if ups.send(frames.drain(..).map(Into::into)).await.is_err() {
-            return false;
-        }
+        ups.send(frames.drain(..).map(Into::into)).await?;
         if requests.recv_many(&mut batch, 64).await == 0 {
-            return true;
+            return Ok(());
         }
         frames.extend(framed(&mut batch).into_iter().map(|requests| SessionUp { hello: None, requests }));
     }

@@ -5,7 +5,7 @@
 //! - [`frame`]: many messages a frame;
 //! - [`keyfile`]: secret keys on disk;
 //! - [`link`]: mutually authenticated TLS with keys pinned from the view, under tonic and pipes;
-//! - [`pipe`]: frames of a head and bodies, for blocks.
+//! - [`pipe`]: frames of a head and bodies, for all but operators' questions.
 
 pub mod frame;
 pub mod keyfile;

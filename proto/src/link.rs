@@ -23,7 +23,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tonic::transport::{Channel, Endpoint};
@@ -32,10 +32,10 @@ use tonic::transport::{Channel, Endpoint};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes under way at once; a further one ends the oldest.
 const HANDSHAKES_MAX: usize = 256;
-/// Connections open at once.
+/// Connections of users open at once.
 const CONNECTIONS_MAX: usize = 1024;
-/// Of these, how many may be one key's: a user's mounts and commands, or another node.
-const CONNECTIONS_PER_KEY_MAX: usize = 64;
+/// Of these, how many may be one user's: its sessions, the links it reads by, and its commands.
+const CONNECTIONS_PER_USER_MAX: usize = 96;
 /// What one read of a socket takes at most, bytes. TLS by itself asks for 4 KiB at a time.
 const READ_BYTES: usize = 64 << 10;
 /// How long a link may be silent before the other side is asked whether it is there, and how long and how often
@@ -44,9 +44,10 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMES: u32 = 2;
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
-/// HTTP/2 flow-control windows, bytes. The defaults cost six sevenths of the throughput.
-const STREAM_WINDOW: u32 = 8 << 20;
-const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Connections that one node may have open to another; they take nobody else's place.
+const CONNECTIONS_PER_NODE_MAX: usize = 16;
+/// Operators' questions under way on a connection.
+const CALLS_MAX: u32 = 8;
 
 /// Whose link this is: the key that the TLS handshake proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,13 +321,61 @@ pub fn dial(identity: &Identity, address: SocketAddr, key: PublicKey) -> Result<
         async move { dialler.connect().await.map(TokioIo::new) }
     });
     Ok(Endpoint::from_static("http://mangrove")
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
         .connect_timeout(HANDSHAKE_TIMEOUT)
         .connect_with_connector_lazy(connect))
+}
+
+/// Whose links are taken.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The other nodes. No user keeps them out.
+    pub nodes: BTreeSet<PublicKey>,
+    /// The users.
+    pub users: BTreeSet<PublicKey>,
+}
+
+impl Known {
+    /// These users, and no node.
+    #[must_use]
+    pub fn users(users: impl IntoIterator<Item = PublicKey>) -> Known {
+        Known { users: users.into_iter().collect(), ..Known::default() }
+    }
+
+    /// How many connections each may have.
+    fn shares(&self) -> BTreeMap<PublicKey, Share> {
+        let all = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let of_user = |key: &PublicKey| {
+            let own = Arc::new(Semaphore::new(CONNECTIONS_PER_USER_MAX));
+            (*key, Share { own, all: Some(all.clone()) })
+        };
+        let of_node = |key: &PublicKey| {
+            let own = Arc::new(Semaphore::new(CONNECTIONS_PER_NODE_MAX));
+            (*key, Share { own, all: None })
+        };
+        self.users.iter().map(of_user).chain(self.nodes.iter().map(of_node)).collect()
+    }
+}
+
+/// How many connections a key may have, and all users together.
+struct Share {
+    own: Arc<Semaphore>,
+    all: Option<Arc<Semaphore>>,
+}
+
+/// A connection's places in these.
+type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
+impl Share {
+    fn take(&self) -> Option<Places> {
+        let own = self.own.clone().try_acquire_owned().ok()?;
+        match &self.all {
+            Some(all) => Some((own, Some(all.clone().try_acquire_owned().ok()?))),
+            None => Some((own, None)),
+        }
+    }
 }
 
 /// The listening side of links, for those who speak one of `protocols`.
@@ -339,13 +388,11 @@ pub fn dial(identity: &Identity, address: SocketAddr, key: PublicKey) -> Result<
 pub fn accept(
     identity: &Identity,
     listener: TcpListener,
-    known: BTreeSet<PublicKey>,
+    known: Known,
     protocols: &[Protocol],
 ) -> Result<mpsc::Receiver<io::Result<Link>>, LinkError> {
-    let shares: BTreeMap<_, _> =
-        known.iter().map(|key| (*key, Arc::new(Semaphore::new(CONNECTIONS_PER_KEY_MAX)))).collect();
-    let shares = Arc::new(shares);
-    let verifier = Arc::new(Pinned { keys: known, provider: provider() });
+    let shares = Arc::new(known.shares());
+    let verifier = Arc::new(Pinned { keys: shares.keys().copied().collect(), provider: provider() });
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
@@ -354,7 +401,6 @@ pub fn accept(
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let (ready, accepted) = mpsc::channel(HANDSHAKES_MAX);
     let mut under_way: VecDeque<AbortHandle> = VecDeque::new();
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     tokio::spawn(async move {
         loop {
             let stream = tokio::select! {
@@ -373,8 +419,7 @@ pub fn accept(
             {
                 oldest.abort();
             }
-            let (acceptor, ready, connections) = (acceptor.clone(), ready.clone(), connections.clone());
-            let shares = shares.clone();
+            let (acceptor, ready, shares) = (acceptor.clone(), ready.clone(), shares.clone());
             let handshake = tokio::spawn(async move {
                 let Ok(stream) = prepared(stream) else { return };
                 let Ok(Ok(secured)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else {
@@ -382,12 +427,9 @@ pub fn accept(
                 };
                 let certificates = secured.get_ref().1.peer_certificates().unwrap_or_default();
                 let Some(key) = certificates.first().and_then(key_of) else { return };
-                let Some(share) = shares.get(&key).and_then(|share| share.clone().try_acquire_owned().ok()) else {
-                    return;
-                };
-                let Ok(connection) = connections.try_acquire_owned() else { return };
+                let Some(places) = shares.get(&key).and_then(Share::take) else { return };
                 let protocol = Protocol::agreed(secured.get_ref().1.alpn_protocol());
-                let _ = ready.send(Ok(Link { stream: secured, key, protocol, _places: [share, connection] })).await;
+                let _ = ready.send(Ok(Link { stream: secured, key, protocol, _places: places })).await;
             });
             under_way.push_back(handshake.abort_handle());
         }
@@ -399,9 +441,7 @@ pub fn accept(
 #[must_use]
 pub fn server() -> tonic::transport::Server {
     tonic::transport::Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(64)
+        .max_concurrent_streams(CALLS_MAX)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
 }
@@ -412,7 +452,7 @@ pub struct Link {
     stream: tokio_rustls::server::TlsStream<BufReader<TcpStream>>,
     key: PublicKey,
     protocol: Protocol,
-    _places: [tokio::sync::OwnedSemaphorePermit; 2],
+    _places: Places,
 }
 
 impl Link {
@@ -500,17 +540,39 @@ mod tests {
         let (node, greedy, modest) = (identity(1), identity(2), identity(3));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let known = BTreeSet::from([greedy.public(), modest.public()]);
+        let known = Known::users([greedy.public(), modest.public()]);
         let mut accepted = accept(&node, listener, known, &[Protocol::Calls]).expect("TLS");
         let mut held = Vec::new();
-        for _ in 0..CONNECTIONS_PER_KEY_MAX {
+        for _ in 0..CONNECTIONS_PER_USER_MAX {
             held.push(connect(&greedy, &node, address, &mut accepted).await.expect("within its share"));
         }
         assert!(connect(&greedy, &node, address, &mut accepted).await.is_none(), "beyond its share");
         let (_, link) = connect(&modest, &node, address, &mut accepted).await.expect("another's share is its own");
         assert_eq!(link.key, modest.public());
-        held.truncate(CONNECTIONS_PER_KEY_MAX - 1);
+        held.truncate(CONNECTIONS_PER_USER_MAX - 1);
         assert!(connect(&greedy, &node, address, &mut accepted).await.is_some(), "a place that was given back");
+    }
+
+    #[test]
+    fn users_keep_no_node_out() {
+        let key = |seed: u16| {
+            let mut bytes = [7; 32];
+            bytes[..2].copy_from_slice(&seed.to_le_bytes());
+            SecretKey::from_seed(&bytes).public()
+        };
+        let users: Vec<_> = (0..20).map(key).collect();
+        let (node, both) = (key(100), key(101));
+        let nodes = BTreeSet::from([node, both]);
+        let shares = Known { nodes, users: users.iter().copied().chain([both]).collect() }.shares();
+        let mut held = Vec::new();
+        for user in &users {
+            held.extend(core::iter::from_fn(|| shares[user].take()));
+        }
+        assert_eq!(held.len(), CONNECTIONS_MAX);
+        for key in [node, both] {
+            let of_node: Vec<_> = core::iter::from_fn(|| shares[&key].take()).collect();
+            assert_eq!(of_node.len(), CONNECTIONS_PER_NODE_MAX);
+        }
     }
 
     #[tokio::test]
@@ -518,7 +580,7 @@ mod tests {
         let (node, user) = (identity(1), identity(2));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let mut accepted = accept(&node, listener, BTreeSet::from([user.public()]), &[Protocol::Calls]).expect("TLS");
+        let mut accepted = accept(&node, listener, Known::users([user.public()]), &[Protocol::Calls]).expect("TLS");
         let mut idle = Vec::new();
         for _ in 0..2 * HANDSHAKES_MAX {
             idle.push(TcpStream::connect(address).await.expect("it listens"));
@@ -533,7 +595,7 @@ mod tests {
         for offered in [&[Protocol::Calls][..], &[Protocol::Calls, Protocol::Blocks], &Protocol::ALL] {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("bound");
-            let mut accepted = accept(&node, listener, BTreeSet::from([user.public()]), offered).expect("TLS");
+            let mut accepted = accept(&node, listener, Known::users([user.public()]), offered).expect("TLS");
             for wanted in Protocol::ALL {
                 let dialler = Dialler::new(&user, address, node.public(), wanted).expect("a dialler");
                 match dialler.connect().await {

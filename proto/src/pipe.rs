@@ -1,7 +1,7 @@
 //! Frames of a head and bodies over a link: how all travels but operators' questions.
 //!
 //! ```text
-//! 0  length  u32   of all that follows, bytes: at most MESSAGE_MAX
+//! 0  length  u32   of all that follows, bytes: at most Head::MAX
 //! 4  head    u32   length of the head, bytes
 //! 8  head          protobuf; says how long each body is
 //!    bodies        one after the other
@@ -17,35 +17,78 @@ use std::io::{self, IoSlice};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
-use crate::MESSAGE_MAX;
 use crate::wire::block_answer::Answer;
 use crate::wire::block_ask::Ask;
 use crate::wire::{BlockAnswer, BlockAsk, Got, PeerFrame, ReadAnswer, ReadAsk, SessionDown, SessionUp};
+use crate::{FRAME_TARGET, MESSAGE_MAX};
 
 /// Length of what is before the head, bytes.
 const START_LEN: usize = 8;
+/// Most messages in a frame, and blocks in a question.
+const ENTRIES_MAX: usize = 4096;
+/// How much is written in memory before it is sent, bytes, bodies not counted.
+const TOGETHER_BYTES: usize = 256 << 10;
 /// Most pieces handed to TLS at a time.
 const PIECES_MAX: usize = 64;
 
 /// A message that bodies follow.
 pub trait Head: prost::Message + Default {
+    /// Longest frame of this kind, bytes.
+    const MAX: usize = MESSAGE_MAX;
+
     /// How long each body is, bytes.
     fn sizes(&self) -> Vec<u32> {
         Vec::new()
     }
+
+    /// Whether there is not more in it than there may be: what is empty takes two bytes on the wire, and sixteen
+    /// times as much in memory.
+    fn fits(&self) -> bool {
+        true
+    }
 }
 
-impl Head for PeerFrame {}
-impl Head for SessionUp {}
-impl Head for SessionDown {}
-impl Head for ReadAsk {}
-impl Head for ReadAnswer {}
+impl Head for PeerFrame {
+    fn fits(&self) -> bool {
+        self.messages.len() <= ENTRIES_MAX
+    }
+}
+
+impl Head for SessionUp {
+    const MAX: usize = 2 * FRAME_TARGET;
+
+    fn fits(&self) -> bool {
+        self.requests.len() <= ENTRIES_MAX
+    }
+}
+
+impl Head for SessionDown {
+    fn fits(&self) -> bool {
+        self.replies.len() <= ENTRIES_MAX
+    }
+}
+
+impl Head for ReadAsk {
+    const MAX: usize = 16 << 10;
+}
+
+impl Head for ReadAnswer {
+    const MAX: usize = 1 << 20;
+}
 
 impl Head for BlockAsk {
     fn sizes(&self) -> Vec<u32> {
         match &self.ask {
             Some(Ask::Put(put)) => put.blocks.iter().map(|block| block.size).collect(),
             _ => Vec::new(),
+        }
+    }
+
+    fn fits(&self) -> bool {
+        match &self.ask {
+            Some(Ask::Put(put)) => put.blocks.len() <= ENTRIES_MAX,
+            Some(Ask::Has(has)) => has.ids.len() <= ENTRIES_MAX,
+            _ => true,
         }
     }
 }
@@ -78,7 +121,7 @@ impl<H> From<H> for Frame<H> {
 /// Why no frame came.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// It claims to be longer than [`MESSAGE_MAX`].
+    /// It claims to be longer than one of its kind may be ([`Head::MAX`]).
     #[error("a frame of {0} bytes is too long")]
     TooLong(u32),
     /// The head is no such message, or the bodies are not what it says.
@@ -116,7 +159,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         len.copy_from_slice(&start[..4]);
         head_len.copy_from_slice(&start[4..]);
         let (len, head_len) = (u32::from_le_bytes(len), u32::from_le_bytes(head_len) as usize);
-        if len as usize > MESSAGE_MAX {
+        if len as usize > H::MAX {
             return Err(FrameError::TooLong(len));
         }
         let mut frame = BytesMut::with_capacity(len as usize);
@@ -138,6 +181,9 @@ fn parse<H: Head>(mut frame: Bytes, head_len: usize) -> Result<Frame<H>, FrameEr
     let bodies_len = frame.len() - head_len;
     let keep = |body: Bytes| if bodies_len < head_len { Bytes::copy_from_slice(&body) } else { body };
     let head = H::decode(frame.split_to(head_len)).map_err(|_| FrameError::Unreadable)?;
+    if !head.fits() {
+        return Err(FrameError::Unreadable);
+    }
     let mut bodies = Vec::new();
     for size in head.sizes() {
         if size as usize > frame.len() {
@@ -160,11 +206,22 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     /// # Errors
     /// If the link broke.
     pub async fn send<H: Head>(&mut self, frames: impl IntoIterator<Item = Frame<H>>) -> io::Result<()> {
-        let mut pieces = Vec::new();
+        let (mut pieces, mut bytes) = (Vec::new(), 0);
         for Frame { head, bodies } in frames {
-            pieces.push(start(&head, &bodies));
+            let start = start(&head, &bodies);
+            bytes += start.len();
+            pieces.push(start);
             pieces.extend(bodies.into_iter().filter(|body| !body.is_empty()));
+            if bytes >= TOGETHER_BYTES {
+                self.write(core::mem::take(&mut pieces)).await?;
+                bytes = 0;
+            }
         }
+        self.write(pieces).await?;
+        self.to.flush().await
+    }
+
+    async fn write(&mut self, mut pieces: Vec<Bytes>) -> io::Result<()> {
         let mut left = pieces.as_mut_slice();
         while !left.is_empty() {
             let slices: Vec<_> = left.iter().take(PIECES_MAX).map(|piece| IoSlice::new(piece)).collect();
@@ -182,7 +239,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
                 }
             }
         }
-        self.to.flush().await
+        Ok(())
     }
 }
 
@@ -297,9 +354,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_frame_with_too_many_entries_is_refused() {
+        for (count, fits) in [(ENTRIES_MAX, true), (ENTRIES_MAX + 1, false)] {
+            let mut writer = Writer { to: Vec::new() };
+            let frame = PeerFrame { messages: vec![Bytes::new(); count] };
+            writer.send([frame.into()]).await.expect("memory");
+            let mut reader = Reader { from: &writer.to[..] };
+            let read = reader.next::<PeerFrame>().await;
+            assert_eq!(read.is_ok(), fits, "{read:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn many_frames_are_sent_and_arrive() {
+        let frames: Vec<_> = (0..40u8).map(|n| PeerFrame { messages: vec![Bytes::from(vec![n; 30_000])] }).collect();
+        let mut writer = Writer { to: Vec::new() };
+        writer.send(frames.iter().cloned().map(Into::into)).await.expect("memory");
+        let mut reader = Reader { from: &writer.to[..] };
+        for frame in frames {
+            assert_eq!(reader.next().await.expect("a frame"), Some(Frame::from(frame)));
+        }
+        assert!(reader.next::<PeerFrame>().await.expect("the end").is_none());
+    }
+
+    #[tokio::test]
     async fn a_frame_that_is_too_long_is_refused_before_it_comes() {
         let mut start = (MESSAGE_MAX as u32 + 1).to_le_bytes().to_vec();
         start.extend([0; 4]);
         assert!(matches!(received(&start).await, (_, Some(FrameError::TooLong(_)))));
+        // And of each kind by its own measure.
+        let mut start = (ReadAsk::MAX as u32 + 1).to_le_bytes().to_vec();
+        start.extend([0; 4]);
+        let mut reader = Reader { from: &start[..] };
+        assert!(matches!(reader.next::<ReadAsk>().await, Err(FrameError::TooLong(_))));
     }
 }

@@ -3,7 +3,7 @@
 //! Everybody who takes part (nodes, clients) holds the same file. Keys in it are what TLS sessions
 //! and signatures are checked against; nothing else is trusted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use base::{ClusterId, NodeId, PublicKey, Quorums, ReplicaId};
 use serde::{Deserialize, Serialize};
+
+use crate::link::Known;
 
 /// The version of the file format that this program reads and writes.
 pub const FORMAT: u32 = 1;
@@ -219,8 +221,9 @@ impl ClusterView {
 
     /// Every key that may open a TLS session here.
     #[must_use]
-    pub fn known_keys(&self) -> BTreeSet<PublicKey> {
-        self.nodes.iter().map(|node| node.key).chain(self.principals.iter().map(|principal| principal.key)).collect()
+    pub fn known(&self) -> Known {
+        let nodes = self.nodes.iter().map(|node| node.key).collect();
+        Known { nodes, users: self.principals.iter().map(|principal| principal.key).collect() }
     }
 }
 

@@ -14,8 +14,9 @@ use tokio::sync::{Notify, Semaphore};
 
 /// Requests of a principal in the house: as many as the core keeps.
 const IN_HOUSE_MAX: u32 = bft::PRINCIPAL_REQUESTS_MAX as u32;
-/// Links that a principal may read by: as many as sessions.
-const READ_LINKS_MAX: usize = 64;
+/// Links that a principal may read by; with its sessions fewer than its connections, so that there are some left
+/// for its commands.
+const READ_LINKS_MAX: usize = 24;
 /// How many are forgiven in a second.
 const FORGIVEN_PER_SECOND: u32 = 128;
 /// How often to see what is forgiven.

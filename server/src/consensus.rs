@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::{PublicKey, ReplicaId};
 use bytes::Bytes;
@@ -21,6 +22,8 @@ use crate::sessions::{Opened, Sessions};
 
 /// Bad messages in a row after which a link is cut.
 const BAD_IN_A_ROW_MAX: u32 = 64;
+/// How long a session's link may say nothing before its hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest label of a session, bytes.
 const LABEL_MAX: usize = 256;
 
@@ -82,7 +85,8 @@ impl Consensus {
 
     /// Opens a session, and carries requests and replies.
     async fn hold_session(&self, client: PublicKey, mut ups: Ups, mut downs: Downs) {
-        let Some(first) = frames::next::<SessionUp, _>(&mut ups, &self.door.dropped).await else { return };
+        let first = frames::next::<SessionUp, _>(&mut ups, &self.door.dropped);
+        let Ok(Some(first)) = tokio::time::timeout(HELLO_TIMEOUT, first).await else { return };
         let (session, opened) = match self.open_session(client, first.head.hello) {
             Ok(opened) => opened,
             Err(why) => {
@@ -138,7 +142,7 @@ async fn carry_replies(mut opened: Opened, mut downs: Downs) {
     let mut batch = Vec::new();
     loop {
         let recalled = tokio::select! {
-            count = opened.replies.recv_many(&mut batch, 256) => match count {
+            count = opened.replies.take(&mut batch) => match count {
                 0 => return,
                 _ => false,
             },

@@ -9,7 +9,7 @@
 //! - `driver`: one thread runs the core, one makes its records durable and then speaks;
 //! - `reads`: reads that are proven and not ordered;
 //! - `recovery`: from what is on disk to a replica that contradicts nothing it ever said;
-//! - `peers`, `sessions`: links to other replicas and to clients;
+//! - `peers`, `sessions`: links to other replicas and to clients; `queue`: what waits for them;
 //! - [`log`], [`store`], [`folder`]: what is on disk.
 //!
 //! **Invariant:** this crate never links `chunk` or `entangle`: the code that could open a block is
@@ -31,6 +31,7 @@ mod gate;
 pub mod log;
 pub mod node;
 mod peers;
+mod queue;
 mod reads;
 mod recovery;
 mod sessions;

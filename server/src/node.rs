@@ -36,6 +36,8 @@ use crate::store::{Store, StoreError, StoreOptions};
 const PEER_INPUTS_MAX: usize = 4096;
 /// Requests of clients waiting for the core.
 const CLIENT_INPUTS_MAX: usize = 1024;
+/// Longest question of an operator, bytes.
+const QUESTION_MAX: usize = 1 << 10;
 /// Bytes of disk that a storage node leaves free.
 const RESERVE_BYTES: u64 = 64 << 20;
 
@@ -128,7 +130,7 @@ impl Node {
             Role::Replica => &[Protocol::Calls, Protocol::Peer, Protocol::Session, Protocol::Reads],
             Role::Storage => &[Protocol::Calls, Protocol::Blocks],
         };
-        let incoming = link::accept(&identity, listener, config.view.known_keys(), protocols)?;
+        let incoming = link::accept(&identity, listener, config.view.known(), protocols)?;
         let running = match role {
             Role::Replica => start_replica(&config, &folder, &identity, incoming, fatal_in)?,
             Role::Storage => start_storage(&config, &folder, incoming)?,
@@ -250,8 +252,7 @@ fn start_replica(
         started: Instant::now(),
         part: Part::Replica { me, replicas: view.replicas().count(), seen, door, sessions, desk, log_bytes },
     };
-    let router = link::server().add_service(AdminServer::new(admin));
-    let (stop, served) = serve(router, divert(incoming, move |link| consensus.clone().serve(link)));
+    let (stop, served) = serve(admin, divert(incoming, move |link| consensus.clone().serve(link)));
     Ok(Running { driver: Some(driver), store: None, stop, served })
 }
 
@@ -262,15 +263,13 @@ fn start_storage(config: &NodeConfig, folder: &Folder, incoming: Incoming) -> Re
     let blocks = Blocks { store: store.clone(), dropped: dropped.clone() };
     let part = Part::Storage { store: store.clone(), dropped };
     let admin = AdminService { node: config.id, started: Instant::now(), part };
-    let router = link::server().add_service(AdminServer::new(admin));
-    let (stop, served) = serve(router, divert(incoming, move |link| blocks.clone().serve(link)));
+    let (stop, served) = serve(admin, divert(incoming, move |link| blocks.clone().serve(link)));
     Ok(Running { driver: None, store: Some(store), stop, served })
 }
 
-fn serve(
-    router: tonic::transport::server::Router,
-    incoming: Incoming,
-) -> (oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+/// Answers operators' questions on these links.
+fn serve(admin: AdminService, incoming: Incoming) -> (oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+    let router = link::server().add_service(AdminServer::new(admin).max_decoding_message_size(QUESTION_MAX));
     let (stop, stopped) = oneshot::channel::<()>();
     let served = tokio::spawn(async move {
         let stopped = async { drop(stopped.await) };

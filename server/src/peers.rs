@@ -3,18 +3,17 @@
 //! Queues are bounded and sending never waits: PBFT survives loss, and its status messages ask
 //! again for what was lost.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use base::{ReplicaId, To};
 use bytes::Bytes;
 use proto::frame::framed;
 use proto::link::{Dialled, Dialler, Identity, LinkError, Protocol};
-use proto::pipe;
+use proto::pipe::{self, Frame, FrameError};
 use proto::view::ClusterView;
 use proto::wire::PeerFrame;
-use tokio::sync::mpsc;
+
+use crate::queue::{Queue, Waiting, queue};
 
 /// Messages waiting for one peer.
 const QUEUE_MAX: usize = 4096;
@@ -29,24 +28,6 @@ pub(crate) struct Peers {
     queues: Vec<Option<Queue>>,
 }
 
-/// What waits for one peer.
-#[derive(Debug)]
-struct Queue {
-    messages: mpsc::Sender<Bytes>,
-    /// Bytes of it.
-    bytes: Arc<AtomicUsize>,
-}
-
-impl Queue {
-    fn push(&self, message: &Bytes) {
-        // Counted before it can be taken, so that the count never falls below zero.
-        let before = self.bytes.fetch_add(message.len(), Ordering::Relaxed);
-        if before + message.len() > QUEUE_BYTES_MAX || self.messages.try_send(message.clone()).is_err() {
-            self.bytes.fetch_sub(message.len(), Ordering::Relaxed);
-        }
-    }
-}
-
 impl Peers {
     /// Starts a link to every replica but `me`; they connect by themselves, again and again.
     pub(crate) fn start(view: &ClusterView, me: ReplicaId, identity: &Identity) -> Result<Peers, LinkError> {
@@ -56,11 +37,9 @@ impl Peers {
                 queues.push(None);
                 continue;
             }
-            let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-            let bytes = Arc::new(AtomicUsize::new(0));
-            let waiting = Waiting { messages: waiting, bytes: bytes.clone() };
+            let (queue, waiting) = queue(QUEUE_MAX, QUEUE_BYTES_MAX);
             tokio::spawn(run(Dialler::new(identity, node.address, node.key, Protocol::Peer)?, waiting));
-            queues.push(Some(Queue { messages: queue, bytes }));
+            queues.push(Some(queue));
         }
         Ok(Peers { queues })
     }
@@ -78,32 +57,6 @@ impl Peers {
     }
 }
 
-/// The other end of a [`Queue`].
-struct Waiting {
-    messages: mpsc::Receiver<Bytes>,
-    bytes: Arc<AtomicUsize>,
-}
-
-impl Waiting {
-    /// Takes what waits; nothing only when nobody sends any more.
-    async fn take(&mut self, batch: &mut Vec<Bytes>) -> usize {
-        let count = self.messages.recv_many(batch, 256).await;
-        self.taken(batch);
-        count
-    }
-
-    fn taken(&self, batch: &[Bytes]) {
-        self.bytes.fetch_sub(batch.iter().map(Bytes::len).sum(), Ordering::Relaxed);
-    }
-
-    /// Forgets what waited for a peer that was away: its status will ask for what still counts.
-    fn forget(&mut self) {
-        while let Ok(message) = self.messages.try_recv() {
-            self.taken(&[message]);
-        }
-    }
-}
-
 /// Keeps a link to one peer open for as long as somebody may send.
 async fn run(dialler: Dialler, mut waiting: Waiting) {
     let mut backoff = BACKOFF_MIN;
@@ -111,8 +64,9 @@ async fn run(dialler: Dialler, mut waiting: Waiting) {
         match dialler.connect().await {
             Ok(link) => {
                 let began = Instant::now();
-                if carry(link, &mut waiting).await.is_none() {
-                    return;
+                match carry(link, &mut waiting).await {
+                    Some(why) => tracing::debug!(?dialler, why, "the link to this replica ended"),
+                    None => return,
                 }
                 // Whoever hangs up at once is as good as nobody.
                 if began.elapsed() > BACKOFF_MAX {
@@ -121,24 +75,25 @@ async fn run(dialler: Dialler, mut waiting: Waiting) {
             }
             Err(error) => tracing::debug!(?dialler, %error, "no link to this replica"),
         }
-        if waiting.messages.is_closed() && waiting.messages.is_empty() {
+        if waiting.is_over() {
             return;
         }
         tokio::time::sleep(backoff).await;
+        // Its status will ask for what still counts.
         waiting.forget();
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
 }
 
-/// Carries messages until the link breaks (`Some`) or nobody sends any more (`None`).
-async fn carry(link: Dialled, waiting: &mut Waiting) -> Option<()> {
+/// Carries messages until the link breaks (gives why) or nobody sends any more.
+async fn carry(link: Dialled, waiting: &mut Waiting) -> Option<String> {
     let (mut answers, mut frames) = pipe::split(link);
     // Nothing comes back; it ends when the link does.
     let mut ended = std::pin::pin!(answers.next::<PeerFrame>());
     let mut batch = Vec::new();
     loop {
         tokio::select! {
-            _ = &mut ended => return Some(()),
+            ended = &mut ended => return Some(why(ended)),
             count = waiting.take(&mut batch) => {
                 if count == 0 {
                     return None;
@@ -147,8 +102,17 @@ async fn carry(link: Dialled, waiting: &mut Waiting) -> Option<()> {
         }
         let sent = framed(&mut batch).into_iter().map(|messages| PeerFrame { messages }.into());
         tokio::select! {
-            _ = &mut ended => return Some(()),
-            sent = frames.send(sent) => if sent.is_err() { return Some(()) },
+            ended = &mut ended => return Some(why(ended)),
+            sent = frames.send(sent) => if let Err(error) = sent { return Some(error.to_string()) },
         }
+    }
+}
+
+/// Why a link ended on which nothing should have come.
+fn why(ended: Result<Option<Frame<PeerFrame>>, FrameError>) -> String {
+    match ended {
+        Err(error) => error.to_string(),
+        Ok(None) => "it hung up".to_owned(),
+        Ok(Some(_)) => "it said something".to_owned(),
     }
 }

@@ -61,13 +61,14 @@ impl Desk {
             let door = door.clone();
             async move { frames::next::<ReadAsk, _>(&mut asks, &door.dropped).await.map(|ask| (ask.head, asks)) }
         });
+        // By tasks of their own: who does not take an answer must not hold up the user's other links.
         let answer = move |ask| {
             let desk = desk.clone();
-            async move { desk.answer(who, ask).await }
+            tokio::spawn(async move { desk.answer(who, ask).await })
         };
         let answered = asked.map(answer).buffer_unordered(READS_MAX);
         let mut answered = core::pin::pin!(answered);
-        while let Some(answer) = answered.next().await {
+        while let Some(Ok(answer)) = answered.next().await {
             if answers.send([answer.into()]).await.is_err() {
                 return;
             }

@@ -8,10 +8,14 @@ use base::PublicKey;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proto::wire;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
+
+use crate::queue::{Queue, Waiting, queue};
 
 /// Replies waiting for one client.
 const QUEUE_MAX: usize = 1024;
+/// What they may add up to, bytes: some of the longest there are.
+const QUEUE_BYTES_MAX: usize = 4 << 20;
 /// Sessions one principal may have open here.
 const PER_PRINCIPAL_MAX: usize = 64;
 
@@ -27,7 +31,7 @@ struct Table {
 
 #[derive(Debug)]
 struct Session {
-    replies: mpsc::Sender<Bytes>,
+    replies: Queue,
     recalled: Arc<Notify>,
     label: String,
     since: Instant,
@@ -36,7 +40,7 @@ struct Session {
 
 /// What [`Sessions::open`] gives: the replies to carry, and a token to close with.
 pub(crate) struct Opened {
-    pub(crate) replies: mpsc::Receiver<Bytes>,
+    pub(crate) replies: Waiting,
     /// Others want what this user has leases on.
     pub(crate) recalled: Arc<Notify>,
     pub(crate) generation: u64,
@@ -46,7 +50,7 @@ impl Sessions {
     /// Opens a session, in place of an older link of the same session. `None` if the principal has
     /// too many.
     pub(crate) fn open(&self, client: PublicKey, session: u64, label: String) -> Option<Opened> {
-        let (sender, replies) = mpsc::channel(QUEUE_MAX);
+        let (sender, replies) = queue(QUEUE_MAX, QUEUE_BYTES_MAX);
         let mut table = self.0.lock();
         let mine = table.open.range((client, 0)..=(client, u64::MAX)).count();
         if mine >= PER_PRINCIPAL_MAX && !table.open.contains_key(&(client, session)) {
@@ -71,7 +75,7 @@ impl Sessions {
     /// Sends a reply; drops it if the client is not here or does not read: it will ask again.
     pub(crate) fn send(&self, client: PublicKey, session: u64, reply: Bytes) {
         if let Some(entry) = self.0.lock().open.get(&(client, session)) {
-            let _ = entry.replies.try_send(reply);
+            entry.replies.push(&reply);
         }
     }
 

@@ -163,7 +163,8 @@ fn damage_log(data: &Path) {
     let segments = files.filter(|path| path.to_string_lossy().contains("log-"));
     let longest = segments.max_by_key(|path| fs::metadata(path).map_or(0, |found| found.len())).expect("a segment");
     let mut bytes = fs::read(&longest).expect("read");
-    let middle = bytes.len() / 2;
+    // Behind it is room.
+    let middle = bytes.iter().rposition(|byte| *byte != 0).expect("something was written") / 2;
     bytes[middle] ^= 4;
     fs::write(&longest, bytes).expect("write");
 }

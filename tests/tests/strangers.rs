@@ -27,6 +27,10 @@ const REPLICA: usize = 1;
 /// The replica whose key somebody else has.
 const LIAR: usize = 3;
 const STORAGE: usize = 4;
+/// By how many links a user may read from a replica.
+const READ_LINKS: usize = 24;
+/// How many sessions it may have there.
+const SESSIONS: usize = 64;
 /// Messages that are too long, sent one after the other.
 const FLOOD: usize = 24;
 /// What such a flood may add to a node's memory, in KiB: it adds 120 MiB if all of it is kept.
@@ -95,6 +99,16 @@ fn an_unknown_key_gets_no_answer_at_all() {
             let wrong = dial(&admin(&cluster), node.address, impostor).expect("a channel");
             assert!(AdminClient::new(wrong).status(StatusAsk {}).await.is_err(), "a node passed for another");
         }
+        for (index, protocols) in
+            [(REPLICA, &[Protocol::Peer, Protocol::Session, Protocol::Reads][..]), (STORAGE, &[Protocol::Blocks])]
+        {
+            for protocol in protocols {
+                // In TLS 1.3 whoever dials hears of it with the first answer.
+                if let Ok(link) = dialler(&stranger, &view(&cluster).nodes[index], *protocol).connect().await {
+                    assert!(ends::<SessionDown>(pipe::split(link).0).await, "{protocol:?} with a stranger");
+                }
+            }
+        }
         let status = cluster.status();
         assert_eq!((status.replicas_up(), status.storage_up()), (4, 4));
     });
@@ -135,6 +149,29 @@ fn a_user_who_abuses_a_replica() {
         let nonsense = (0..40).map(|seed| Bytes::from(noise(seed, 0, 500))).collect();
         ups.send([SessionUp { requests: nonsense, ..SessionUp::default() }.into()]).await.expect("it reads");
         assert!(ends::<SessionDown>(downs).await, "whoever sends nothing but nonsense is cut off");
+
+        // More messages than a frame may hold: what is empty is cheaper to send than to keep.
+        let before = dropped(&cluster, REPLICA);
+        let (downs, mut ups) = open(Protocol::Session).await;
+        let empty = SessionUp { requests: vec![Bytes::new(); 100_000], ..SessionUp::default() };
+        ups.send([hello(Vec::new()).into(), empty.into()]).await.expect("it reads");
+        assert!(ends::<SessionDown>(downs).await, "a frame with too much in it was taken");
+        assert_eq!(dropped(&cluster, REPLICA), before + 1);
+
+        // More sessions than a user may have.
+        let mut sessions = Vec::new();
+        for session in 0..=SESSIONS {
+            let (downs, mut ups) = open(Protocol::Session).await;
+            let hello = Hello { session: 1000 + session as u64, label: "one more".to_owned() };
+            ups.send([SessionUp { hello: Some(hello), ..SessionUp::default() }.into()]).await.expect("it reads");
+            sessions.push((downs, ups));
+        }
+        let (mut last, _ups) = sessions.pop().expect("the last");
+        let refused: Frame<SessionDown> = last.next().await.expect("it goes on").expect("a refusal");
+        assert!(refused.head.refused.contains("too many"), "{refused:?}");
+        let asked = cluster.admin().args(["status"]).output().expect("it runs");
+        assert!(asked.status.success(), "there is room for a question: {asked:?}");
+        drop(sessions);
 
         // Neither protobuf, nor what its head says, nor with a body that no such message has.
         let before = dropped(&cluster, REPLICA);
@@ -231,7 +268,7 @@ fn a_user_who_abuses_reads() {
         let (view, identity) = (view(&cluster), admin(&cluster));
         let replica = || open(&identity, &view.nodes[REPLICA], Protocol::Reads);
         let before = dropped(&cluster, REPLICA);
-        let nonsense = |ticket: u64| Bytes::from(noise(ticket, 0, if ticket == 0 { 1 << 20 } else { 300 }));
+        let nonsense = |ticket: u64| Bytes::from(noise(ticket, 0, if ticket == 0 { 10 << 10 } else { 300 }));
         let ask = move |ticket: u64| ReadAsk { ticket, call: nonsense(ticket), seq_min: 0, at_min: 0 };
         let (mut answers, mut asks) = replica().await;
         asks.send((0..200).map(ask).map(Into::into)).await.expect("it reads");
@@ -244,18 +281,24 @@ fn a_user_who_abuses_reads() {
         }
         assert!(dropped(&cluster, REPLICA) >= before + 200, "and counted");
 
+        drop((answers, asks));
+
+        // What no read needs is not even taken.
+        let (answers, mut asks) = replica().await;
+        let _ = asks.send([ReadAsk { call: Bytes::from(vec![0; 20 << 10]), ..ask(1) }.into()]).await;
+        assert!(ends::<ReadAnswer>(answers).await, "a question that is too long was taken");
+
         // Many links that ask, never listen and never end.
         let (mut links, mut refused) = (Vec::new(), 0);
         for _ in 0..100 {
-            let Ok(link) = dialler(&identity, &view.nodes[REPLICA], Protocol::Reads).connect().await else { break };
-            let (mut answers, mut asks) = pipe::split(link);
+            let (mut answers, mut asks) = replica().await;
             let _ = asks.send((1..50).map(ask).map(Into::into)).await;
             match answers.next::<ReadAnswer>().await {
                 Ok(Some(_)) => links.push((answers, asks)),
                 _ => refused += 1,
             }
         }
-        assert!(refused > 0 && links.len() >= 40, "{} links, {refused} refused", links.len());
+        assert_eq!((links.len(), refused), (READ_LINKS, 100 - READ_LINKS));
         let asked = cluster.admin().args(["volume", "list"]).output().expect("it runs");
         assert!(asked.status.success(), "the others serve its other commands: {asked:?}");
         drop(links);

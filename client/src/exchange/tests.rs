@@ -1,11 +1,10 @@
 //! Links to storage nodes that misbehave, over real sockets.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base::{BlockId, ClusterId, NodeId, SecretKey};
 use dht::{Member, Ring};
-use proto::link::{Identity, Link, Protocol, accept};
+use proto::link::{Identity, Known, Link, Protocol, accept};
 use proto::wire::block_answer::Answer;
 use proto::wire::block_ask::Ask;
 use proto::wire::{self, Outcome};
@@ -51,7 +50,7 @@ async fn node(seed: u8, manner: Manner) -> (Dialler, Arc<AtomicUsize>) {
     let (user, own) = (Identity::new(&user).expect("an identity"), Identity::new(&own).expect("an identity"));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
-    let known = BTreeSet::from([user.public()]);
+    let known = Known::users([user.public()]);
     let mut incoming = accept(&own, listener, known, &[Protocol::Blocks]).expect("TLS");
     let connections = Arc::new(AtomicUsize::new(0));
     let count = connections.clone();

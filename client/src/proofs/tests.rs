@@ -1,14 +1,12 @@
 //! What liars show, and what becomes of it.
 
-use std::collections::BTreeSet;
-
 use base::{ClusterId, ReplicaId, SecretKey, Signed, StateMachine as _};
 use bft::{Head, Mark, ReadProof};
 use meta::{
     Batch, Caller, Chunking, Denied, Genesis, Grant, Ino, Kind, NewInode, Op, Redundancy, Reply, SealedName, State,
     Uids, VolumeSpec,
 };
-use proto::link::{Dialler, Identity, Link, Protocol, accept};
+use proto::link::{Dialler, Identity, Known, Link, Protocol, accept};
 use proto::pipe::{self, Frame};
 use proto::wire::{ReadAnswer, Unanswered};
 
@@ -196,7 +194,7 @@ async fn proofs(manners: [Manner; 4]) -> Arc<Proofs> {
         let own = Identity::new(&replica(index as u16)).expect("an identity");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let known = BTreeSet::from([client.public()]);
+        let known = Known::users([client.public()]);
         let mut incoming = accept(&own, listener, known, &[Protocol::Reads]).expect("TLS");
         tokio::spawn(async move {
             while let Some(Ok(link)) = incoming.recv().await {

@@ -89,9 +89,9 @@ fn read(bytes: &[u8], salt: u64, offset: usize) -> Option<Frame> {
 /// How a file's frames end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// With the file, and a mark that covers the last record.
+    /// With the file or where its room begins, and a mark that covers the last record.
     Marked,
-    /// With the file.
+    /// With the file, or where its room begins.
     Whole,
     /// With the end of a snapshot, which covers all of its records.
     Finished,
@@ -131,6 +131,8 @@ pub(super) fn scan(bytes: &[u8], salt: u64, offset: usize, first: u64) -> Scan {
                     Kind::End => scan.ending = Ending::Finished,
                 }
             }
+            // Nothing was ever written there.
+            _ if used(&bytes[scan.end..]) == 0 && scan.ending != Ending::Finished => break,
             _ => {
                 let promised = later_mark(bytes, salt, scan.end + ALIGNMENT, scan.next);
                 scan.ending = if promised { Ending::Rot } else { Ending::Torn };
@@ -139,6 +141,11 @@ pub(super) fn scan(bytes: &[u8], salt: u64, offset: usize, first: u64) -> Scan {
         }
     }
     scan
+}
+
+/// How much of these bytes is something else than zeros at the end.
+pub(super) fn used(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
 /// Whether a mark at or after `offset` covers the record `counter`.

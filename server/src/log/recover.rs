@@ -32,7 +32,7 @@ pub(super) fn open(folder: &Path, identity: Identity) -> Result<Opened, LogError
         identity,
         segment,
         pending: Vec::new(),
-        bytes_since_snapshot: read.segment_bytes - torn_bytes,
+        bytes_since_snapshot: read.segment_bytes,
         poisoned: false,
         _lock: lock,
     };
@@ -58,7 +58,7 @@ pub(super) struct Read {
     pub(super) records: Vec<Vec<u8>>,
     /// The newest snapshot's number; what is before it is garbage.
     start: u64,
-    /// Total length of the segments since, without headers.
+    /// Total length of the frames in the segments since.
     segment_bytes: u64,
     last: Option<LastSegment>,
 }
@@ -67,7 +67,10 @@ struct LastSegment {
     path: PathBuf,
     header: FileHeader,
     scan: Scan,
+    /// Its length, bytes.
     length: u64,
+    /// Bytes after its frames that are no room.
+    torn_bytes: u64,
 }
 
 impl Read {
@@ -123,11 +126,11 @@ impl Read {
             Ending::Torn if !is_last => return Err(file.rot(scan.end)),
             Ending::Torn | Ending::Whole | Ending::Marked => {}
         }
-        self.segment_bytes += (file.bytes.len() - HEADER_LEN) as u64;
+        self.segment_bytes += (scan.end - HEADER_LEN) as u64;
         let next = scan.next;
         if is_last {
-            let length = file.bytes.len() as u64;
-            self.last = Some(LastSegment { path, header: file.header, scan, length });
+            let (length, torn) = (file.bytes.len() as u64, frame::used(&file.bytes[scan.end..]));
+            self.last = Some(LastSegment { path, header: file.header, scan, length, torn_bytes: torn as u64 });
         }
         Ok(next)
     }
@@ -144,17 +147,19 @@ impl LastSegment {
         let path = self.path;
         let file = File::options().read(true).write(true).open(&path).map_err(LogError::io("open", &path))?;
         let end = self.scan.end as u64;
-        let torn_bytes = self.length - end;
-        if torn_bytes > 0 {
+        let mut room = self.length;
+        if self.torn_bytes > 0 {
             file.set_len(end).map_err(LogError::io("cut the torn tail of", &path))?;
+            room = end;
         }
         durable::sync_data(&file, &path).map_err(LogError::io("sync", &path))?;
-        let mut segment = Segment { file, path: path.clone(), header: self.header, end, next: self.scan.next };
+        let (header, next) = (self.header, self.scan.next);
+        let mut segment = Segment { file, path: path.clone(), header, end, room, next };
         if self.scan.ending != Ending::Marked && segment.next > self.header.first {
             // Only a hint, and the disk may be full: the next sync brings a mark of its own.
             let _ = segment.mark();
         }
-        Ok((segment, torn_bytes))
+        Ok((segment, self.torn_bytes))
     }
 }
 

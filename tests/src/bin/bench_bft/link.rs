@@ -55,7 +55,7 @@ impl Principal {
         self.channels[replica].clone()
     }
 
-    /// A new session, its streams about to open.
+    /// A new session, its links about to open.
     pub(crate) fn session(&self) -> Session {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
