@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         // A small process: what serves the mount is another.
         return supervise::run(args.access, args.verbose, mount.clone()).unwrap_or_else(|error| failed(&error));
     }
+    take_descriptors();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("cannot start the runtime")),
@@ -78,6 +79,16 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     }
     eprintln!("mangrove: {message}");
     ExitCode::from(1)
+}
+
+/// Takes as many file descriptors as it may have: a node with all the links that it admits would use up the 1,024
+/// that are usual, and a log that can't be opened stops a replica.
+fn take_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = getrlimit(Resource::Nofile).maximum;
+    if let Err(errno) = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }) {
+        tracing::debug!(%errno, "the limit of open files stays as it is");
+    }
 }
 
 /// One worker a core, and at least four: a node's tasks must not starve each other on small machines.
