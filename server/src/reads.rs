@@ -16,6 +16,7 @@ use proto::wire::read_answer::Answer;
 use proto::wire::{NoProof, ReadAnswer, ReadAsk, Unanswered};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::budget::Budgets;
 use crate::counts::Counts;
@@ -56,21 +57,31 @@ impl Desk {
         let Ok(_place) = self.budgets.of(who).read_links.clone().try_acquire_owned() else {
             return self.door.dropped.add("reading link of a user who has too many");
         };
-        let (desk, door) = (self.clone(), self.door.clone());
+        let door = self.door.clone();
         let asked = stream::unfold(asks, move |mut asks| {
             let door = door.clone();
             async move { frames::next::<ReadAsk, _>(&mut asks, &door.dropped).await.map(|ask| (ask.head, asks)) }
         });
-        // By tasks of their own: who does not take an answer must not hold up the user's other links.
-        let answer = move |ask| {
-            let desk = desk.clone();
-            tokio::spawn(async move { desk.answer(who, ask).await })
-        };
-        let answered = asked.map(answer).buffer_unordered(READS_MAX);
-        let mut answered = core::pin::pin!(answered);
-        while let Some(Ok(answer)) = answered.next().await {
-            if answers.send([answer.into()]).await.is_err() {
-                return;
+        let mut asked = core::pin::pin!(asked);
+        // In tasks of their own, so that who does not take an answer holds up none of the user's other links. They
+        // end with the link.
+        let (mut under_way, mut over) = (JoinSet::new(), false);
+        loop {
+            tokio::select! {
+                Some(answer) = under_way.join_next() => {
+                    let Ok(answer): Result<ReadAnswer, _> = answer else { return };
+                    if answers.send([answer.into()]).await.is_err() {
+                        return;
+                    }
+                }
+                ask = asked.next(), if !over && under_way.len() < READS_MAX => match ask {
+                    Some(ask) => {
+                        let desk = self.clone();
+                        under_way.spawn(async move { desk.answer(who, ask).await });
+                    }
+                    None => over = true,
+                },
+                else => return,
             }
         }
     }
