@@ -76,32 +76,36 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    /// How many messages wait; an error if there are none though somebody may push some.
+    async fn taken(waiting: &mut Waiting) -> Result<usize, tokio::time::error::Elapsed> {
+        let mut batch = Vec::new();
+        tokio::time::timeout(Duration::from_secs(5), waiting.take(&mut batch)).await
+    }
 
     #[tokio::test]
     async fn what_is_too_much_is_dropped_until_something_is_sent() {
         let (queue, mut waiting) = queue(10, 1000);
         let push = |count: usize, len: usize| (0..count).for_each(|_| queue.push(&Bytes::from(vec![0; len])));
         push(20, 1);
-        let mut batch = Vec::new();
-        assert_eq!(waiting.take(&mut batch).await, 10, "so many messages");
-        batch.clear();
+        assert_eq!(taken(&mut waiting).await, Ok(10), "so many messages");
+        // What is being sent counts until the next is taken.
         push(20, 300);
-        assert_eq!(waiting.take(&mut batch).await, 3, "so many bytes");
-        batch.clear();
+        assert_eq!(taken(&mut waiting).await, Ok(3), "so many bytes");
         push(20, 300);
         push(1, 100);
-        assert_eq!(waiting.take(&mut batch).await, 1, "what is being sent counts");
-        batch.clear();
+        assert_eq!(taken(&mut waiting).await, Ok(1), "what is being sent counts");
         push(20, 300);
-        assert_eq!(waiting.take(&mut batch).await, 3, "and no more when it is");
+        assert_eq!(taken(&mut waiting).await, Ok(3), "and no more when it is");
         push(1, 10);
         waiting.forget();
-        batch.clear();
         push(20, 1000);
-        assert_eq!(waiting.take(&mut batch).await, 1, "nor what was forgotten");
+        assert_eq!(taken(&mut waiting).await, Ok(1), "nor what was forgotten");
         drop(queue);
-        assert_eq!(waiting.take(&mut Vec::new()).await, 0);
+        assert_eq!(taken(&mut waiting).await, Ok(0));
         assert!(waiting.is_over());
     }
 }
