@@ -167,8 +167,9 @@ fn a_user_who_abuses_a_replica() {
             sessions.push((downs, ups));
         }
         let (mut last, _ups) = sessions.pop().expect("the last");
-        let refused: Frame<SessionDown> = last.next().await.expect("it goes on").expect("a refusal");
-        assert!(refused.head.refused.contains("too many"), "{refused:?}");
+        let refused = tokio::time::timeout(SETTLE, last.next::<SessionDown>()).await.expect("it is not taken");
+        let refused = refused.expect("it goes on").expect("a refusal").head.refused;
+        assert!(refused.contains("too many"), "{refused}");
         let asked = cluster.admin().args(["status"]).output().expect("it runs");
         assert!(asked.status.success(), "there is room for a question: {asked:?}");
         drop(sessions);
