@@ -19,6 +19,7 @@ use dht::Ring;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
+use proto::pipe::ENTRIES_MAX;
 use proto::wire::block_answer::Answer;
 use proto::wire::block_ask::Ask;
 use proto::wire::{self, Outcome};
@@ -88,14 +89,17 @@ impl Blocks {
 impl BlockStore for Blocks {
     async fn put(&self, blocks: Vec<(BlockId, Bytes)>) -> Result<(), BlockError> {
         let began = Instant::now();
-        loop {
-            match self.shared.put(blocks.clone()).await {
-                // A link that was cut takes a while to be noticed, and to come back: nobody is told of an error
-                // before he would be told that the replicas are away.
-                Err(BlockError::Unavailable(_)) if began.elapsed() < TRIED => tokio::time::sleep(AGAIN).await,
-                done => return done,
+        for part in blocks.chunks(ENTRIES_MAX) {
+            while let Err(error) = self.shared.put(part.to_vec()).await {
+                match error {
+                    // A link that was cut takes a while to be noticed, and to come back: nobody is told of an error
+                    // before he would be told that the replicas are away.
+                    BlockError::Unavailable(_) if began.elapsed() < TRIED => tokio::time::sleep(AGAIN).await,
+                    error => return Err(error),
+                }
             }
         }
+        Ok(())
     }
 
     async fn get(&self, id: BlockId) -> Result<Bytes, BlockError> {

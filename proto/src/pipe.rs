@@ -25,7 +25,7 @@ use crate::{FRAME_TARGET, MESSAGE_MAX};
 /// Length of what is before the head, bytes.
 const START_LEN: usize = 8;
 /// Most messages in a frame, and blocks in a question.
-const ENTRIES_MAX: usize = 4096;
+pub const ENTRIES_MAX: usize = 4096;
 /// How much is written in memory before it is sent, bytes, bodies not counted.
 const TOGETHER_BYTES: usize = 256 << 10;
 /// Most pieces handed to TLS at a time.

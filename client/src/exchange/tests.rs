@@ -108,6 +108,7 @@ async fn serve(mut link: Link, manner: Manner, connections_before: usize) {
                 let outcomes = vec![i32::from(Outcome::Stored); put.blocks.len()];
                 (Answer::Kept(wire::Kept { outcomes }), Vec::new())
             }
+            Some(Ask::Has(has)) => (Answer::Held(wire::Held { held: vec![false; has.ids.len()] }), Vec::new()),
             _ => (Answer::Got(wire::Got { size: Some(body.len() as u32) }), vec![body]),
         };
         let frame = Frame { head: BlockAnswer { ticket, answer: Some(answer) }, bodies };
@@ -148,6 +149,18 @@ async fn answers_to_other_questions_are_no_answers() {
     let put = Ask::Put(wire::Put { blocks: vec![wire::Block { id: Bytes::new(), size: 18 }] });
     let answer = link.ask((put, vec![Bytes::from_static(BLOCK)]), PATIENCE).await.expect("of the right kind");
     assert!(matches!(answer, (Answer::Kept(kept), _) if kept.outcomes.len() == 99), "whoever asked counts them");
+}
+
+#[tokio::test]
+async fn more_blocks_than_a_question_may_have_are_put_in_several() {
+    let blocks = blocks([Manner::Honest; 3]).await;
+    let block = |number: usize| {
+        let body = Bytes::from(number.to_le_bytes().to_vec());
+        (BlockId::blake3(*blake3::hash(&body).as_bytes()), body)
+    };
+    let many = (0..pipe::ENTRIES_MAX + 10).map(block).collect();
+    let put = tokio::time::timeout(4 * PATIENCE, blocks.put(many)).await;
+    put.expect("no question was refused").expect("stored");
 }
 
 #[tokio::test]
