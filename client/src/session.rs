@@ -418,3 +418,6 @@ async fn send_requests(
         frames.extend(framed(&mut batch).into_iter().map(|requests| SessionUp { hello: None, requests }));
     }
 }
+
+#[cfg(test)]
+mod tests;
