@@ -81,12 +81,19 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(1)
 }
 
-/// Takes as many file descriptors as it may have: a node with all the links that it admits would use up the 1,024
-/// that are usual, and a log that can't be opened stops a replica.
+/// Open files that a process wants to be able to have: a node with all the links that it admits would use up the
+/// 1,024 that are usual, and a log that can't be opened stops a replica. Not all that it may have: that is a billion
+/// on some machines, and there are programs that close each by its number when they start.
+const DESCRIPTORS: u64 = 1 << 16;
+
+/// Takes so many file descriptors, or as many as it may.
 fn take_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let most = getrlimit(Resource::Nofile).maximum;
-    if let Err(errno) = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }) {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
+    if current.is_some_and(|current| current < wanted)
+        && let Err(errno) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+    {
         tracing::debug!(%errno, "the limit of open files stays as it is");
     }
 }
