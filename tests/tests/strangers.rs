@@ -66,6 +66,20 @@ async fn ends<H: Head>(mut frames: Reader<ReadHalf<Dialled>>) -> bool {
     !matches!(next.expect("it says something or ends"), Ok(Some(_)))
 }
 
+/// Sends each as the head of a frame, on a link of its own, with a body that it does not speak of.
+async fn send_nonsense(dialler: &Dialler, heads: &[&[u8]]) {
+    for head in heads {
+        let mut link = dialler.connect().await.expect("it listens");
+        let mut bytes = (head.len() as u32 + 1).to_le_bytes().to_vec();
+        bytes.extend((head.len() as u32).to_le_bytes());
+        bytes.extend(*head);
+        bytes.push(0);
+        link.write_all(&bytes).await.expect("it reads");
+        let end = link.read(&mut [0]).await;
+        assert!(!matches!(end, Ok(1..)), "an answer to nonsense");
+    }
+}
+
 /// The most memory a process ever had, in KiB.
 fn peak_kib(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
@@ -177,16 +191,8 @@ fn a_user_who_abuses_a_replica() {
         // Neither protobuf, nor what its head says, nor with a body that no such message has.
         let before = dropped(&cluster, REPLICA);
         for protocol in [Protocol::Session, Protocol::Reads] {
-            for nonsense in [&noise(3, 0, 40)[..], &[0xff; 12], &[]] {
-                let mut link = dialler(&identity, &view.nodes[REPLICA], protocol).connect().await.expect("it listens");
-                let mut bytes = (nonsense.len() as u32 + 1).to_le_bytes().to_vec();
-                bytes.extend((nonsense.len() as u32).to_le_bytes());
-                bytes.extend(nonsense);
-                bytes.push(0);
-                link.write_all(&bytes).await.expect("it reads");
-                let end = link.read(&mut [0]).await;
-                assert!(!matches!(end, Ok(1..)), "an answer to nonsense");
-            }
+            let dialler = dialler(&identity, &view.nodes[REPLICA], protocol);
+            send_nonsense(&dialler, &[&noise(3, 0, 40), &[0xff; 12], &[]]).await;
         }
         assert!(dropped(&cluster, REPLICA) >= before + 6, "unreadable frames are counted");
 
@@ -343,16 +349,7 @@ fn a_user_who_abuses_a_storage_node() {
 
         // Neither protobuf, nor what its head says.
         let before = dropped(&cluster, STORAGE);
-        for nonsense in [&noise(3, 0, 40)[..], &[0xff; 12], &[], b"\x22\x04\x0a\x02\x10\x09"] {
-            let mut link = dialler.connect().await.expect("it listens");
-            let mut bytes = (nonsense.len() as u32 + 1).to_le_bytes().to_vec();
-            bytes.extend((nonsense.len() as u32).to_le_bytes());
-            bytes.extend(nonsense);
-            bytes.push(0);
-            link.write_all(&bytes).await.expect("it reads");
-            let end = link.read(&mut [0]).await;
-            assert!(!matches!(end, Ok(1..)), "an answer to nonsense");
-        }
+        send_nonsense(&dialler, &[&noise(3, 0, 40), &[0xff; 12], &[], b"\x22\x04\x0a\x02\x10\x09"]).await;
         assert!(dropped(&cluster, STORAGE) >= before + 4, "unreadable frames are counted");
 
         let (before, peak) = (dropped(&cluster, STORAGE), peak_kib(cluster.node(STORAGE).id()));
